@@ -1,0 +1,108 @@
+# The only door. `make` alone lists what there is.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+SERVE_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The environments in which only tests run, and the one that makes the stubs.
+LEGACY := .venv-openai-0.28
+OLDEST := .venv-oldest
+PROTOS := .venv-protos
+BUF := node_modules/.bin/buf
+
+PIP := -m pip --disable-pip-version-check --quiet install
+STUBS := clients/python
+PROTO := latentwire/v1/image_generation.proto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests serve test test-fast soak lint breaking format protos bench embedded-model clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | column -t -s '|'
+
+setup: $(VENV)/.ready ## make or renew the virtual environment
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo 'Setting up $(VENV): some minutes the first time.'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[server,bridge,dev]'
+	@touch $@
+
+$(LEGACY)/.ready: constraints-openai-0.28.txt
+	$(PYTHON) -m venv $(LEGACY)
+	$(LEGACY)/bin/python $(PIP) --requirement constraints-openai-0.28.txt
+	@touch $@
+
+$(OLDEST)/.ready: constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) --requirement constraints-oldest.txt
+	@touch $@
+
+$(PROTOS)/.ready: constraints-protos.txt
+	$(PYTHON) -m venv $(PROTOS)
+	$(PROTOS)/bin/python $(PIP) --requirement constraints-protos.txt
+	@touch $@
+
+$(BUF): package.json package-lock.json
+	npm ci --loglevel=error --no-audit --no-fund
+	@touch $@
+
+setup-tests: setup $(LEGACY)/.ready $(OLDEST)/.ready $(PROTOS)/.ready $(BUF)
+
+serve: setup ## run service and bridge on the embedded model
+	@$(BIN)/latentwire serve $(SERVE_ARGS)
+
+test: ## run every test but those that take many minutes
+	@$(MAKE) --no-print-directory --jobs=4 setup-tests
+	$(BIN)/python -m pytest -m 'not soak' $(PYTEST_ARGS)
+
+soak: ## run the tests that take many minutes
+	@$(MAKE) --no-print-directory --jobs=4 setup-tests
+	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+test-fast: ## run the tests that take seconds
+	@$(MAKE) --no-print-directory --jobs=4 setup-tests
+	$(BIN)/python -m pytest -m 'not slow and not faults and not soak' $(PYTEST_ARGS)
+
+lint: setup $(BUF) breaking ## check format, style, types, import directions and the contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BUF) lint protos
+
+# The contract may only grow: it is held against main, or on main against the commit before.
+breaking: $(BUF)
+	@old=$$(mktemp -d) && trap 'rm -rf "$$old"' EXIT && \
+	for base in origin/main HEAD^; do \
+	  if [ "$$(git rev-parse -q --verify $$base^0)" != "$$(git rev-parse -q --verify HEAD)" ] && \
+	     git cat-file -e $$base:protos/$(PROTO) 2>/dev/null; then \
+	    echo "$(BUF) breaking protos --against $$base" && \
+	    git archive $$base protos | tar -x -C "$$old" && \
+	    $(BUF) breaking protos --against "$$old/protos" && break || exit 1; \
+	  fi; \
+	done
+
+format: setup ## format the code, mend what ruff can, renew the README's tables
+	$(BIN)/python -m tools.settings_tables
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stubs are made by the oldest grpcio-tools that is supported: they import on newer protobufs,
+# and not the other way round.
+protos: $(PROTOS)/.ready ## make the stubs anew from the contract
+	PATH="$(CURDIR)/$(PROTOS)/bin:$$PATH" $(PROTOS)/bin/python -m grpc_tools.protoc -I protos \
+	  --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) \
+	  --mypy_grpc_out=$(STUBS) $(PROTO)
+
+bench: setup ## measure throughput against a pipeline that serves one request at a time
+	$(BIN)/python -m benchmarks
+
+embedded-model: setup ## train the embedded model anew: up to three hours on two cores
+	$(BIN)/python -m tools.embedded_model
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) $(LEGACY) $(OLDEST) $(PROTOS) node_modules \
+	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
