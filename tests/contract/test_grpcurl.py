@@ -1,0 +1,88 @@
+"""What clients/grpcurl/README.md prints, asked through `buf curl`: no stubs, only reflection."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import shlex
+import shutil
+
+import pytest
+from PIL import Image
+
+from tests.contract.live import CALL_TIMEOUT_S, GRPCURL_PAGE, blocks, call, commands, messages
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+PRINTED = [
+    command for block in blocks(GRPCURL_PAGE, "sh") for command in commands(block, "grpcurl")
+]
+DRAW = [
+    "-plaintext", "-d", '{"prompt": "a red circle on a blue background", "seed": "42"}',
+    "localhost:50051", "latentwire.v1.ImageGeneration/GenerateImage",
+]  # fmt: skip
+
+
+def picture(events):
+    (image,) = [event["image"] for event in events if "image" in event]
+    data = base64.b64decode(image["data"])
+    assert hashlib.sha256(data).digest() == base64.b64decode(image["sha256"])
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+@pytest.mark.parametrize("command", PRINTED, ids=shlex.join)
+def test_every_printed_command_is_answered(live, command):
+    if "describe" in command:
+        pytest.skip("buf curl describes no messages")
+
+    assert call(command, live)
+
+
+@pytest.mark.parametrize("reflection", ["grpc-v1", "grpc-v1alpha"])
+def test_both_versions_of_reflection_tell_the_services(live, reflection):
+    said = call(["localhost:50051", "list"], live, reflection=reflection).split()
+
+    assert {"latentwire.v1.ImageGeneration", "grpc.health.v1.Health"} <= set(said)
+
+
+def test_a_picture_that_follows_its_prompt_streams_out_step_by_step(live):
+    events = messages(call(DRAW, live))
+
+    steps = [event["progress"].get("step", 0) for event in events if "progress" in event]
+    assert "accepted" in events[0]
+    assert "completed" in events[-1]
+    assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+    assert steps == sorted(steps)
+    assert {1, events[0]["accepted"]["effectiveRequest"]["numInferenceSteps"]} <= set(steps)
+    drawn = picture(events)
+    red, green, blue = drawn.getpixel((drawn.width // 2, drawn.height // 2))
+    assert red > 2 * max(green, blue)
+    red, green, blue = drawn.getpixel((4, 4))
+    assert blue > 1.5 * max(red, green)
+
+
+def test_the_server_is_healthy(live):
+    check = ["-d", "{}", "localhost:50051", "grpc.health.v1.Health/Check"]
+
+    assert messages(call(check, live)) == [{"status": "SERVING"}]
+
+
+def test_a_wrong_request_is_refused_with_every_violation(live):
+    wrong = '{"prompt": "", "width": 257, "numImages": -1}'
+    command = ["-d", wrong, "localhost:50051", "latentwire.v1.ImageGeneration/GenerateImage"]
+
+    with pytest.raises(AssertionError) as refused:
+        call(command, live)
+
+    for part in ("invalid_argument", "prompt", "width", "num_images"):
+        assert part in str(refused.value)
+
+
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
+@pytest.mark.parametrize("command", PRINTED, ids=shlex.join)
+def test_grpcurl_itself_is_answered(live, command):
+    from tests.contract.tooling import run  # noqa: PLC0415 - only here
+
+    arguments = [live.here(word) for word in command]
+    assert run(shutil.which("grpcurl"), *arguments, timeout_s=CALL_TIMEOUT_S)
