@@ -1,0 +1,48 @@
+"""Prompts to conditioning, each encoded alone, the recent ones remembered.
+
+Device thread only. The memory is exact: it returns the very tensors of the first time. It is keyed
+by owner too, because a shared one would tell a caller, by its speed, what others have asked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latentwire_server.engine.trajectory import Trajectory
+    from latentwire_server.models.model import Conditioning
+
+CAPACITY = 64
+"""Prompts remembered: 64 of Stable Diffusion's 77 x 768 float32 are 15 MB."""
+
+_Key = tuple[str, str, str, int]
+
+
+class PromptEncoder:
+    """Gives trajectories their conditioning."""
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[_Key, Conditioning] = OrderedDict()
+
+    def encode(self, trajectory: Trajectory) -> None:
+        """Conditions ``trajectory`` on its prompts."""
+        request = trajectory.request
+        negative = None
+        if request.uses_guidance:
+            # clip_skip is for the prompt alone, as in StableDiffusionPipeline.
+            negative = self._encoded(trajectory, request.negative_prompt, clip_skip=0)
+        text = self._encoded(trajectory, request.prompt, clip_skip=request.clip_skip)
+        trajectory.condition(text, negative=negative)
+
+    def _encoded(self, trajectory: Trajectory, prompt: str, *, clip_skip: int) -> Conditioning:
+        request, model = trajectory.request, trajectory.phase.model
+        key = (request.owner, request.model, prompt, clip_skip)
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key]
+        conditioning = model.encode_prompt(prompt, clip_skip=clip_skip)
+        self._recent[key] = conditioning
+        if len(self._recent) > CAPACITY:
+            self._recent.popitem(last=False)
+        return conditioning

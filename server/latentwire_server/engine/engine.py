@@ -1,0 +1,269 @@
+"""The engine's asyncio face: generations in, events out.
+
+Event loop only, but for what says otherwise. Owns the device thread, the encoding pool and one task
+that keeps house: deadlines, places in the queue, and forgetting. Knows no gRPC and no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from latentwire_server.engine.admission import DRAINING_RETRY_S, Load, refusal, warnings_of
+from latentwire_server.engine.channel import Channel
+from latentwire_server.engine.errors import (
+    Cancelled,
+    DeviceFailed,
+    Draining,
+    GenerationError,
+    ModelNotFound,
+)
+from latentwire_server.engine.estimate import Estimator
+from latentwire_server.engine.generation import Generation
+from latentwire_server.engine.housekeeping import Housekeeper
+from latentwire_server.engine.inbox import Inbox
+from latentwire_server.engine.loop import DeviceLoop
+from latentwire_server.engine.register import Register
+from latentwire_server.engine.stream import GenerationStream
+from latentwire_server.engine.types import Accepted, Batching, EngineStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from latentwire_server.engine.types import (
+        EngineSettings,
+        GenerationRequest,
+        GenerationSnapshot,
+    )
+    from latentwire_server.engine.types import Warning as RequestWarning
+    from latentwire_server.models.model import DiffusionModel
+
+_ENCODING_THREADS = 4
+
+
+class Engine:
+    """Draws images on one device, many generations at once."""
+
+    failed: asyncio.Event
+    """Set when the device is broken: the process should end with exit code 70."""
+
+    def __init__(self, models: Mapping[str, DiffusionModel], settings: EngineSettings) -> None:
+        self.failed = asyncio.Event()
+        self._models = dict(models)
+        self._settings = settings
+        self._register = Register()
+        self._inbox = Inbox()
+        self._estimator = Estimator(
+            max_rows=settings.max_rows,
+            max_running=settings.max_running,
+            is_reproducible=settings.batching is Batching.REPRODUCIBLE,
+        )
+        self._pool = ThreadPoolExecutor(_ENCODING_THREADS, thread_name_prefix="latentwire-encode")
+        self._num_submitted = 0
+        self._is_draining = False
+        self._has_stopped = asyncio.Event()
+        self._housekeeper = Housekeeper(
+            self._register,
+            estimator=self._estimator,
+            settings=settings,
+            on_deadline=self._cancel,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    def add_model(self, model: DiffusionModel) -> None:
+        """Makes a loaded model available."""
+        self._models[model.info.id] = model
+
+    async def start(self) -> None:
+        """Starts the device thread."""
+        self._loop = asyncio.get_running_loop()
+        device_loop = DeviceLoop(
+            self._models,
+            self._settings,
+            inbox=self._inbox,
+            estimator=self._estimator,
+            pool=self._pool,
+            on_failed=lambda: self._call_soon(self._fail_all),
+        )
+        self._thread = threading.Thread(
+            # A daemon: a device call that never returns must not keep the process alive.
+            target=self._run,
+            args=(device_loop,),
+            name="latentwire-device",
+            daemon=True,
+        )
+        self._thread.start()
+        self._housekeeping = asyncio.create_task(self._housekeeper.run())
+
+    def submit(
+        self, request: GenerationRequest, *, warnings: Sequence[RequestWarning] | None = None
+    ) -> GenerationStream:
+        """Gives ``request`` its place and returns its events.
+
+        Args:
+            request: what to draw.
+            warnings: what ``Accepted`` warns of, where the caller has found that out in a thread;
+                tokenizing a long prompt takes milliseconds.
+
+        Raises:
+            ModelNotFound: no such model is loaded.
+            DeviceFailed, Draining, DeadlinePassed, QueueFull, DeadlineTooShort: it is refused.
+        """
+        loop = self._running_loop()
+        model = self._models.get(request.model)
+        if model is None:
+            raise ModelNotFound(name=request.model, known=tuple(self._models))
+        generation = self._generation_of(request, model)
+        error = self._refusal(generation)
+        if error is not None:
+            raise error
+        channel = Channel(
+            loop,
+            send_timeout_s=self._settings.send_timeout_s,
+            on_close=lambda reason: self._cancel(generation, reason),
+        )
+        generation.attach(channel)
+        found = warnings_of(request, model) if warnings is None else tuple(warnings)
+        generation.publish(Accepted(request=request, warnings=found))
+        self._num_submitted += 1
+        self._register.add(generation)
+        self._inbox.put(generation)
+        self._housekeeper.notify()
+        return GenerationStream(generation.id, channel=channel, loop=loop)
+
+    def cancel(self, generation_id: str, *, owner: str) -> GenerationSnapshot:
+        """Cancels a generation of ``owner``; one that has ended stays as it is.
+
+        Raises:
+            GenerationNotFound: the caller has no such generation.
+        """
+        generation = self._register.find(generation_id, owner=owner)
+        self._cancel(generation, Cancelled())
+        return generation.snapshot(ahead_count=0)
+
+    def get(self, generation_id: str, *, owner: str) -> GenerationSnapshot:
+        """Returns a generation of ``owner`` as it is right now.
+
+        Raises:
+            GenerationNotFound: the caller has no such generation.
+        """
+        return self._snapshot(self._register.find(generation_id, owner=owner))
+
+    def list(self, *, owner: str) -> tuple[GenerationSnapshot, ...]:
+        """Returns what ``owner`` has running and queued, in the order in which it is served."""
+        generations = [*self._register.running, *self._register.queued]
+        return tuple(
+            self._snapshot(generation)
+            for generation in generations
+            if generation.request.owner == owner
+        )
+
+    def status(self) -> EngineStatus:
+        """Returns the load right now."""
+        return EngineStatus(
+            queued_count=len(self._register.queued),
+            running_count=len(self._register.running),
+            is_draining=self._is_draining,
+            has_failed=self.failed.is_set(),
+        )
+
+    async def drain(self, *, grace_s: float) -> None:
+        """Refuses new work, ends what waits, and gives what runs ``grace_s`` to finish."""
+        self._is_draining = True
+        for generation in self._register.queued:
+            generation.fail(Draining(retry_after_s=DRAINING_RETRY_S))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._housekeeper.wait_until_idle()
+        self._end_all(Draining(retry_after_s=DRAINING_RETRY_S))
+
+    async def aclose(self) -> None:
+        """Ends everything and stops the device thread after the call that it is in."""
+        self._is_draining = True
+        self._end_all(Draining(retry_after_s=DRAINING_RETRY_S))
+        self._inbox.stop()
+        if self._thread is not None:
+            await self._has_stopped.wait()
+            self._thread.join()
+            self._thread = None
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeping
+            self._housekeeping = None
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _generation_of(self, request: GenerationRequest, model: DiffusionModel) -> Generation:
+        _, height, width = model.latent_shape(width=request.width, height=request.height)
+        evaluations = {info.id: info.evaluations_per_step for info in model.info.schedulers}
+        return Generation(
+            request,
+            arrival=self._num_submitted,
+            latent_area=height * width,
+            num_evaluations=request.num_inference_steps * evaluations.get(request.scheduler.id, 1),
+            on_change=lambda: self._call_soon(self._housekeeper.notify),
+        )
+
+    def _refusal(self, newcomer: Generation) -> GenerationError | None:
+        return refusal(
+            newcomer.work_left,
+            deadline=newcomer.request.deadline,
+            now=time.monotonic(),
+            load=Load(
+                is_draining=self._is_draining,
+                has_failed=self.failed.is_set(),
+                running_count=len(self._register.running),
+                queued_count=len(self._register.queued),
+                wait_s=lambda: self._wait_s(newcomer),
+            ),
+            estimator=self._estimator,
+            settings=self._settings,
+        )
+
+    def _wait_s(self, newcomer: Generation) -> float | None:
+        ahead = [one for one in self._register.queued if one.order < newcomer.order]
+        return self._estimator.waits_s(
+            running=[one.work_left for one in self._register.running],
+            queued=[one.work_left for one in ahead],
+        )[-1]
+
+    def _snapshot(self, generation: Generation) -> GenerationSnapshot:
+        return generation.snapshot(ahead_count=self._register.ahead_count(generation))
+
+    def _cancel(self, generation: Generation, reason: GenerationError) -> None:
+        if generation.cancel(reason):
+            self._inbox.wake()
+
+    def _end_all(self, error: GenerationError) -> None:
+        for generation in self._register.active:
+            generation.fail(error)
+        self._inbox.wake()
+
+    def _fail_all(self) -> None:
+        self.failed.set()
+        self._end_all(DeviceFailed())
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            message = "the engine is not started"
+            raise RuntimeError(message)
+        return self._loop
+
+    def _run(self, device_loop: DeviceLoop) -> None:
+        """Is the device thread."""
+        try:
+            device_loop.run()
+        finally:
+            self._call_soon(self._has_stopped.set)
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        """Calls back on the event loop. Any thread."""
+        # A closed event loop means that nobody is left who could care.
+        with contextlib.suppress(RuntimeError):
+            self._running_loop().call_soon_threadsafe(callback)

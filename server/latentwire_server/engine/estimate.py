@@ -1,0 +1,148 @@
+"""How long work takes, learnt from the calls that were made.
+
+The device thread records, both threads ask: the tables hold plain floats, and a reader that sees a
+figure of one call ago is well served. The model is simple on purpose:
+
+* the seconds of a denoiser call are kept per (model, latent area, padded rows) as an exponentially
+  weighted mean, decodes per (model, latent area). The first call of a kind warms up and is not
+  counted. A kind that was never measured is scaled from the nearest that was, by rows and area;
+* the device serves *rounds*: in one round every running row is evaluated once. A generation needs
+  as many rounds as evaluations, plus its decodes;
+* the queue is a line for ``max_running`` places, each free when its generation's rounds are over.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from latentwire_server.engine.policy import chunks, padded_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SMOOTHING = 0.2
+"""Weight of the newest call in the mean."""
+
+MIN_RETRY_S = 1.0
+MAX_RETRY_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkLeft:
+    """The device work that a generation still needs."""
+
+    model: str
+    area: int
+    """Height times width of its latents."""
+    num_rows: int
+    num_evaluations: int
+    num_decodes: int
+
+
+class Estimator:
+    """Turns measured calls into expected times. ``None`` means that nothing was measured yet."""
+
+    def __init__(self, *, max_rows: int, max_running: int, is_reproducible: bool) -> None:
+        self._max_rows = max_rows
+        self._max_running = max_running
+        self._is_reproducible = is_reproducible
+        self._call_s: dict[tuple[str, int, int], float] = {}
+        self._decode_s: dict[tuple[str, int], float] = {}
+        self._warmed_up: set[tuple[str, int, int]] = set()
+
+    def record_call(self, model: str, *, area: int, num_rows: int, seconds: float) -> None:
+        """Takes in that a denoiser call of ``num_rows`` (before padding) took ``seconds``."""
+        kind = (model, area, self._padded(num_rows))
+        if kind not in self._warmed_up:
+            self._warmed_up.add(kind)
+            return
+        mean = self._call_s.get(kind, seconds)
+        self._call_s[kind] = mean + SMOOTHING * (seconds - mean)
+
+    def record_decode(self, model: str, *, area: int, seconds: float) -> None:
+        """Takes in that one image was decoded and encoded in ``seconds``."""
+        mean = self._decode_s.get((model, area), seconds)
+        self._decode_s[model, area] = mean + SMOOTHING * (seconds - mean)
+
+    def alone_s(self, work: WorkLeft) -> float | None:
+        """Returns how long ``work`` takes if nothing else runs."""
+        return self.remaining_s(work, company=())
+
+    def remaining_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
+        """Returns how long ``work`` takes while ``company`` goes on beside it."""
+        round_s = self._round_s([work, *company])
+        if round_s is None:
+            return None
+        decode_s = self._decode_s.get((work.model, work.area), round_s)
+        return work.num_evaluations * round_s + work.num_decodes * decode_s
+
+    def waits_s(
+        self, *, running: Sequence[WorkLeft], queued: Sequence[WorkLeft]
+    ) -> list[float | None]:
+        """Returns how long each of the ``queued`` waits for a place, and one who comes after them.
+
+        Args:
+            running: what has a place.
+            queued: what waits, in the order in which it is served.
+
+        Returns:
+            One figure more than ``queued`` has members.
+        """
+        num_free = max(0, self._max_running - len(running))
+        free_at = [self.remaining_s(work, company=_without(running, work)) for work in running]
+        num_places = min(self._max_running, len(running) + len(queued))
+        run_s = [self.remaining_s(work, company=[work] * (num_places - 1)) for work in queued]
+        known = [seconds for seconds in (*free_at, *run_s) if seconds is not None]
+        if len(known) < len(free_at) + len(run_s):
+            return [0.0 if place < num_free else None for place in range(len(queued) + 1)]
+        places = known[: len(running)] + [0.0] * num_free
+        heapq.heapify(places)
+        waits: list[float | None] = [places[0]]
+        for seconds in known[len(running) :]:
+            heapq.heapreplace(places, places[0] + seconds)
+            waits.append(places[0])
+        return waits
+
+    def _round_s(self, works: Sequence[WorkLeft]) -> float | None:
+        rows = Counter[tuple[str, int]]()
+        for work in works:
+            rows[work.model, work.area] += work.num_rows
+        total_s = 0.0
+        for (model, area), num_rows in rows.items():
+            for call in chunks(num_rows, max_rows=self._max_rows):
+                seconds = self._seconds_of_call(model, area=area, num_rows=len(call))
+                if seconds is None:
+                    return None
+                total_s += seconds
+        return total_s
+
+    def _seconds_of_call(self, model: str, *, area: int, num_rows: int) -> float | None:
+        wanted = self._padded(num_rows)
+        if (model, area, wanted) in self._call_s:
+            return self._call_s[model, area, wanted]
+        measured = [kind for kind in list(self._call_s) if kind[0] == model]
+        if not measured:
+            return None
+        nearest = min(
+            measured, key=lambda kind: (kind[1] != area, abs(kind[1] - area), abs(kind[2] - wanted))
+        )
+        return self._call_s[nearest] * (area * wanted) / (nearest[1] * nearest[2])
+
+    def _padded(self, num_rows: int) -> int:
+        return padded_rows(num_rows, max_rows=self._max_rows, is_reproducible=self._is_reproducible)
+
+
+def retry_after_s(wait_s: float | None) -> float:
+    """Returns what to tell a caller who comes too early: whole seconds, 1 to 120."""
+    if wait_s is None:
+        return MIN_RETRY_S
+    return float(min(max(round(wait_s), MIN_RETRY_S), MAX_RETRY_S))
+
+
+def _without(works: Sequence[WorkLeft], one: WorkLeft) -> list[WorkLeft]:
+    others = list(works)
+    others.remove(one)
+    return others

@@ -1,0 +1,137 @@
+"""The end of a trajectory: latents to pixels, pixels to files, and the last event.
+
+Decoding runs on the device thread, one image at a time, so that a picture does not depend on its
+company. Encoding to a file runs there too where the device is the CPU, which has nothing to gain
+from another busy thread; otherwise in a small pool, while the device goes on.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from latentwire_server.engine.description import describe
+from latentwire_server.engine.errors import NonFiniteOutput
+from latentwire_server.engine.faults import own_failure
+from latentwire_server.engine.types import Image
+from latentwire_server.imaging.encode import encode_image
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from latentwire_server.engine.estimate import Estimator
+    from latentwire_server.engine.generation import Generation
+    from latentwire_server.engine.trajectory import Trajectory
+    from latentwire_server.models.model import DiffusionModel
+
+
+class Finisher:
+    """Turns finished latents into delivered images."""
+
+    def __init__(self, *, pool: Executor, estimator: Estimator) -> None:
+        self._pool = pool
+        self._estimator = estimator
+        self._version = VERSION
+
+    def finish_image(self, trajectory: Trajectory) -> None:
+        """Decodes the next image, and delivers it or hands it to the pool.
+
+        Raises:
+            NonFiniteOutput: the decoder gave NaN or infinity.
+        """
+        started = time.monotonic()
+        model, index = trajectory.phase.model, trajectory.num_decoded
+        decoded = model.decode(trajectory.take_image())
+        if not bool(torch.isfinite(decoded).all()):
+            raise NonFiniteOutput(step=trajectory.step)
+        pixels = pixels_of(decoded)
+        if model.device_name == "cpu":
+            self._deliver(trajectory.generation, model, index=index, pixels=pixels)
+        else:
+            self._pool.submit(
+                self._deliver_apart, trajectory.generation, model, index=index, pixels=pixels
+            )
+        self._estimator.record_decode(
+            model.info.id, area=trajectory.latent_area, seconds=time.monotonic() - started
+        )
+
+    def _deliver(
+        self,
+        generation: Generation,
+        model: DiffusionModel,
+        *,
+        index: int,
+        pixels: NDArray[np.uint8],
+    ) -> None:
+        request, revision = generation.request, model.info.revision
+        encoded = encode_image(
+            pixels,
+            image_format=request.output.format.value,
+            quality=request.output.quality,
+            description=describe(
+                request, index=index, version=self._version, model_revision=revision
+            ),
+        )
+        image = Image(
+            index=index,
+            seed=request.seeds[index],
+            media_type=encoded.media_type,
+            width=encoded.width,
+            height=encoded.height,
+            data=encoded.data,
+        )
+        if generation.deliver(image):
+            generation.complete(
+                peak_memory_bytes=peak_memory_bytes(model.device_name), model_revision=revision
+            )
+
+    def _deliver_apart(
+        self,
+        generation: Generation,
+        model: DiffusionModel,
+        *,
+        index: int,
+        pixels: NDArray[np.uint8],
+    ) -> None:
+        try:
+            self._deliver(generation, model, index=index, pixels=pixels)
+        except Exception as error:  # Border: a task of the pool
+            generation.fail(own_failure(error, generation.request))
+
+
+def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:
+    """Returns (3, height, width) in [0, 1] as (height, width, 3) uint8.
+
+    Rounds as diffusers' ``VaeImageProcessor`` does.
+    """
+    channels_last = image.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
+    pixels: NDArray[np.uint8] = (channels_last * 255).round().astype(np.uint8)
+    return pixels
+
+
+def peak_memory_bytes(device_name: str) -> int:
+    """Returns the most memory that was in use: the device's, or the process's on the CPU."""
+    if device_name.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device_name))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _version() -> str:
+    try:
+        return metadata.version("latentwire")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# Read once, here: it reads files, and engines start on the event loop.
+VERSION = _version()

@@ -1,0 +1,223 @@
+"""The device loop: take in, choose, gather, denoise, advance, finish.
+
+Runs on the one thread that owns the device. Never waits for a client, never takes an asyncio lock,
+never logs per step. Sleeps when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING, assert_never
+
+import torch
+
+from latentwire_server.engine.denoising import Denoiser
+from latentwire_server.engine.encoding import PromptEncoder
+from latentwire_server.engine.errors import DeadlinePassed, DeviceOutOfMemory, GenerationError
+from latentwire_server.engine.faults import DeviceBroken, free_memory, own_failure
+from latentwire_server.engine.finishing import Finisher
+from latentwire_server.engine.lifecycle import Stage
+from latentwire_server.engine.policy import Candidate, Decode, Denoise, Policy
+from latentwire_server.engine.reporting import report_preview, report_progress, wants_preview
+from latentwire_server.engine.trajectory import Phase, Trajectory
+from latentwire_server.engine.types import Batching, PhaseName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
+
+    from latentwire_server.engine.estimate import Estimator, WorkLeft
+    from latentwire_server.engine.generation import Generation
+    from latentwire_server.engine.inbox import Inbox
+    from latentwire_server.engine.types import EngineSettings
+    from latentwire_server.models.model import DiffusionModel
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class DeviceLoop:
+    """Serves all trajectories of one device, step by step."""
+
+    def __init__(
+        self,
+        models: Mapping[str, DiffusionModel],
+        settings: EngineSettings,
+        *,
+        inbox: Inbox,
+        estimator: Estimator,
+        pool: Executor,
+        on_failed: Callable[[], None],
+    ) -> None:
+        self._models = models
+        self._settings = settings
+        self._inbox = inbox
+        self._estimator = estimator
+        self._on_failed = on_failed
+        self._policy = Policy(
+            max_rows=settings.max_rows, decode_interval_ticks=settings.decode_interval_ticks
+        )
+        self._denoiser = Denoiser(
+            row_limit=self._policy.row_limit,
+            estimator=estimator,
+            is_reproducible=settings.batching is Batching.REPRODUCIBLE,
+        )
+        self._encoder = PromptEncoder()
+        self._finisher = Finisher(pool=pool, estimator=estimator)
+        self._waiting: dict[str, Generation] = {}
+        self._running: dict[str, Trajectory] = {}
+
+    def run(self) -> None:
+        """Serves until the inbox is stopped or the device breaks."""
+        try:
+            with torch.inference_mode():
+                while not self._inbox.is_stopped:
+                    if not self.tick():
+                        self._inbox.wait()
+        except DeviceBroken as broken:
+            _LOGGER.critical("device failed error_id=%s", broken)
+            self._on_failed()
+        except Exception:
+            # A bug in the loop itself: what it would do next cannot be trusted either.
+            _LOGGER.critical("device loop failed error_id=%s", uuid.uuid4().hex[:12], exc_info=True)
+            self._on_failed()
+        finally:
+            self._waiting.clear()
+            self._running.clear()
+
+    def tick(self) -> bool:
+        """Does one piece of work. Returns false if there is none."""
+        self._take_in()
+        self._drop_ended()
+        self._admit()
+        work = self._policy.choose([run.candidate for run in self._running.values()])
+        match work:
+            case Denoise(ids=ids):
+                self._denoise([self._running[id_] for id_ in ids])
+            case Decode(id=id_):
+                self._decode(self._running[id_])
+            case None:
+                return False
+            case _:
+                assert_never(work)
+        return True
+
+    def _take_in(self) -> None:
+        for generation in self._inbox.take():
+            self._waiting[generation.id] = generation
+
+    def _drop_ended(self) -> None:
+        now = time.monotonic()
+        generations = [*self._waiting.values(), *(run.generation for run in self._running.values())]
+        for generation in generations:
+            deadline = generation.request.deadline
+            if deadline is not None and deadline <= now:
+                generation.cancel(DeadlinePassed())
+            if generation.is_ended:
+                self._waiting.pop(generation.id, None)
+                self._drop(generation.id)
+
+    def _drop(self, id_: str) -> None:
+        trajectory = self._running.pop(id_, None)
+        if trajectory is not None:
+            trajectory.drop()
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._settings.max_running:
+            candidates = [
+                Candidate(id=id_, group=None, num_rows=1, priority=generation.request.priority)
+                for id_, generation in self._waiting.items()
+            ]
+            generation = self._waiting.pop(self._policy.admit(candidates))
+            if generation.start():
+                self._guard(generation, self._begin)
+
+    def _begin(self, generation: Generation) -> None:
+        model = self._models[generation.request.model]
+        if not self._running and model.device_name.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(model.device_name)
+        trajectory = Trajectory(generation, phase=Phase.of(generation.request, model))
+        generation.num_evaluations = trajectory.num_evaluations
+        self._report(trajectory, PhaseName.ENCODING)
+        self._encoder.encode(trajectory)
+        generation.marks.encoded = time.monotonic()
+        self._running[generation.id] = trajectory
+
+    def _denoise(self, batch: Sequence[Trajectory]) -> None:
+        outcomes = self._denoiser.evaluate(batch)
+        for trajectory in batch:
+            outcome = outcomes.get(trajectory.generation.id)
+            match outcome:
+                case torch.Tensor():
+                    self._advance(trajectory, outcome)
+                case GenerationError():
+                    self._end(trajectory.generation, outcome)
+                case None:  # It ended while it was being evaluated.
+                    self._drop(trajectory.generation.id)
+                case _:
+                    assert_never(outcome)
+
+    def _advance(self, trajectory: Trajectory, rows_pred: torch.Tensor) -> None:
+        def advance(generation: Generation) -> None:
+            step = trajectory.step
+            original = trajectory.advance(rows_pred, wants_original=wants_preview(trajectory))
+            generation.evaluations_done = trajectory.position
+            generation.step, generation.fraction = trajectory.step, trajectory.fraction
+            if trajectory.step > step and _is_progress_due(trajectory):
+                self._report(trajectory, PhaseName.DENOISING)
+            if original is not None:
+                report_preview(trajectory, original)
+            if trajectory.stage is Stage.DECODING:
+                generation.marks.denoised = time.monotonic()
+
+        self._guard(trajectory.generation, advance)
+
+    def _decode(self, trajectory: Trajectory) -> None:
+        def decode(generation: Generation) -> None:
+            self._report(trajectory, PhaseName.DECODING)
+            self._finisher.finish_image(trajectory)
+            generation.fraction = max(generation.fraction, trajectory.fraction)
+            if trajectory.stage is Stage.DONE:
+                del self._running[generation.id]
+
+        self._guard(trajectory.generation, decode)
+
+    def _report(self, trajectory: Trajectory, phase: PhaseName) -> None:
+        report_progress(
+            trajectory,
+            phase,
+            estimator=self._estimator,
+            company=self._company_of(trajectory),
+        )
+
+    def _company_of(self, trajectory: Trajectory) -> list[WorkLeft]:
+        return [
+            other.generation.work_left
+            for other in self._running.values()
+            if other is not trajectory and other.stage is Stage.DENOISING
+        ]
+
+    def _guard(self, generation: Generation, work: Callable[[Generation], None]) -> None:
+        """Does work that belongs to one generation; a failure of it ends that one only."""
+        failure: GenerationError | None = None
+        try:
+            work(generation)
+        except Exception as error:  # Border: the device loop
+            failure = own_failure(error, generation.request)
+            # A kept traceback keeps the tensors of its frames.
+            error.__traceback__ = None
+        if failure is not None:
+            self._end(generation, failure)
+
+    def _end(self, generation: Generation, failure: GenerationError) -> None:
+        self._drop(generation.id)
+        generation.fail(failure)
+        if isinstance(failure, DeviceOutOfMemory):
+            free_memory()
+
+
+def _is_progress_due(trajectory: Trajectory) -> bool:
+    interval = max(1, trajectory.request.events.progress_interval_steps)
+    is_last = trajectory.step == trajectory.phase.num_inference_steps
+    return is_last or trajectory.step % interval == 0

@@ -1,0 +1,162 @@
+"""Which work the device does next: pure arithmetic, no torch, no clock.
+
+Called on the device thread. Trajectories of one *group* (same model, same latent size) can share a
+denoiser call. Whoever was served longest ago goes first among equals, so that every stream advances
+at the same pace: inside a group that has more rows than a call holds, and between groups.
+Higher priorities go first, except that every ``FLOOR_INTERVAL``-th choice ignores
+priority: a flood of important work slows the rest down and never stops it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+FLOOR_INTERVAL = 4
+"""Every so many choices, priority does not count."""
+
+LOWERED_CALLS = 100
+"""How many calls of a group stay small after one ran out of memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trajectory as the policy sees it."""
+
+    id: str
+    group: Hashable
+    num_rows: int
+    """Rows that one evaluation of it takes."""
+    priority: int = 0
+    needs_decoding: bool = False
+    """Whether it waits for the decoder; otherwise it waits for the denoiser."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denoise:
+    """Evaluate these together. More rows than a call holds only if it is one trajectory."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decode:
+    """Decode the next image of this trajectory."""
+
+    id: str
+
+
+Work = Denoise | Decode
+
+
+class Policy:
+    """Chooses the work of each tick and remembers whose turn it is."""
+
+    def __init__(self, *, max_rows: int, decode_interval_ticks: int = 1) -> None:
+        self._decode_interval_ticks = decode_interval_ticks
+        self._turns: dict[str, int] = {}
+        self._next_turn = 0
+        self._choice_count = 0
+        self._admission_count = 0
+        self._calls_since_decode = 0
+        self.row_limit = RowLimit(max_rows=max_rows)
+
+    def choose(self, candidates: Sequence[Candidate]) -> Work | None:
+        """Returns what to do next, or ``None`` if nothing waits. Counts the chosen as served."""
+        self._forget_all_but(candidates)
+        ordered = self._in_order(candidates)
+        to_decode = [candidate for candidate in ordered if candidate.needs_decoding]
+        to_denoise = [candidate for candidate in ordered if not candidate.needs_decoding]
+        if not ordered:
+            return None
+        self._choice_count += 1
+        has_waited = self._calls_since_decode >= self._decode_interval_ticks
+        if to_decode and (has_waited or not to_denoise):
+            self._calls_since_decode = 0
+            self._serve([to_decode[0]])
+            return Decode(id=to_decode[0].id)
+        batch = fill(to_denoise, max_rows=self.row_limit.of(to_denoise[0].group))
+        self._calls_since_decode += 1
+        self._serve(batch)
+        return Denoise(ids=tuple(candidate.id for candidate in batch))
+
+    def admit(self, waiting: Sequence[Candidate]) -> str:
+        """Returns which of the waiting starts next. They come in the order of their arrival."""
+        self._admission_count += 1
+        if self._admission_count % FLOOR_INTERVAL == 0:
+            return waiting[0].id
+        return max(waiting, key=lambda candidate: candidate.priority).id
+
+    def _in_order(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        by_turn = sorted(candidates, key=lambda candidate: self._turns[candidate.id])
+        if (self._choice_count + 1) % FLOOR_INTERVAL == 0:
+            return by_turn
+        return sorted(by_turn, key=lambda candidate: -candidate.priority)
+
+    def _forget_all_but(self, candidates: Sequence[Candidate]) -> None:
+        present = {candidate.id for candidate in candidates}
+        for gone in self._turns.keys() - present:
+            del self._turns[gone]
+        self._serve([candidate for candidate in candidates if candidate.id not in self._turns])
+
+    def _serve(self, served: Iterable[Candidate]) -> None:
+        """Moves the served, and newcomers, to the end of the line."""
+        for candidate in served:
+            self._turns[candidate.id] = self._next_turn
+            self._next_turn += 1
+
+
+class RowLimit:
+    """How many rows one call of a group may hold: fewer for a while after it ran out of memory."""
+
+    def __init__(self, *, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._lowered: dict[Hashable, int] = {}
+        self._calls_left: dict[Hashable, int] = {}
+
+    def of(self, group: Hashable) -> int:
+        """Returns the most rows of one call of ``group``."""
+        return self._lowered.get(group, self._max_rows)
+
+    def lower(self, group: Hashable, *, failed_rows: int) -> None:
+        """Takes in that ``failed_rows`` did not fit."""
+        self._lowered[group] = min(self.of(group), max(1, failed_rows // 2))
+        self._calls_left[group] = LOWERED_CALLS
+
+    def count_call(self, group: Hashable) -> None:
+        """Takes in that a call of ``group`` went well."""
+        if group not in self._calls_left:
+            return
+        self._calls_left[group] -= 1
+        if self._calls_left[group] <= 0:
+            del self._calls_left[group], self._lowered[group]
+
+
+def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:
+    """Returns the first candidate, and those of its group that fit into its call, in order."""
+    first = ordered[0]
+    batch, num_rows = [first], first.num_rows
+    for candidate in ordered[1:]:
+        if candidate.group == first.group and num_rows + candidate.num_rows <= max_rows:
+            batch.append(candidate)
+            num_rows += candidate.num_rows
+    return batch
+
+
+def padded_rows(num_rows: int, *, max_rows: int, is_reproducible: bool) -> int:
+    """Returns how many rows a call of ``num_rows`` really has.
+
+    1, 2, 4, 8, ... up to ``max_rows``, so that compiled shapes are few; always ``max_rows`` where
+    the same bytes are promised under any load.
+    """
+    if is_reproducible:
+        return max_rows
+    return min(1 << (num_rows - 1).bit_length(), max_rows)
+
+
+def chunks(num_rows: int, *, max_rows: int) -> list[range]:
+    """Returns the rows of each call when ``num_rows`` are run with at most ``max_rows`` a call."""
+    return [range(start, min(start + max_rows, num_rows)) for start in range(0, num_rows, max_rows)]

@@ -1,0 +1,92 @@
+"""What a reader hears of a running trajectory: progress and previews.
+
+Device thread only. Publishes through the generation; never changes diffusion state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import torch
+
+from latentwire_server.engine.errors import NonFiniteOutput
+from latentwire_server.engine.finishing import pixels_of
+from latentwire_server.engine.types import PhaseName, Preview, PreviewMethod, Progress
+from latentwire_server.imaging.encode import encode_preview
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from latentwire_server.engine.estimate import Estimator, WorkLeft
+    from latentwire_server.engine.trajectory import Trajectory
+
+
+def wants_preview(trajectory: Trajectory) -> bool:
+    """Returns whether a preview is due once the next evaluation is done."""
+    interval = trajectory.request.events.preview_interval_steps
+    step = trajectory.step_after(1)
+    return interval > 0 and step > trajectory.step and step % interval == 0
+
+
+def report_progress(
+    trajectory: Trajectory,
+    phase: PhaseName,
+    *,
+    estimator: Estimator,
+    company: Sequence[WorkLeft],
+) -> None:
+    """Publishes how far the trajectory is, and how long the rest takes beside ``company``."""
+    generation = trajectory.generation
+    generation.publish(
+        Progress(
+            phase=phase,
+            step=generation.step,
+            step_count=trajectory.phase.num_inference_steps,
+            fraction=generation.fraction,
+            estimated_remaining_s=estimator.remaining_s(generation.work_left, company=company),
+        )
+    )
+
+
+def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
+    """Publishes each image as predicted at this step.
+
+    Args:
+        trajectory: Whose it is.
+        original: (images, channels, height, width) float32, the predicted x₀.
+
+    Raises:
+        NonFiniteOutput: the prediction cannot be shown.
+    """
+    request = trajectory.request
+    for index in range(request.num_images):
+        picture = _picture(trajectory, original[index : index + 1])
+        if not bool(torch.isfinite(picture).all()):
+            raise NonFiniteOutput(step=trajectory.step)
+        encoded = encode_preview(
+            pixels_of(picture),
+            width=request.width,
+            height=request.height,
+            max_side=request.events.preview_max_side,
+        )
+        trajectory.generation.publish(
+            Preview(
+                image_index=index,
+                step=trajectory.step,
+                media_type=encoded.media_type,
+                width=encoded.width,
+                height=encoded.height,
+                data=encoded.data,
+            )
+        )
+
+
+def _picture(trajectory: Trajectory, original: torch.Tensor) -> torch.Tensor:
+    model, method = trajectory.phase.model, trajectory.request.events.preview_method
+    match method:
+        case PreviewMethod.LINEAR:
+            return model.project_preview(original)
+        case PreviewMethod.FULL_VAE:
+            return model.decode(original)
+        case _:
+            assert_never(method)

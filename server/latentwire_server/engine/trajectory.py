@@ -1,0 +1,176 @@
+"""The diffusion state of one generation: latents, scheduler, generators, conditioning, position.
+
+Device thread only. All images of the generation move in lockstep. ``rows`` changes nothing, so
+that a failed denoiser call can be made again; diffusion state moves in ``advance`` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from latentwire_server.engine.errors import NonFiniteOutput
+from latentwire_server.engine.lifecycle import Stage, TrajectoryEvent, next_stage
+from latentwire_server.engine.policy import Candidate
+
+if TYPE_CHECKING:
+    from latentwire_server.engine.generation import Generation
+    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.models.info import SchedulerChoice
+    from latentwire_server.models.model import Conditioning, DiffusionModel, StepScheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Phase:
+    """A stretch of a trajectory: which model takes how many steps of which scheduler."""
+
+    model: DiffusionModel
+    scheduler: SchedulerChoice
+    num_inference_steps: int
+    guidance_scale: float
+
+    @classmethod
+    def of(cls, request: GenerationRequest, model: DiffusionModel) -> Phase:
+        """Returns the one phase of a text-to-image request."""
+        return cls(
+            model=model,
+            scheduler=request.scheduler,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """What a trajectory puts into a denoiser call: the unconditional rows first, if any."""
+
+    latents: torch.Tensor
+    """(rows, channels, height, width) float32, scaled by the scheduler."""
+    timestep: float
+    conditioning: tuple[Conditioning, ...]
+
+
+class Trajectory:
+    """One generation's way from noise to latents."""
+
+    def __init__(self, generation: Generation, *, phase: Phase) -> None:
+        self.generation = generation
+        self.phase = phase
+        self.stage = Stage.ENCODING
+        self.position = 0
+        self.num_decoded = 0
+        self._scheduler: StepScheduler = phase.model.create_scheduler(
+            phase.scheduler, num_inference_steps=phase.num_inference_steps
+        )
+        self.num_evaluations = self._scheduler.num_evaluations
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
+        shape = phase.model.latent_shape(width=self.request.width, height=self.request.height)
+        self._latent_size = shape[1:]
+        noise = [
+            torch.randn((1, *shape), generator=generator, dtype=torch.float32)
+            for generator in self._generators
+        ]
+        self.latents = torch.cat(noise).to(phase.model.device_name)
+        self.latents = self.latents * self._scheduler.init_noise_sigma
+        self._conditioning: tuple[Conditioning, ...] = ()
+        self._unconditional: tuple[Conditioning, ...] = ()
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What the caller asked for."""
+        return self.generation.request
+
+    @property
+    def candidate(self) -> Candidate:
+        """The trajectory as the policy sees it."""
+        return Candidate(
+            id=self.generation.id,
+            group=(self.phase.model.info.id, self._latent_size),
+            num_rows=self.request.num_rows,
+            priority=self.request.priority,
+            needs_decoding=self.stage is Stage.DECODING,
+        )
+
+    @property
+    def latent_area(self) -> int:
+        """Height times width of the latents."""
+        return self._latent_size[0] * self._latent_size[1]
+
+    @property
+    def step(self) -> int:
+        """Denoising steps done, derived from the evaluations done."""
+        return self.step_after(0)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole work that is done; decoding an image counts as one evaluation."""
+        whole = self.num_evaluations + self.request.num_images
+        return (self.position + self.num_decoded) / whole
+
+    def step_after(self, evaluations: int) -> int:
+        """Returns the denoising steps done after that many evaluations from now."""
+        position = self.position + evaluations
+        return position * self.phase.num_inference_steps // self.num_evaluations
+
+    def condition(self, text: Conditioning, *, negative: Conditioning | None) -> None:
+        """Takes in the encoded prompts; ``negative`` is ``None`` without guidance."""
+        num_images = self.request.num_images
+        self._conditioning = (text,) * num_images
+        self._unconditional = () if negative is None else (negative,) * num_images
+        self._move(TrajectoryEvent.ENCODED)
+
+    def rows(self) -> Rows:
+        """Returns the input of the next evaluation. Changes nothing."""
+        scaled = self._scheduler.scale_model_input(self.latents, self.position)
+        return Rows(
+            latents=torch.cat([scaled] * 2) if self._unconditional else scaled,
+            timestep=self._scheduler.timestep(self.position),
+            conditioning=self._unconditional + self._conditioning,
+        )
+
+    def advance(self, rows_pred: torch.Tensor, *, wants_original: bool) -> torch.Tensor | None:
+        """Takes the step that ``rows_pred`` implies.
+
+        Args:
+            rows_pred: (rows, channels, height, width) float32, one per row of ``rows()``.
+            wants_original: whether to return x₀ as predicted at this step.
+
+        Raises:
+            NonFiniteOutput: the latents are not finite any more.
+        """
+        noise_pred = self._guided(rows_pred)
+        original = None
+        if wants_original:
+            original = self._scheduler.predicted_original(noise_pred, self.latents, self.position)
+        self.latents = self._scheduler.step(
+            noise_pred, self.latents, self.position, generators=self._generators
+        )
+        self.position += 1
+        if not bool(torch.isfinite(self.latents).all()):
+            raise NonFiniteOutput(step=self.step)
+        if self.position == self.num_evaluations:
+            self._move(TrajectoryEvent.DENOISED)
+        return original
+
+    def take_image(self) -> torch.Tensor:
+        """Returns the latents of the next image to decode, (1, channels, height, width)."""
+        image = self.latents[self.num_decoded : self.num_decoded + 1]
+        self.num_decoded += 1
+        if self.num_decoded == self.request.num_images:
+            self._move(TrajectoryEvent.DECODED)
+        return image
+
+    def drop(self) -> None:
+        """Ends the way early."""
+        self._move(TrajectoryEvent.DROPPED)
+
+    def _guided(self, rows_pred: torch.Tensor) -> torch.Tensor:
+        if not self._unconditional:
+            return rows_pred
+        unconditional, text = rows_pred.chunk(2)
+        return unconditional + self.phase.guidance_scale * (text - unconditional)
+
+    def _move(self, event: TrajectoryEvent) -> None:
+        self.stage = next_stage(self.stage, event)

@@ -1,0 +1,244 @@
+"""The data that everything talks about: requests, events, snapshots. Frozen, torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from latentwire_server.models.info import SchedulerChoice
+
+
+class ImageFormat(StrEnum):
+    """File formats of the images."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+class PreviewMethod(StrEnum):
+    """Ways to turn a predicted image into a preview."""
+
+    LINEAR = "linear"
+    FULL_VAE = "full-vae"
+
+
+class PhaseName(StrEnum):
+    """What a generation is doing."""
+
+    ENCODING = "encoding"
+    DENOISING = "denoising"
+    DECODING = "decoding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """How the images are delivered."""
+
+    format: ImageFormat = ImageFormat.PNG
+    quality: int = 90
+    metadata_omitted: bool = False
+    max_data_bytes: int = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventOptions:
+    """Which progress events are sent. Intervals in steps."""
+
+    progress_interval_steps: int = 1
+    preview_interval_steps: int = 0
+    preview_method: PreviewMethod = PreviewMethod.LINEAR
+    preview_max_side: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A valid request with every default filled in, ready for the engine."""
+
+    generation_id: str
+    owner: str
+    """The principal that made it; nobody else may see it. Empty when authentication is off."""
+    model: str
+    """The model's id, resolved."""
+    prompt: str
+    negative_prompt: str = ""
+    width: int
+    height: int
+    num_images: int = 1
+    seed: int
+    """Of the first image; image i uses ``seed + i`` (modulo 2**63)."""
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: SchedulerChoice
+    clip_skip: int = 0
+    output: OutputOptions = OutputOptions()
+    events: EventOptions = EventOptions()
+    priority: int = 0
+    user: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    """On the clock of ``time.monotonic()``."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each image."""
+        return tuple((self.seed + index) % 2**63 for index in range(self.num_images))
+
+    @property
+    def uses_guidance(self) -> bool:
+        """Whether each image takes two denoiser rows, one of them unconditional."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def num_rows(self) -> int:
+        """How many denoiser rows one step takes."""
+        return self.num_images * (2 if self.uses_guidance else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warning:  # noqa: A001 - the contract's word
+    """Something done differently from what the caller may expect."""
+
+    field: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The request has its place."""
+
+    request: GenerationRequest
+    warnings: tuple[Warning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """The generation waits."""
+
+    ahead_count: int
+    estimated_wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A step is done."""
+
+    phase: PhaseName
+    step: int
+    step_count: int
+    fraction: float
+    estimated_remaining_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """The image as predicted at a step, encoded."""
+
+    image_index: int
+    step: int
+    media_type: str
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A finished image, encoded."""
+
+    index: int
+    seed: int
+    media_type: str
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of a generation went."""
+
+    queued_s: float
+    encoding_s: float
+    denoising_s: float
+    decoding_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """Everything is delivered."""
+
+    image_count: int
+    timings: Timings
+    peak_memory_bytes: int
+    model_revision: str
+
+
+Event = Accepted | Queued | Progress | Preview | Image | Completed
+
+
+class GenerationState(StrEnum):
+    """Where a generation is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSnapshot:
+    """A generation as it is right now. Times are wall-clock seconds since the epoch."""
+
+    request: GenerationRequest
+    state: GenerationState
+    create_time: float
+    end_time: float | None
+    ahead_count: int
+    step: int
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """The engine's load right now."""
+
+    queued_count: int
+    running_count: int
+    is_draining: bool
+    has_failed: bool
+
+
+class Batching(StrEnum):
+    """How denoiser calls are filled."""
+
+    DYNAMIC = "dynamic"
+    """Calls as large as the work at hand: equal pictures within rounding."""
+    REPRODUCIBLE = "reproducible"
+    """Every call padded to ``max_rows``: the same bytes under any load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What the engine may be told."""
+
+    batching: Batching = Batching.DYNAMIC
+    max_rows: int = 8
+    """Most rows in one denoiser call."""
+    max_queued: int = 64
+    """Most generations that wait for their first step; one more is refused."""
+    max_running: int = 16
+    """Most generations whose latents exist at once."""
+    send_timeout_s: float = 120.0
+    """How long a client may read nothing while events wait for it."""
+    queued_event_interval_s: float = 10.0
+    """How often a waiting generation hears of its place, changed or not."""
+    decode_interval_ticks: int = 1
+    """Denoiser calls between two decodes, so that finishing one image does not stall the others."""

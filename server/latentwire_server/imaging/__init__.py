@@ -1,0 +1,1 @@
+"""Pixels in and out of image files. Knows no engine, no gRPC and no torch."""

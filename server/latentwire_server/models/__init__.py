@@ -1,0 +1,1 @@
+"""Models: what the engine may ask of one, and the families that answer."""

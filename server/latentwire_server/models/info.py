@@ -1,0 +1,71 @@
+"""What a model is and can do, as plain values.
+
+Read from every thread. Knows no torch: validation and the RPC layer describe and check requests
+with these types alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerChoice:
+    """A sampler as a request names it."""
+
+    id: str
+    """Kebab-case id, such as ``"dpmpp-2m"``."""
+    sigmas: str = "default"
+    """Spacing of the noise levels: ``"default"``, ``"karras"``, ``"exponential"`` or ``"beta"``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerInfo:
+    """A sampler as a model lists it."""
+
+    id: str
+    sigmas: tuple[str, ...] = ("default",)
+    evaluations_per_step: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """What a request to a model may ask for. Sides in pixels, bounds inclusive."""
+
+    min_side: int = 64
+    max_side: int = 2048
+    side_multiple: int = 8
+    max_pixels: int = 4_194_304
+    max_inference_steps: int = 150
+    max_images: int = 10
+    max_prompt_bytes: int = 32_000
+    max_guidance_scale: float = 50.0
+    max_clip_skip: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDefaults:
+    """What a request to a model gets when it does not say."""
+
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: SchedulerChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """One model, as clients see it."""
+
+    id: str
+    display_name: str
+    family: str
+    """Kind of architecture, such as ``"stable-diffusion"``."""
+    revision: str
+    """A hub commit, or ``sha256:`` and a digest of the weights."""
+    schedulers: tuple[SchedulerInfo, ...]
+    limits: ModelLimits
+    defaults: ModelDefaults
+    aliases: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()

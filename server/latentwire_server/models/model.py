@@ -1,0 +1,133 @@
+"""The seam between the engine and a diffusion model.
+
+Implemented by the families (``stable_diffusion.py``, ...) and by the tests' fake. Knows no engine.
+Except where a docstring says otherwise, a method is called on the device thread only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conditioning:
+    """What steers one denoiser row: the encoded text."""
+
+    prompt_embeds: torch.Tensor
+    """(tokens, features), in the denoiser's dtype and on its device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DenoiserInput:
+    """Rows of one denoiser call. Rows may differ in everything but their latent shape."""
+
+    latents: torch.Tensor
+    """(rows, channels, height, width) float32, already scaled by the scheduler."""
+    timesteps: torch.Tensor
+    """(rows,) float32."""
+    conditioning: Sequence[Conditioning]
+    """One per row."""
+
+
+class StepScheduler(Protocol):
+    """A diffusers scheduler at the service of one trajectory, whose state it holds."""
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many denoiser evaluations the trajectory needs in all."""
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What unit noise is multiplied by to become the first latents."""
+
+    def timestep(self, position: int) -> float:
+        """Returns the timestep of evaluation ``position``."""
+
+    def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
+        """Returns the latents as the denoiser wants them. Changes nothing that ``step`` reads."""
+
+    def predicted_original(
+        self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
+    ) -> torch.Tensor:
+        """Returns the x₀ that ``noise_pred`` implies for unscaled ``latents``, before ``step``."""
+
+    def step(
+        self,
+        noise_pred: torch.Tensor,
+        latents: torch.Tensor,
+        position: int,
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """Returns the latents of the next evaluation, (images, channels, height, width) float32."""
+
+
+class DiffusionModel(Protocol):
+    """A loaded model: turns text into conditioning, latents into noise predictions and pixels."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is and can do. Any thread."""
+
+    @property
+    def device_name(self) -> str:
+        """The device that computes, such as ``"cpu"`` or ``"cuda:0"``. Any thread."""
+
+    @property
+    def dtype_name(self) -> str:
+        """The number format that the denoiser computes in, such as ``"float32"``. Any thread."""
+
+    def dropped_text(self, prompt: str) -> str:
+        """Returns the end of ``prompt`` that the encoder does not read, or ``""``. Any thread."""
+
+    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
+        """Returns (channels, height, width) of the latents of one image."""
+
+    def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
+        """Encodes one prompt, always alone, so that its result depends on nothing else."""
+
+    def create_scheduler(
+        self, choice: SchedulerChoice, *, num_inference_steps: int
+    ) -> StepScheduler:
+        """Makes a scheduler for one trajectory from the model's own configuration. Any thread.
+
+        Raises:
+            ValueError: the model lists no such scheduler or spacing.
+        """
+
+    def denoise(self, rows: DenoiserInput) -> torch.Tensor:
+        """Predicts noise (or velocity) for each row.
+
+        Rows are independent: what one row holds, NaN included, never reaches another.
+
+        Returns:
+            (rows, channels, height, width) float32.
+        """
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decodes one image.
+
+        Args:
+            latents: (1, channels, height, width) float32.
+
+        Returns:
+            (3, height, width) float32 in [0, 1]; not clamped where it is not finite.
+        """
+
+    def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
+        """Projects the latents of one image linearly to RGB, almost for free.
+
+        Args:
+            latents: (1, channels, height, width) float32, a predicted x₀.
+
+        Returns:
+            (3, latent height, latent width) float32 in [0, 1].
+        """

@@ -1,0 +1,79 @@
+"""What holds for every test: no network, one's own settings, no blocked event loop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+from blockbuster import blockbuster_ctx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TESTS = Path(__file__).parent
+# Cheapest first: a broken contract or rule is heard of within seconds.
+FOLDERS = (
+    "contract", "engine", "imaging", "client", "server", "bridge", "models", "embedded", "faults",
+)  # fmt: skip
+OUR_PACKAGES = ("latentwire", "latentwire_bridge", "latentwire_server")
+# Folders whose event loop must never block; the engine's tests block it on purpose.
+LOOPS_ARE_WATCHED = {"bridge", "client", "server"}
+
+# Read by the libraries when they are imported, hence here and not in a fixture.
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _name in [name for name in os.environ if name.startswith("LATENTWIRE_")]:
+    if not _name.startswith("LATENTWIRE_TEST_"):
+        del os.environ[_name]
+# A shell starts background jobs deaf to Ctrl-C; the programs under test must hear it nevertheless.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Time limits are pytest-timeout's; the same examples in every run.
+hypothesis.settings.register_profile("latentwire", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("latentwire")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the folders in the order above, and in each the slow tests last."""
+    rank = {folder: number for number, folder in enumerate(FOLDERS)}
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("slow") is not None,
+            rank.get(_folder(item.path), len(FOLDERS)),
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def _event_loop_is_never_blocked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test in which our code makes a blocking call on the event loop's thread."""
+    if _folder(request.path) not in LOOPS_ARE_WATCHED:
+        yield
+        return
+    with blockbuster_ctx(list(OUR_PACKAGES)) as detector:
+        # Held for microseconds by asyncio's own queues and by the logging of every library.
+        detector.functions["threading.Lock.acquire"].deactivate()
+        yield
+
+
+@pytest.fixture
+def unused_port() -> Callable[[], int]:
+    """Gives ports on which nobody listens."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
+
+
+def _folder(path: Path) -> str:
+    return path.relative_to(TESTS).parts[0]

@@ -1,0 +1,239 @@
+"""The engine through its public face, on a model whose pictures can be computed by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import time
+
+import pytest
+
+from latentwire_server.engine.channel import Channel
+from latentwire_server.engine.engine import Engine
+from latentwire_server.engine.errors import GenerationNotFound, ModelNotFound
+from latentwire_server.engine.trajectory import Trajectory
+from latentwire_server.engine.types import (
+    Batching,
+    EngineSettings,
+    GenerationState,
+    ImageFormat,
+    OutputOptions,
+)
+from tests.engine.driving import assert_drawn_right, read
+from tests.engine.requests import request
+from tests.eventually import eventually
+from tests.fakes import FakeModel
+
+
+async def test_a_picture_shows_its_prompt_and_its_seed(start) -> None:
+    driver = await start()
+    results = [await driver.run(request(prompt, seed=seed)) for prompt in "ab" for seed in (0, 1)]
+    for result in results:
+        assert_drawn_right(result)
+    assert len({result.images[0].data for result in results}) == 4
+
+
+async def test_a_crowd_of_all_kinds_is_drawn_right(start) -> None:
+    driver = await start(max_rows=6, max_running=5)
+    results = await driver.run_all(
+        request("plain"),
+        request("guided", guidance_scale=3.0, num_inference_steps=9),
+        request("negative", guidance_scale=2.0, negative_prompt="blue"),
+        request("pair", num_images=2, guidance_scale=2.0, scheduler="heun"),
+        request("wide", width=128, height=64, num_inference_steps=2),
+        request("tall", width=64, height=128),
+        request("many", num_images=7, guidance_scale=1.5),
+        request("quick", num_inference_steps=1),
+        request("important", priority=5),
+    )
+    for result in results:
+        assert_drawn_right(result)
+    assert max(call.num_rows for call in driver.model.calls) <= 6
+
+
+async def test_steps_of_different_requests_share_calls(start) -> None:
+    driver = await start(max_rows=8)
+    await driver.run_held(*[request(prompt) for prompt in "abcd"])
+    shared = [call for call in driver.model.calls if len(set(call.prompts)) == 4]
+    assert len(shared) >= 3
+    assert any(len(set(call.timesteps)) > 1 for call in driver.model.calls)
+
+
+async def test_reproducible_calls_always_have_the_same_size(start) -> None:
+    driver = await start(batching=Batching.REPRODUCIBLE, max_rows=4)
+    await driver.run_all(request("a"), request("b", num_images=3), request("c", num_images=5))
+    assert {call.num_rows for call in driver.model.calls} == {4}
+
+
+@pytest.mark.parametrize("image_format", ImageFormat)
+async def test_images_come_in_the_format_that_was_asked_for(
+    start, image_format: ImageFormat
+) -> None:
+    driver = await start()
+    options = OutputOptions(format=image_format, quality=95)
+    result = await driver.run(request(output=options))
+    assert result.images[0].media_type == f"image/{image_format.value}"
+    assert result.pixels[0].shape == (64, 64, 3)
+
+
+async def test_the_file_says_how_to_draw_it_again(start) -> None:
+    driver = await start()
+    result = await driver.run(request("twice", num_images=2, seed=2**63 - 1))
+    data = result.images[1].data
+    text = data[data.index(b'{"latentwire"') :].split(b"}}}")[0] + b"}}}"
+    described = json.loads(text)["request"]
+    assert described["prompt"] == "twice"
+    assert described["seed"] == result.images[1].seed == 0
+    again = await driver.run(request(described["prompt"], seed=described["seed"]))
+    assert (again.pixels[0] == result.pixels[1]).all()
+
+
+async def test_the_file_says_nothing_if_that_is_wished(start) -> None:
+    driver = await start()
+    result = await driver.run(request("secret", output=OutputOptions(metadata_omitted=True)))
+    assert b"secret" not in result.images[0].data
+    assert b"latentwire" not in result.images[0].data
+
+
+async def test_what_the_encoder_does_not_read_is_said_in_accepted(start) -> None:
+    driver = await start()
+    prompt = " ".join(f"w{number}" for number in range(80))
+    guided = request(prompt, negative_prompt=prompt, guidance_scale=2.0)
+    for wanted, fields in ((request(prompt), ["prompt"]), (guided, ["prompt", "negative_prompt"])):
+        accepted = (await driver.run(wanted)).events[0]
+        assert [warning.field for warning in accepted.warnings] == fields
+        assert {warning.reason for warning in accepted.warnings} == {"PROMPT_TRUNCATED"}
+        assert "w75 w76 w77 w78 w79" in accepted.warnings[0].message
+
+
+async def test_a_prompt_is_encoded_once_per_owner(start) -> None:
+    driver = await start()
+    for owner in ("ann", "ann", "bob"):
+        assert_drawn_right(await driver.run(request("again", owner=owner)))
+    assert driver.model.encoded_prompts == ["again", "again"]
+
+
+async def test_images_are_encoded_in_a_pool_where_the_device_is_not_the_processor(start) -> None:
+    driver = await start(FakeModel(device_name="cpu:0"))
+    result = await driver.run(request(num_images=3))
+    assert result.is_complete
+    assert sorted(image.index for image in result.images) == [0, 1, 2]
+    names = {thread.name for thread in threading.enumerate()}
+    assert any(name.startswith("latentwire-encode") for name in names)
+
+
+async def test_only_the_owner_finds_a_generation(start) -> None:
+    driver = await start()
+    wanted = request(owner="ann")
+    await driver.run(wanted)
+    assert driver.engine.get(wanted.generation_id, owner="ann").state is GenerationState.SUCCEEDED
+    for face in (driver.engine.get, driver.engine.cancel):
+        with pytest.raises(GenerationNotFound):
+            face(wanted.generation_id, owner="bob")
+        with pytest.raises(GenerationNotFound):
+            face("unknown", owner="ann")
+
+
+async def test_the_list_shows_ones_own_in_the_order_served(start) -> None:
+    driver = await start(max_running=1)
+    driver.model.hold()
+    running, low, high = request("a"), request("b"), request("c", priority=3)
+    foreign = request("d", owner="bob")
+    streams = [driver.engine.submit(running)]
+    await eventually(lambda: driver.model.calls)
+    streams += [driver.engine.submit(one) for one in (low, high, foreign)]
+    listed = driver.engine.list(owner="")
+    assert [one.request.prompt for one in listed] == ["a", "c", "b"]
+    assert [one.ahead_count for one in listed] == [0, 0, 1]
+    assert [one.state.value for one in listed] == ["running", "queued", "queued"]
+    assert [one.request.prompt for one in driver.engine.list(owner="bob")] == ["d"]
+    status = driver.engine.status()
+    assert (status.queued_count, status.running_count) == (3, 1)
+    for stream in streams:
+        await stream.aclose()
+    assert driver.engine.list(owner="") == ()
+
+
+async def test_a_snapshot_follows_the_generation(start) -> None:
+    driver = await start()
+    driver.model.hold()
+    wanted = request(num_inference_steps=4)
+    stream = driver.engine.submit(wanted)
+    driver.model.release(2)
+    await eventually(lambda: driver.engine.get(wanted.generation_id, owner="").step == 2)
+    snapshot = driver.engine.get(wanted.generation_id, owner="")
+    assert 0 < snapshot.fraction < 1
+    assert snapshot.end_time is None
+    driver.model.let_go()
+    await read(stream, wanted)
+    snapshot = driver.engine.get(wanted.generation_id, owner="")
+    assert (snapshot.step, snapshot.fraction) == (4, 1.0)
+    assert snapshot.end_time >= snapshot.create_time
+
+
+async def test_an_unknown_model_is_named(start) -> None:
+    driver = await start()
+    with pytest.raises(ModelNotFound) as caught:
+        driver.engine.submit(request(model="other"))
+    assert (caught.value.name, caught.value.known) == ("other", ("fake",))
+
+
+async def test_a_model_added_later_draws(start) -> None:
+    driver = await start()
+    driver.engine.add_model(FakeModel(id="second"))
+    assert_drawn_right(await driver.run(request(model="second")))
+
+
+async def test_models_do_not_share_calls_and_take_turns(start) -> None:
+    second = FakeModel(id="second")
+    driver = await start()
+    driver.engine.add_model(second)
+    results = await driver.run_all(request("a"), request("b", model="second"))
+    for result in results:
+        assert_drawn_right(result)
+    assert all(set(call.prompts) == {"b"} for call in second.calls)
+
+
+async def test_the_device_thread_sleeps_when_there_is_nothing_to_do(start) -> None:
+    driver = await start()
+    await driver.run(request())
+    before = time.process_time()
+    await asyncio.sleep(0.3)  # The pause is what is measured.
+    assert time.process_time() - before < 0.1
+
+
+async def test_a_stream_that_is_left_to_the_collector_is_complained_about_and_cancelled(
+    start,
+) -> None:
+    driver = await start()
+    driver.model.hold()
+    wanted = request()
+    stream = driver.engine.submit(wanted)
+    await eventually(lambda: driver.model.calls)
+    streams = [stream]
+    del stream
+    with pytest.warns(ResourceWarning, match=wanted.generation_id):
+        streams.clear()
+    await eventually(lambda: driver.state(wanted) is GenerationState.CANCELLED)
+
+
+async def test_nothing_is_left_behind_after_many_generations(start) -> None:
+    driver = await start()
+    for _ in range(5):
+        results = await driver.run_all(*[request(prompt) for prompt in "abcdef"])
+        assert all(result.is_complete for result in results)
+    del results
+    await driver.engine.aclose()
+    driver.engine = Engine({}, EngineSettings())
+    gc.collect()
+    alive = [type(one) for one in gc.get_objects() if type(one) in {Trajectory, Channel}]
+    assert alive == []
+
+
+async def test_closing_twice_and_closing_before_the_start_are_fine(start) -> None:
+    driver = await start()
+    await driver.engine.aclose()
+    await driver.engine.aclose()
+    await Engine({}, EngineSettings()).aclose()

@@ -1,0 +1,118 @@
+"""One trajectory's arithmetic, step by step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentwire_server.engine.errors import NonFiniteOutput
+from latentwire_server.engine.generation import Generation
+from latentwire_server.engine.lifecycle import Stage
+from latentwire_server.engine.trajectory import Phase, Trajectory
+from latentwire_server.models.model import Conditioning
+from tests.engine.requests import request
+from tests.fakes import FakeModel
+
+
+def begun(**changes: object) -> Trajectory:
+    wanted = request(**changes)
+    generation = Generation(
+        wanted, arrival=0, latent_area=64, num_evaluations=4, on_change=lambda: None
+    )
+    model = FakeModel()
+    trajectory = Trajectory(generation, phase=Phase.of(wanted, model))
+    negative = model.encode_prompt(wanted.negative_prompt, clip_skip=0)
+    trajectory.condition(
+        model.encode_prompt(wanted.prompt, clip_skip=0),
+        negative=negative if wanted.uses_guidance else None,
+    )
+    return trajectory
+
+
+def zeros(trajectory: Trajectory) -> torch.Tensor:
+    return torch.zeros_like(trajectory.rows().latents)
+
+
+def test_each_image_starts_from_the_noise_of_its_own_seed() -> None:
+    trajectory = begun(num_images=3, seed=5)
+    alone = [begun(seed=seed).latents[0] for seed in (5, 6, 7)]
+    assert torch.equal(trajectory.latents, torch.stack(alone))
+    generator = torch.Generator("cpu").manual_seed(5)
+    assert torch.equal(alone[0][None], torch.randn((1, 4, 8, 8), generator=generator))
+
+
+def test_unconditional_rows_come_first() -> None:
+    rows = begun(guidance_scale=2.0, num_images=2, negative_prompt="no").rows()
+    assert rows.latents.shape == (4, 4, 8, 8)
+    negative, text = rows.conditioning[0], rows.conditioning[2]
+    assert [one is negative for one in rows.conditioning] == [True, True, False, False]
+    assert [one is text for one in rows.conditioning] == [False, False, True, True]
+
+
+def test_without_guidance_there_is_one_row_per_image() -> None:
+    rows = begun(guidance_scale=1.0, num_images=2).rows()
+    assert (rows.latents.shape[0], len(rows.conditioning)) == (2, 2)
+
+
+def test_asking_for_rows_changes_nothing() -> None:
+    trajectory = begun(scheduler="heun")
+    first, second = trajectory.rows(), trajectory.rows()
+    assert torch.equal(first.latents, second.latents)
+    assert (first.timestep, trajectory.position) == (second.timestep, 0)
+
+
+def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
+    trajectory = begun(guidance_scale=3.0)
+    latents = trajectory.latents
+    original = trajectory.advance(
+        torch.stack([torch.full((4, 8, 8), 1.0), torch.full((4, 8, 8), 2.0)]),
+        wants_original=True,
+    )
+    # 1 + 3 * (2 - 1)
+    assert torch.equal(original, latents - 4.0)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [("euler", [1, 2, 3, 4]), ("heun", [0, 1, 1, 2, 2, 3, 4])],
+)
+def test_steps_are_derived_from_evaluations(scheduler: str, expected: list[int]) -> None:
+    trajectory = begun(scheduler=scheduler, num_inference_steps=4)
+    steps, fractions = [], [trajectory.fraction]
+    while trajectory.stage is Stage.DENOISING:
+        assert trajectory.step_after(1) == trajectory.step or trajectory.step_after(1) > 0
+        trajectory.advance(zeros(trajectory), wants_original=False)
+        steps.append(trajectory.step)
+        fractions.append(trajectory.fraction)
+    assert steps == expected
+    assert fractions == sorted(fractions)
+    assert fractions[-1] < 1.0
+
+
+def test_each_image_is_taken_once_for_decoding() -> None:
+    trajectory = begun(num_images=2, num_inference_steps=1)
+    trajectory.advance(zeros(trajectory), wants_original=False)
+    assert trajectory.candidate.needs_decoding
+    images = [trajectory.take_image() for _ in range(2)]
+    assert torch.equal(torch.cat(images), trajectory.latents)
+    assert trajectory.stage is Stage.DONE
+    assert trajectory.fraction == 1.0
+
+
+def test_latents_that_are_not_finite_are_an_error() -> None:
+    trajectory = begun(guidance_scale=2.0)
+    huge = torch.stack([torch.full((4, 8, 8), -3e38), torch.full((4, 8, 8), 3e38)])
+    with pytest.raises(NonFiniteOutput):
+        trajectory.advance(huge, wants_original=False)
+
+
+def test_trajectories_of_another_size_or_model_are_of_another_group() -> None:
+    groups = {begun().candidate.group, begun(width=128).candidate.group}
+    assert len(groups) == 2
+    assert begun(guidance_scale=5.0, scheduler="heun").candidate.group in groups
+
+
+def test_conditioning_is_shared_by_all_images() -> None:
+    trajectory = begun(num_images=3)
+    assert isinstance(trajectory.rows().conditioning[0], Conditioning)
+    assert len(set(map(id, trajectory.rows().conditioning))) == 1

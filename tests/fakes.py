@@ -1,0 +1,263 @@
+"""A model by arithmetic: same protocol as the real ones, pictures that can be checked by hand.
+
+Latents are pulled towards a colour that the prompt decides, and keep a trace of the seed's noise;
+decoding shows the first three channels. So a picture tells which prompt and which seed made it, and
+the expected one can be computed without the engine (``expected_pixels``).
+
+For tests it also has a log of every denoiser call, a barrier (``hold`` / ``release``) and faults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from latentwire_server.models.info import (
+    ModelDefaults,
+    ModelInfo,
+    ModelLimits,
+    SchedulerChoice,
+    SchedulerInfo,
+)
+from latentwire_server.models.model import Conditioning, DenoiserInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+LATENT_CHANNELS = 4
+SIZE_FACTOR = 8
+MAX_WORDS = 75
+TRACE = 0.05
+"""How much of the first noise is left in the finished picture."""
+HOLD_TIMEOUT_S = 30.0
+HELD_TOO_LONG = f"held for more than {HOLD_TIMEOUT_S} s"
+
+Fault = tuple["Callable[[Call], bool]", "Callable[[torch.Tensor, Call], torch.Tensor]"]
+"""When, and what becomes of the prediction (or of the call, if it raises)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One denoiser call."""
+
+    number: int
+    """Counted from 1."""
+    prompts: tuple[str, ...]
+    """Of each row, padding included."""
+    timesteps: tuple[float, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.prompts)
+
+
+class FakeScheduler:
+    """Shrinks the distance to the target by the same factor at each evaluation."""
+
+    def __init__(
+        self, choice: SchedulerChoice, *, num_inference_steps: int, fault: Callable[[int], None]
+    ) -> None:
+        self._choice = choice
+        self._fault = fault
+        self.num_evaluations = num_inference_steps
+        if choice.id == "heun":
+            self.num_evaluations = 2 * num_inference_steps - 1
+        self.init_noise_sigma = 1.0
+
+    def timestep(self, position: int) -> float:
+        return 999.0 * (1 - position / self.num_evaluations)
+
+    def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
+        del position
+        return latents
+
+    def predicted_original(
+        self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
+    ) -> torch.Tensor:
+        del position
+        return latents - noise_pred
+
+    def step(
+        self,
+        noise_pred: torch.Tensor,
+        latents: torch.Tensor,
+        position: int,
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        self._fault(position)
+        stepped = latents - noise_pred * (1 - TRACE ** (1 / self.num_evaluations))
+        if self._choice.id == "euler-a":
+            fresh = [torch.randn(latents.shape[1:], generator=one) for one in generators]
+            stepped = stepped + 0.01 * torch.stack(fresh)
+        return stepped
+
+
+@dataclass(eq=False)
+class FakeModel:
+    """Honours ``DiffusionModel``; everything public here besides that is for tests."""
+
+    id: str = "fake"
+    device_name: str = "cpu"
+    dtype_name: str = "float32"
+    call_s: float = 0.0
+    """How long a denoiser call takes."""
+    faults: list[Fault] = field(default_factory=list)
+    decode_faults: list[Fault] = field(default_factory=list)
+    scheduler_faults: dict[tuple[str, int], Exception] = field(default_factory=dict)
+    """By scheduler id and position."""
+    calls: list[Call] = field(default_factory=list)
+    num_decodes: int = 0
+    encoded_prompts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._is_held = threading.Event()
+        self._permits = threading.Semaphore(0)
+        self._prompt_of: dict[bytes, str] = {}
+        self._busy = threading.Lock()
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            id=self.id,
+            display_name="Fake",
+            family="fake",
+            revision="sha256:fake",
+            schedulers=(
+                SchedulerInfo(id="euler", sigmas=("default", "karras")),
+                SchedulerInfo(id="euler-a"),
+                SchedulerInfo(id="heun", evaluations_per_step=2),
+            ),
+            limits=ModelLimits(max_side=1024, max_pixels=1024 * 1024, max_clip_skip=2),
+            defaults=ModelDefaults(
+                width=64,
+                height=64,
+                num_inference_steps=4,
+                guidance_scale=2.0,
+                scheduler=SchedulerChoice(id="euler"),
+            ),
+            aliases=(f"{self.id}-alias",),
+        )
+
+    def dropped_text(self, prompt: str) -> str:
+        return " ".join(prompt.split(" ")[MAX_WORDS:])
+
+    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
+        return (LATENT_CHANNELS, height // SIZE_FACTOR, width // SIZE_FACTOR)
+
+    def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
+        self.encoded_prompts.append(prompt)
+        embeds = torch.from_numpy(colour_of(prompt, clip_skip=clip_skip)[None])
+        self._prompt_of[embeds.numpy().tobytes()] = prompt
+        return Conditioning(prompt_embeds=embeds)
+
+    def create_scheduler(
+        self, choice: SchedulerChoice, *, num_inference_steps: int
+    ) -> FakeScheduler:
+        known = {info.id: info.sigmas for info in self.info.schedulers}
+        if choice.sigmas not in known.get(choice.id, ()):
+            message = f"no such scheduler: {choice}"
+            raise ValueError(message)
+
+        def fault(position: int) -> None:
+            error = self.scheduler_faults.get((choice.id, position))
+            if error is not None:
+                raise error
+
+        return FakeScheduler(choice, num_inference_steps=num_inference_steps, fault=fault)
+
+    def denoise(self, rows: DenoiserInput) -> torch.Tensor:
+        if not self._busy.acquire(blocking=False):
+            message = "two calls at once"
+            raise AssertionError(message)
+        try:
+            return self._denoise(rows)
+        finally:
+            self._busy.release()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self.num_decodes += 1
+        image = latents[0, :3].repeat_interleave(SIZE_FACTOR, 1).repeat_interleave(SIZE_FACTOR, 2)
+        call = Call(number=self.num_decodes, prompts=(), timesteps=())
+        return _with_faults(image.clamp(0, 1), call, self.decode_faults)
+
+    def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents[0, :3].clamp(0, 1)
+
+    def hold(self) -> None:
+        """Makes every denoiser call wait, after it is logged, for ``release``."""
+        self._is_held.set()
+
+    def release(self, num_calls: int = 1) -> None:
+        """Lets so many calls through."""
+        self._permits.release(num_calls)
+
+    def let_go(self) -> None:
+        """Ends the holding."""
+        self._is_held.clear()
+        self._permits.release(1000)
+
+    def calls_with(self, prompt: str) -> list[Call]:
+        """Returns the calls that had a row of ``prompt``."""
+        return [call for call in list(self.calls) if prompt in call.prompts]
+
+    def _denoise(self, rows: DenoiserInput) -> torch.Tensor:
+        call = Call(
+            number=len(self.calls) + 1,
+            prompts=tuple(
+                self._prompt_of.get(row.prompt_embeds.numpy().tobytes(), "?")
+                for row in rows.conditioning
+            ),
+            timesteps=tuple(rows.timesteps.tolist()),
+        )
+        self.calls.append(call)
+        if self._is_held.is_set() and not self._permits.acquire(timeout=HOLD_TIMEOUT_S):
+            raise AssertionError(HELD_TOO_LONG)
+        if self.call_s:
+            time.sleep(self.call_s)
+        targets = torch.stack([row.prompt_embeds[0] for row in rows.conditioning])
+        return _with_faults(rows.latents - targets[:, :, None, None], call, self.faults)
+
+
+def _with_faults(result: torch.Tensor, call: Call, faults: Sequence[Fault]) -> torch.Tensor:
+    for when, what in list(faults):
+        if when(call):
+            result = what(result, call)
+    return result
+
+
+def colour_of(prompt: str, *, clip_skip: int = 0) -> np.ndarray:
+    """Returns the target that a prompt pulls to: red, green, blue, and a channel unseen."""
+    digest = hashlib.sha256(f"{prompt}\0{clip_skip}".encode()).digest()
+    values = 0.3 + 0.4 * np.frombuffer(digest[:LATENT_CHANNELS], dtype=np.uint8) / 255
+    return values.astype(np.float32)
+
+
+def expected_pixels(
+    prompt: str,
+    *,
+    seed: int,
+    negative_prompt: str = "",
+    guidance_scale: float = 1.0,
+    width: int = 64,
+    height: int = 64,
+) -> np.ndarray:
+    """Returns the picture that an ``euler`` or ``heun`` request is to give, (h, w, 3) uint8.
+
+    Within rounding: the engine multiplies step by step what is one multiplication here.
+    """
+    target = colour_of(prompt)
+    if guidance_scale > 1.0:
+        negative = colour_of(negative_prompt)
+        target = negative + guidance_scale * (target - negative)
+    shape = (1, LATENT_CHANNELS, height // SIZE_FACTOR, width // SIZE_FACTOR)
+    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))[0].numpy()
+    latents = target[:, None, None] + TRACE * (noise - target[:, None, None])
+    image = latents[:3].clip(0, 1).repeat(SIZE_FACTOR, axis=1).repeat(SIZE_FACTOR, axis=2)
+    return (image.transpose(1, 2, 0) * 255).round().astype(np.uint8)
