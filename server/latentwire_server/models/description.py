@@ -1,0 +1,193 @@
+"""What a loaded model can do, read off its parts and its folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from latentwire_server.models.info import (
+    ModelDefaults,
+    ModelInfo,
+    ModelLimits,
+    SchedulerChoice,
+)
+from latentwire_server.models.inspection import read_json
+from latentwire_server.models.schedulers import choice_of, scheduler_infos
+from latentwire_server.models.source import LoadError
+from latentwire_server.models.stable_diffusion import (
+    FAMILY,
+    STABLE_DIFFUSION_1,
+    LatentProjection,
+    vae_scale_factor,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from latentwire_server.models.source import ModelSource
+    from latentwire_server.models.stable_diffusion import Components
+
+SETTINGS_FILE: Final = "latentwire.json"
+"""In a model folder: its display name and defaults, where diffusers has no place for them."""
+PREVIEW_FILE: Final = "preview.json"
+"""In a model folder: the linear projection of its latents to RGB, for previews."""
+_NUM_INFERENCE_STEPS: Final = 25
+_GUIDANCE_SCALE: Final = 7.5
+_MAX_NATIVE_MULTIPLE: Final = 4
+
+
+def describe(
+    source: ModelSource,
+    parts: Components,
+    *,
+    revision: str,
+    settings: Mapping[str, object],
+) -> ModelInfo:
+    """Returns what clients see of a model.
+
+    Args:
+        source: where it came from.
+        parts: what it is made of.
+        revision: a hub commit or a digest.
+        settings: the content of its ``latentwire.json``, empty if it has none.
+
+    Raises:
+        LoadError: it is of a kind that is not served, or its settings are wrong.
+    """
+    config = parts.unet.config
+    _refuse_other_kinds(source.source, config)
+    _refuse_strangers(source.source, parts)
+    factor = vae_scale_factor(parts.vae)
+    height, width = _pair(config.sample_size)
+    native = ModelDefaults(
+        width=width * factor,
+        height=height * factor,
+        num_inference_steps=_NUM_INFERENCE_STEPS,
+        guidance_scale=_GUIDANCE_SCALE,
+        scheduler=_own_choice(source.source, parts.scheduler_config),
+    )
+    max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
+    return ModelInfo(
+        id=source.id,
+        display_name=source.display_name or str(settings.get("display_name") or source.id),
+        family=FAMILY,
+        revision=revision,
+        schedulers=scheduler_infos(),
+        limits=ModelLimits(
+            min_side=min(64, native.width, native.height),
+            max_side=max_side,
+            side_multiple=factor,
+            max_pixels=max_side * max_side,
+            max_clip_skip=max(0, parts.text_encoder.config.num_hidden_layers - 1),
+        ),
+        defaults=_with_overrides(source.source, native, settings.get("defaults")),
+        aliases=source.aliases,
+    )
+
+
+def read_overrides(folder: Path) -> Mapping[str, object]:
+    """Returns the content of a folder's ``latentwire.json``, empty if it has none."""
+    path = folder / SETTINGS_FILE
+    return read_json(path, source=str(folder)) if path.exists() else {}
+
+
+def latent_projection(folder: Path) -> LatentProjection:
+    """Returns a folder's own projection of latents to RGB, or Stable Diffusion 1.x's."""
+    path = folder / PREVIEW_FILE
+    if not path.exists():
+        return STABLE_DIFFUSION_1
+    content = read_json(path, source=str(folder))
+    try:
+        return LatentProjection(
+            factors=[_numbers(row) for row in _list(content["latent_rgb_factors"])],
+            bias=_numbers(content["latent_rgb_bias"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise LoadError(str(folder), f"{PREVIEW_FILE} is not a projection to RGB") from None
+
+
+def _numbers(value: object) -> list[float]:
+    return [_number(one) for one in _list(value)]
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _refuse_other_kinds(source: str, config: Mapping[str, object]) -> None:
+    reasons = {
+        "its UNet takes a mask (inpainting model), which is not served yet": (
+            config["in_channels"] != config["out_channels"]
+        ),
+        "its UNet takes a guidance embedding (LCM), which is not served yet": (
+            config["time_cond_proj_dim"] is not None
+        ),
+        "its UNet takes added conditions (SDXL), which are not served yet": (
+            # "text" is no condition of its own: the UNet pools the prompt's embeddings itself.
+            config["addition_embed_type"] not in (None, "text")
+            or config["class_embed_type"] is not None
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise LoadError(source, reason)
+
+
+def _refuse_strangers(source: str, parts: Components) -> None:
+    """Refuses parts of different models, which would fail at the first request.
+
+    A token beyond the vocabulary is worst: on a GPU it breaks the device for the whole process.
+    """
+    encoder, tokenizer, unet = parts.text_encoder.config, parts.tokenizer, parts.unet.config
+    reasons = {
+        "the tokenizer has more tokens than the text encoder": len(tokenizer) > encoder.vocab_size,
+        "the tokenizer's model_max_length is missing or beyond the text encoder's": (
+            tokenizer.model_max_length > encoder.max_position_embeddings
+        ),
+        "the UNet's cross_attention_dim is not the text encoder's hidden_size": (
+            unet.cross_attention_dim != encoder.hidden_size
+        ),
+        "the UNet's in_channels are not the autoencoder's latent_channels": (
+            unet.in_channels != parts.vae.config.latent_channels
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise LoadError(source, reason)
+
+
+def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
+    predicts = config.get("prediction_type", "epsilon")
+    if predicts not in ("epsilon", "v_prediction"):
+        # Half of the schedulers cannot take "sample", and would fail in the middle of an image.
+        raise LoadError(source, f"prediction_type {predicts!r} is not epsilon or v_prediction")
+    try:
+        return choice_of(config)
+    except ValueError as error:
+        raise LoadError(source, str(error)) from None
+
+
+def _with_overrides(source: str, native: ModelDefaults, given: object) -> ModelDefaults:
+    if given is None:
+        return native
+    try:
+        values = dict(given)  # type: ignore[call-overload]  # checked by what it raises
+        if "scheduler" in values:
+            values["scheduler"] = SchedulerChoice(**values["scheduler"])
+        return replace(native, **values)
+    except (TypeError, ValueError):
+        raise LoadError(source, f"the defaults in {SETTINGS_FILE} are not understood") from None
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) of a UNet's ``sample_size``, which is one number or two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

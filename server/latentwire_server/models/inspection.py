@@ -1,0 +1,180 @@
+"""What may be read out of a model folder: decided from its content, before anything is loaded.
+
+A model folder is somebody else's data. Only safetensors weights are read, told by their header and
+not by their name; components are built from a list of classes that we know; nothing is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final
+
+from latentwire_server.models.schedulers import SCHEDULERS
+from latentwire_server.models.source import LoadError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALLOWED: Final = {
+    "tokenizer": {("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")},
+    "text_encoder": {("transformers", "CLIPTextModel")},
+    "unet": {("diffusers", "UNet2DConditionModel")},
+    "vae": {("diffusers", "AutoencoderKL"), ("diffusers", "AutoencoderTiny")},
+    "scheduler": {("diffusers", kind.class_name) for kind in SCHEDULERS.values()},
+}
+"""The components that a model is built of, and the classes that each may have."""
+
+WEIGHTS: Final = ("text_encoder", "unet", "vae")
+PIPELINES: Final = ("StableDiffusionPipeline",)
+_PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_MAX_HEADER_BYTES: Final = 100_000_000
+_MAX_JSON_BYTES: Final = 10_000_000
+_SAMPLE_BYTES: Final = 1 << 20
+
+
+def read_components(folder: Path) -> dict[str, str]:
+    """Returns the class name of each component of a diffusers folder.
+
+    Raises:
+        LoadError: it is no such folder, or one of classes that we do not build.
+    """
+    source = str(folder)
+    index = read_json(folder / "model_index.json", source=source)
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        reason = f"pipeline class {pipeline!r} is not supported; supported: {', '.join(PIPELINES)}"
+        raise LoadError(source, reason)
+    found = {}
+    for name, allowed in ALLOWED.items():
+        entry = index.get(name)
+        if entry not in [list(pair) for pair in allowed]:
+            known = ", ".join(sorted(class_name for _, class_name in allowed))
+            raise LoadError(source, f"{name} is {entry!r}; supported: {known}")
+        found[name] = str(entry[1])
+    return found
+
+
+def check_folder(folder: Path, *, variant: str | None, root: Path) -> tuple[Path, ...]:
+    """Checks every file that loading would read; returns the weights.
+
+    Args:
+        folder: the diffusers folder.
+        variant: the variant of the weights that will be loaded.
+        root: nothing outside of it may be reached through a symbolic link.
+
+    Raises:
+        LoadError: a file may not be read.
+    """
+    for path in folder.rglob("*"):
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise LoadError(str(folder), f"{path.name} is a link that leads out of the folder")
+    read_components(folder)
+    weights: list[Path] = []
+    for component in WEIGHTS:
+        weights += _weights(folder, component, variant=variant)
+        _refuse_detours(folder, component)
+    return tuple(weights)
+
+
+def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]:
+    files = sorted((folder / component).glob("*"))
+    checkable = [path for path in files if path.suffix == ".safetensors"]
+    found = checkable
+    if variant is not None:
+        # A shard's name goes on with its number: model.fp16-00001-of-00002.safetensors.
+        marks = (f".{variant}.", f".{variant}-")
+        found = [path for path in checkable if any(mark in path.name for mark in marks)]
+    if not found:
+        pickles = [path.name for path in files if path.suffix.lower() in _PICKLES]
+        reason = f"{component} has no .safetensors weights"
+        if variant is not None:
+            reason += f" of variant {variant!r}"
+        if pickles:
+            reason += f"; {pickles[0]} is a pickle, which can run code, and is never read"
+        raise LoadError(str(folder), reason)
+    for path in checkable:
+        check_safetensors(path, source=str(folder))
+    return found
+
+
+def _refuse_detours(folder: Path, component: str) -> None:
+    """Refuses settings that would make the libraries read other weights than the checked ones.
+
+    An index of shards may name any file, a pickle too, which both libraries then unpickle although
+    they are told to use safetensors; an adapter may name a hub repository.
+    """
+    source, place = str(folder), folder / component
+    if (place / "adapter_config.json").exists():
+        raise LoadError(source, f"{component} is an adapter, which is not supported")
+    config = read_json(place / "config.json", source=source)
+    for key in ("transformers_weights", "quantization_config"):
+        if config.get(key) is not None:
+            raise LoadError(source, f"{component} has {key} in config.json, which is not supported")
+    known = {path.name for path in place.glob("*.safetensors")}
+    for index in sorted(place.glob("*.safetensors.index*.json")):
+        shards = read_json(index, source=source).get("weight_map")
+        named = shards.values() if isinstance(shards, dict) else [None]
+        strange = [repr(name) for name in named if not isinstance(name, str) or name not in known]
+        if strange:
+            reason = f"{component}/{index.name} names {strange[0]}, which is no weights file there"
+            raise LoadError(source, reason)
+
+
+def check_safetensors(path: Path, *, source: str) -> None:
+    """Checks that a file is safetensors, whatever its name says.
+
+    The format: 8 bytes of header length, little-endian, then that many bytes of JSON
+    (https://huggingface.co/docs/safetensors).
+
+    Raises:
+        LoadError: it is something else.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        is_sane = len(start) == 8 and 2 <= length <= min(_MAX_HEADER_BYTES, size - 8)  # noqa: PLR2004
+        header = file.read(length) if is_sane else b""
+    try:
+        is_json = isinstance(json.loads(header), dict)
+    except (ValueError, RecursionError):
+        is_json = False
+    if not is_json:
+        raise LoadError(source, f"{path.name} is not a safetensors file, whatever its name says")
+
+
+def read_json(path: Path, *, source: str) -> dict[str, object]:
+    """Returns a JSON object from a file.
+
+    Raises:
+        LoadError: there is no such file, or it holds something else.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise LoadError(source, f"{path.name} is too large to be a configuration")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(source, f"it has no {path.name}") from None
+    except (OSError, ValueError, RecursionError):
+        raise LoadError(source, f"{path.name} cannot be read as JSON") from None
+    if not isinstance(content, dict):
+        raise LoadError(source, f"{path.name} is not a JSON object")
+    return content
+
+
+def digest(weights: tuple[Path, ...], *, folder: Path) -> str:
+    """Returns ``sha256:`` and a digest that tells one set of weights from another.
+
+    Of each file its place, its size, and its first and last MiB: reading gigabytes whole would cost
+    more time than loading them.
+    """
+    total = hashlib.sha256()
+    for path in weights:
+        size = path.stat().st_size
+        total.update(f"{path.relative_to(folder)} {size}\n".encode())
+        with path.open("rb") as file:
+            total.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            total.update(file.read())
+    return f"sha256:{total.hexdigest()[:32]}"

@@ -1,0 +1,199 @@
+"""Loads a model: from a diffusers folder, a hub id, or a single ``.safetensors`` checkpoint.
+
+Runs in a thread of its own, before the model is handed to the engine. Downloads first, then looks,
+then loads offline: what was looked at is what is loaded. Never runs code that comes with a model.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import diffusers
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from latentwire_server.models.description import describe, latent_projection, read_overrides
+from latentwire_server.models.inspection import (
+    check_folder,
+    check_safetensors,
+    digest,
+    read_components,
+    read_json,
+)
+from latentwire_server.models.precision import choose_device, choose_dtype
+from latentwire_server.models.single_file import load_single_file
+from latentwire_server.models.source import LoadError, ModelSource, embedded_source
+from latentwire_server.models.stable_diffusion import Components, StableDiffusion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from latentwire_server.models.info import ModelInfo
+
+__all__ = ["LoadError", "ModelSource", "embedded_source", "load_model"]
+
+_DOWNLOADED: Final = ("*.json", "*.txt", "*.safetensors")
+_CONVOLUTION_DIMENSIONS: Final = 4
+
+_Loaded = tuple[torch.nn.Module, dict[str, list[object]]]
+
+
+def load_model(source: ModelSource) -> StableDiffusion:
+    """Loads a model onto its device.
+
+    Raises:
+        LoadError: it cannot be had or is not to be trusted; one line says why.
+        PrecisionError: the device or the number format cannot be had here.
+    """
+    device = choose_device(source.device)
+    dtype = choose_dtype(source.dtype, device)
+    path = Path(source.source).expanduser()
+    if path.is_file():
+        check_safetensors(path, source=source.source)
+        parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
+        revision = digest((path,), folder=path.parent)
+        settings: Mapping[str, object] = {}
+    else:
+        folder, root, commit = _folder(source, path)
+        weights = check_folder(folder, variant=source.variant, root=root)
+        parts = _load_folder(folder, variant=source.variant, dtype=dtype)
+        revision = commit or digest(weights, folder=folder)
+        settings = read_overrides(folder)
+    _check_weights(parts, source=source.source)
+    components = _place(parts, device=device)
+    info = describe(source, components, revision=revision, settings=settings)
+    return StableDiffusion(_with_limits(info, source.limit_overrides), components)
+
+
+def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:
+    """Returns the folder, what its links may reach, and the hub's commit if it is from there."""
+    if path.is_dir():
+        return path, path, None
+    looks_local = path.is_absolute() or source.source.startswith((".", "~"))
+    if looks_local or source.source.count("/") != 1:
+        raise LoadError(source.source, "there is no such folder or file, and it is no hub id")
+    snapshot = _download(source)
+    # The hub's cache keeps the files in `blobs`, beside `snapshots`.
+    return snapshot, snapshot.parent.parent, snapshot.name
+
+
+def _download(source: ModelSource) -> Path:
+    try:
+        return Path(
+            snapshot_download(
+                source.source,
+                revision=source.revision,
+                token=source.token,
+                allow_patterns=list(_DOWNLOADED),
+            )
+        )
+    except LocalEntryNotFoundError:
+        reason = "it is neither in the local cache, nor can the hub be reached"
+    except HFValidationError:
+        reason = "it is no folder, no file and no valid hub id"
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no")
+        reason = f"the hub answered with status {status}; private models need HF_TOKEN"
+    except OSError as error:
+        reason = f"the download failed: {os.strerror(error.errno) if error.errno else 'no network'}"
+    raise LoadError(source.source, reason)
+
+
+def _load_folder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Components:
+    classes = read_components(folder)
+    unet: object = diffusers.UNet2DConditionModel
+    vae: object = getattr(diffusers, classes["vae"])
+    try:
+        return Components(
+            tokenizer=transformers.CLIPTokenizer.from_pretrained(
+                folder / "tokenizer", local_files_only=True
+            ),
+            text_encoder=cast(
+                "transformers.CLIPTextModel",
+                _load(
+                    transformers.CLIPTextModel, folder, "text_encoder", variant=variant, dtype=dtype
+                ),
+            ),
+            unet=cast(
+                "diffusers.UNet2DConditionModel",
+                _load(unet, folder, "unet", variant=variant, torch_dtype=dtype),
+            ),
+            vae=cast(
+                "diffusers.AutoencoderKL | diffusers.AutoencoderTiny",
+                _load(vae, folder, "vae", variant=variant, torch_dtype=dtype),
+            ),
+            scheduler_config=read_json(
+                folder / "scheduler" / "scheduler_config.json", source=str(folder)
+            ),
+            projection=latent_projection(folder),
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        # The libraries' texts run over many lines; the first one says what it is.
+        reason = f"a component does not load ({type(error).__name__}: {_first_line(error)})"
+        raise LoadError(str(folder), reason) from error
+
+
+def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
+    """Loads one component, and returns it if every tensor of it came from its file."""
+    from_pretrained = cast("Callable[..., _Loaded]", kind.from_pretrained)  # type: ignore[attr-defined]  # untyped library
+    module, report = from_pretrained(
+        folder / name,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **options,
+    )
+    for problem in ("missing_keys", "mismatched_keys"):
+        keys = [str(key) for key in report.get(problem) or () if "position_ids" not in str(key)]
+        if keys:
+            said = problem.replace("_keys", "")
+            raise LoadError(str(folder), f"{name} has {len(keys)} {said} tensors, first {keys[0]}")
+    return module
+
+
+def _check_weights(parts: Components, *, source: str) -> None:
+    for name in ("text_encoder", "unet", "vae"):
+        module = _of(getattr(parts, name))
+        for key, tensor in module.state_dict().items():
+            if tensor.is_meta:
+                # What a single-file checkpoint lacks is left without storage.
+                raise LoadError(source, f"{name} has no tensor {key}")
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise LoadError(source, f"{name} has NaN or infinity in {key}")
+
+
+def _place(parts: Components, *, device: torch.device) -> Components:
+    """Moves the parts to the device, ready to compute.
+
+    channels_last is faster wherever convolutions are: 24 % for Stable Diffusion 1.5's UNet and more
+    than twofold for its autoencoder, on a CPU (measured).
+    """
+    for module in (parts.text_encoder, parts.unet, parts.vae):
+        _of(module).to(device).eval().requires_grad_(requires_grad=False)
+    for module in (parts.unet, parts.vae):
+        _in_channels_last(_of(module))
+    return parts
+
+
+def _of(module: object) -> torch.nn.Module:
+    """Returns a component as the module that it is; its library's types do not say so."""
+    return cast("torch.nn.Module", module)
+
+
+def _in_channels_last(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        if parameter.dim() == _CONVOLUTION_DIMENSIONS:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+
+
+def _with_limits(info: ModelInfo, overrides: Mapping[str, int]) -> ModelInfo:
+    return replace(info, limits=replace(info.limits, **overrides)) if overrides else info
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]

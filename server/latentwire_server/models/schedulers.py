@@ -1,0 +1,268 @@
+"""Samplers: kebab-case ids, the diffusers classes behind them, and one object per trajectory.
+
+A scheduler is made from the model's own scheduler configuration with diffusers' ``from_config``,
+so that its picture is the one of a pipeline whose scheduler was swapped in the documented way.
+Its state belongs to one trajectory. Device thread only, but for ``scheduler_infos``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
+
+import diffusers
+
+from latentwire_server.models.info import SchedulerChoice, SchedulerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+SIGMAS_FLAGS: Final[Mapping[str, str]] = {
+    "karras": "use_karras_sigmas",
+    "exponential": "use_exponential_sigmas",
+    "beta": "use_beta_sigmas",
+}
+"""Spacing of noise levels to the configuration flag that asks for it. At most one may be set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    class_name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    evaluations_per_step: int = 1
+
+
+SCHEDULERS: Final[Mapping[str, _Kind]] = {
+    "ddim": _Kind(class_name="DDIMScheduler"),
+    "ddpm": _Kind(class_name="DDPMScheduler"),
+    "pndm": _Kind(class_name="PNDMScheduler", options={"skip_prk_steps": True}),
+    "lms": _Kind(class_name="LMSDiscreteScheduler"),
+    "euler": _Kind(class_name="EulerDiscreteScheduler"),
+    "euler-a": _Kind(class_name="EulerAncestralDiscreteScheduler"),
+    "heun": _Kind(class_name="HeunDiscreteScheduler", evaluations_per_step=2),
+    "dpm2": _Kind(class_name="KDPM2DiscreteScheduler", evaluations_per_step=2),
+    "dpm2-a": _Kind(class_name="KDPM2AncestralDiscreteScheduler", evaluations_per_step=2),
+    "dpmpp-2m": _Kind(
+        class_name="DPMSolverMultistepScheduler", options={"algorithm_type": "dpmsolver++"}
+    ),
+    "dpmpp-2m-sde": _Kind(
+        class_name="DPMSolverMultistepScheduler", options={"algorithm_type": "sde-dpmsolver++"}
+    ),
+    # Not DPMSolverSDEScheduler: its noise comes from a Brownian tree with a seed of its own, so
+    # the images of one request could not each follow their own generator.
+    "dpmpp-sde": _Kind(
+        class_name="DPMSolverSinglestepScheduler",
+        # The class stops above zero by default, which leaves noise in the image; it can reach zero
+        # only with the lower order at the end.
+        options={
+            "algorithm_type": "sde-dpmsolver++",
+            "final_sigmas_type": "zero",
+            "lower_order_final": True,
+        },
+    ),
+    "unipc": _Kind(class_name="UniPCMultistepScheduler"),
+    "deis": _Kind(class_name="DEISMultistepScheduler", options={"algorithm_type": "deis"}),
+    "lcm": _Kind(class_name="LCMScheduler"),
+    "tcd": _Kind(class_name="TCDScheduler"),
+}
+
+
+class _Scheduler(Protocol):
+    """What all these diffusers schedulers have in common."""
+
+    timesteps: torch.Tensor
+    init_noise_sigma: torch.Tensor | float
+    alphas_cumprod: torch.Tensor
+    config: Mapping[str, object]
+
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor: ...
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor,
+        sample: torch.Tensor,
+        **options: object,
+    ) -> tuple[torch.Tensor, ...]: ...
+
+
+@runtime_checkable
+class _HasBeginIndex(Protocol):
+    def set_begin_index(self, begin_index: int = 0) -> None: ...
+
+
+def scheduler_infos() -> tuple[SchedulerInfo, ...]:
+    """Returns the samplers that every noise-predicting model has."""
+    return tuple(
+        SchedulerInfo(
+            id=id_,
+            sigmas=("default", *_spacings(kind)),
+            evaluations_per_step=kind.evaluations_per_step,
+        )
+        for id_, kind in SCHEDULERS.items()
+    )
+
+
+def choice_of(config: Mapping[str, object]) -> SchedulerChoice:
+    """Returns the sampler that a model's own scheduler configuration stands for.
+
+    The spacing is ``"default"``: the configuration's own flags hold where a request names none.
+
+    Raises:
+        ValueError: the configuration names a class that is none of ours.
+    """
+    class_name = config.get("_class_name")
+    candidates = [id_ for id_, kind in SCHEDULERS.items() if kind.class_name == class_name]
+    if not candidates:
+        known = ", ".join(sorted({kind.class_name for kind in SCHEDULERS.values()}))
+        message = f"scheduler class {class_name!r} is not supported; supported: {known}"
+        raise ValueError(message)
+    algorithm = config.get("algorithm_type")
+    exact = [
+        id_ for id_ in candidates if SCHEDULERS[id_].options.get("algorithm_type") == algorithm
+    ]
+    return SchedulerChoice(id=(exact or candidates)[0])
+
+
+class DiffusersScheduler:
+    """One diffusers scheduler object at the service of one trajectory."""
+
+    def __init__(
+        self, choice: SchedulerChoice, config: Mapping[str, object], *, num_inference_steps: int
+    ) -> None:
+        """Makes the scheduler and its timesteps.
+
+        Args:
+            choice: which sampler.
+            config: the model's own scheduler configuration.
+            num_inference_steps: how many steps.
+
+        Raises:
+            ValueError: there is no such sampler or spacing, or it cannot take so many steps.
+        """
+        self._scheduler = _build(choice, config)
+        self._kind = SCHEDULERS[choice.id]
+        self._set_timesteps(choice, num_inference_steps)
+        accepted = inspect.signature(self._scheduler.step).parameters
+        self._takes_generator = "generator" in accepted
+        # As StableDiffusionPipeline does: eta is 0 wherever a scheduler has one.
+        self._options: dict[str, object] = {"eta": 0.0} if "eta" in accepted else {}
+        self._noise_levels = self._levels()
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many denoiser evaluations the trajectory needs in all."""
+        return len(self._scheduler.timesteps)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What unit noise is multiplied by to become the first latents."""
+        return float(self._scheduler.init_noise_sigma)
+
+    def timestep(self, position: int) -> float:
+        """Returns the timestep of evaluation ``position``."""
+        return float(self._scheduler.timesteps[position])
+
+    def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
+        """Returns the latents as the denoiser wants to see them."""
+        return self._scheduler.scale_model_input(latents, self._scheduler.timesteps[position])
+
+    def predicted_original(
+        self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
+    ) -> torch.Tensor:
+        """Returns the x₀ that ``noise_pred`` implies for unscaled ``latents``.
+
+        Scaled, the latents of every scheduler have the form ``alpha * x0 + sigma * noise`` with
+        ``alpha**2 + sigma**2 == 1``, on which the prediction types are defined (Salimans & Ho,
+        arXiv:2202.00512, appendix D).
+        """
+        sample = self.scale_model_input(latents, position)
+        alpha, sigma = self._noise_levels[position]
+        match self._scheduler.config["prediction_type"]:
+            case "v_prediction":
+                return alpha * sample - sigma * noise_pred
+            case "sample":
+                return noise_pred
+            case _:
+                return (sample - sigma * noise_pred) / max(alpha, 1e-4)
+
+    def step(
+        self,
+        noise_pred: torch.Tensor,
+        latents: torch.Tensor,
+        position: int,
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """Returns the latents of the next evaluation."""
+        options = dict(self._options)
+        if self._takes_generator:
+            options["generator"] = list(generators)
+        stepped = self._scheduler.step(
+            noise_pred,
+            self._scheduler.timesteps[position],
+            latents,
+            return_dict=False,
+            **options,
+        )
+        return stepped[0].float()
+
+    def _set_timesteps(self, choice: SchedulerChoice, num_inference_steps: int) -> None:
+        try:
+            self._scheduler.set_timesteps(num_inference_steps)
+        except (ValueError, IndexError, ZeroDivisionError):
+            message = (
+                f"scheduler {choice.id} with sigmas {choice.sigmas}"
+                f" cannot take {num_inference_steps} steps"
+            )
+            raise ValueError(message) from None
+        # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
+        # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
+        if isinstance(self._scheduler, _HasBeginIndex):
+            self._scheduler.set_begin_index(0)
+
+    def _levels(self) -> list[tuple[float, float]]:
+        """Returns (alpha, sigma) of each evaluation."""
+        squares = [self._alpha_squared(position) for position in range(self.num_evaluations)]
+        return [(square**0.5, (1.0 - square) ** 0.5) for square in squares]
+
+    def _alpha_squared(self, position: int) -> float:
+        sigmas = getattr(self._scheduler, "sigmas", None)
+        if sigmas is None:
+            return float(self._scheduler.alphas_cumprod[int(self.timestep(position))])
+        # The in-between evaluations of dpm2 lie at noise levels of their own.
+        between = getattr(self._scheduler, "sigmas_interpol", None)
+        if between is not None and position % 2 == 1:
+            is_ancestral = self._kind.class_name == "KDPM2AncestralDiscreteScheduler"
+            sigmas, position = between, position - 1 if is_ancestral else position
+        return 1.0 / (1.0 + float(sigmas[position]) ** 2)
+
+
+def _build(choice: SchedulerChoice, config: Mapping[str, object]) -> _Scheduler:
+    kind = SCHEDULERS.get(choice.id)
+    if kind is None:
+        message = f"no scheduler is called {choice.id!r}; there is: {', '.join(SCHEDULERS)}"
+        raise ValueError(message)
+    options = dict(kind.options)
+    if choice.sigmas != "default":
+        spacings = _spacings(kind)
+        if choice.sigmas not in spacings:
+            allowed = ", ".join(("default", *spacings))
+            message = f"scheduler {choice.id} has no sigmas {choice.sigmas!r}; it has: {allowed}"
+            raise ValueError(message)
+        options.update({SIGMAS_FLAGS[spacing]: spacing == choice.sigmas for spacing in spacings})
+    return cast("_Scheduler", getattr(diffusers, kind.class_name).from_config(config, **options))
+
+
+def _spacings(kind: _Kind) -> tuple[str, ...]:
+    parameters = _parameters(kind)
+    return tuple(name for name, flag in SIGMAS_FLAGS.items() if flag in parameters)
+
+
+def _parameters(kind: _Kind) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(getattr(diffusers, kind.class_name).__init__).parameters

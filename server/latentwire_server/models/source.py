@@ -1,0 +1,51 @@
+"""Where a model comes from, and how it is to be loaded. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EMBEDDED_ID: Final = "embedded"
+EMBEDDED_FOLDER: Final = Path(__file__).parent.parent / "embedded" / "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model that a server is told to serve."""
+
+    id: str
+    source: str
+    """A local diffusers folder, a ``.safetensors`` checkpoint, or a hub id."""
+    revision: str | None = None
+    variant: str | None = None
+    token: str | None = None
+    """Of the hub. None: huggingface_hub's own environment variables and login hold."""
+    dtype: str = "auto"
+    device: str = "auto"
+    display_name: str = ""
+    aliases: tuple[str, ...] = ()
+    single_file_config: str | None = None
+    """For a checkpoint: a diffusers folder or hub id with its configuration and tokenizer.
+
+    None: diffusers finds out the checkpoint's origin and asks the hub.
+    """
+    limit_overrides: Mapping[str, int] = field(default_factory=dict)
+    """Fields of ``ModelLimits`` to replace."""
+
+
+class LoadError(Exception):
+    """A model cannot be loaded; the text is one line that names the source and the reason."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"model {source!r}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+def embedded_source(*, device: str = "auto", dtype: str = "auto") -> ModelSource:
+    """Returns the model that ships with the product."""
+    return ModelSource(id=EMBEDDED_ID, source=str(EMBEDDED_FOLDER), device=device, dtype=dtype)

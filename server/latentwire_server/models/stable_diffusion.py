@@ -1,0 +1,176 @@
+"""The Stable Diffusion 1.x and 2.x family: one CLIP text encoder, a UNet, an autoencoder.
+
+Does what ``StableDiffusionPipeline`` does, cut at the denoising step. ``dropped_text`` may be
+called on any thread, everything else on the device thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from latentwire_server.models.model import Conditioning
+from latentwire_server.models.precision import dtype_name
+from latentwire_server.models.schedulers import DiffusersScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.model import DenoiserInput
+
+FAMILY: Final = "stable-diffusion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentProjection:
+    """A linear map from latents to RGB in [-1, 1], good enough for previews."""
+
+    factors: Sequence[Sequence[float]]
+    """One (red, green, blue) per latent channel."""
+    bias: Sequence[float] = (0.0, 0.0, 0.0)
+
+
+STABLE_DIFFUSION_1: Final = LatentProjection(
+    factors=(
+        (0.3512, 0.2297, 0.3227),
+        (0.3250, 0.4974, 0.2350),
+        (-0.2829, 0.1762, 0.2721),
+        (-0.2120, -0.2616, -0.7177),
+    )
+)
+"""The autoencoder of Stable Diffusion 1.x and 2.x, as ComfyUI's latent formats publish it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Components:
+    """The parts of a loaded model, in evaluation mode and on the device."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | AutoencoderTiny
+    scheduler_config: Mapping[str, object]
+    projection: LatentProjection = STABLE_DIFFUSION_1
+
+
+class StableDiffusion:
+    """A loaded Stable Diffusion model."""
+
+    def __init__(self, info: ModelInfo, components: Components) -> None:
+        """Takes parts that are already on their device."""
+        self._info = info
+        self._parts = components
+        self._device: torch.device = components.unet.device
+        self._dtype: torch.dtype = components.unet.dtype
+        self._vae_scale_factor = vae_scale_factor(components.vae)
+        # Rust tokenizers raise "Already borrowed" when two threads use one at the same time.
+        self._tokenizer_lock = threading.Lock()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is and can do."""
+        return self._info
+
+    @property
+    def device_name(self) -> str:
+        """The device that computes."""
+        return str(self._device)
+
+    @property
+    def dtype_name(self) -> str:
+        """The number format that the denoiser computes in."""
+        return dtype_name(self._dtype)
+
+    def dropped_text(self, prompt: str) -> str:
+        """Returns the end of ``prompt`` that the text encoder does not read, or ``""``."""
+        tokenizer = self._parts.tokenizer
+        with self._tokenizer_lock:
+            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+            # The last place belongs to the end-of-text token.
+            dropped = ids[tokenizer.model_max_length - 1 : -1]
+            return str(tokenizer.decode(dropped)).strip() if dropped else ""
+
+    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
+        """Returns (channels, height, width) of the latents of one image."""
+        channels: int = self._parts.unet.config.in_channels
+        return channels, height // self._vae_scale_factor, width // self._vae_scale_factor
+
+    @torch.inference_mode()
+    def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
+        """Encodes one prompt as ``StableDiffusionPipeline.encode_prompt`` does."""
+        tokens, attention_mask = self._tokenize(prompt)
+        encoder = self._parts.text_encoder
+        if clip_skip == 0:
+            embeds = encoder(tokens, attention_mask=attention_mask)[0]
+        else:
+            states = encoder(tokens, attention_mask=attention_mask, output_hidden_states=True)
+            # transformers 5 has the layers on the model itself, 4 one level down.
+            text_model = getattr(encoder, "text_model", encoder)
+            embeds = text_model.final_layer_norm(states.hidden_states[-(clip_skip + 1)])
+        return Conditioning(prompt_embeds=embeds[0].to(self._dtype))
+
+    def create_scheduler(
+        self, choice: SchedulerChoice, *, num_inference_steps: int
+    ) -> DiffusersScheduler:
+        """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
+        return DiffusersScheduler(
+            choice, self._parts.scheduler_config, num_inference_steps=num_inference_steps
+        )
+
+    @torch.inference_mode()
+    def denoise(self, rows: DenoiserInput) -> torch.Tensor:
+        """Predicts noise (or velocity) for each row, (rows, channels, height, width) float32."""
+        latents = rows.latents.to(self._device, self._dtype)
+        embeds = torch.stack([row.prompt_embeds for row in rows.conditioning])
+        predicted: torch.Tensor = self._parts.unet(
+            latents,
+            rows.timesteps.to(self._device),
+            encoder_hidden_states=embeds,
+            return_dict=False,
+        )[0]
+        return predicted.float()
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decodes one image, (3, height, width) float32 in [0, 1]."""
+        vae = self._parts.vae
+        scaled = latents.to(self._device, vae.dtype) / vae.config.scaling_factor
+        image: torch.Tensor = vae.decode(scaled, return_dict=False)[0][0].float()
+        # clamp keeps NaN, and turns infinity into a colour: that must stay visible.
+        return torch.where(image.isfinite(), (image / 2 + 0.5).clamp(0, 1), image)
+
+    @torch.inference_mode()
+    def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
+        """Projects the latents of one image linearly to RGB, (3, height, width) in [0, 1]."""
+        factors = torch.tensor(self._parts.projection.factors, device=latents.device)
+        bias = torch.tensor(self._parts.projection.bias, device=latents.device)
+        rgb = torch.einsum("chw,cr->rhw", latents[0].float(), factors) + bias.view(3, 1, 1)
+        return (rgb / 2 + 0.5).clamp(0, 1)
+
+    def _tokenize(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder
+        with self._tokenizer_lock:
+            encoded = tokenizer(
+                prompt,
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+        # Stable Diffusion 2.x asks for the mask, 1.x attends to the padding too.
+        uses_mask = getattr(encoder.config, "use_attention_mask", False)
+        mask = encoded.attention_mask.to(self._device) if uses_mask else None
+        return encoded.input_ids.to(self._device), mask
+
+
+def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:
+    """Returns how many pixels one latent is wide."""
+    num_halvings = len(vae.config.block_out_channels) - 1
+    return 1 << num_halvings

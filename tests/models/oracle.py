@@ -1,0 +1,193 @@
+"""What diffusers' own pipeline draws, and what the engine draws, from the same arguments.
+
+The scheduler table is written from diffusers' documentation, not from ours, so that a slip in ours
+shows. Everything is float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import numpy as np
+import torch
+
+from latentwire_server.engine.types import Batching
+from latentwire_server.models.info import SchedulerChoice
+from tests.engine.driving import Driver, pixels_of_file
+from tests.engine.requests import request
+from tests.tiny_models import build_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from latentwire_server.models.model import DiffusionModel
+
+SIDE = 64
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2-a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp-2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp-2m-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp-sde": (
+        "DPMSolverSinglestepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "zero"},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {"algorithm_type": "deis"}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+}
+
+SIGMAS = {
+    "default": {},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+}
+
+
+def build_sensitive_folder(folder: Path, **options: Any) -> Path:
+    """Writes a tiny model whose pictures depend strongly on the prompt and on the timestep.
+
+    Random weights hardly listen to either; a mistake in one of them would not show.
+    """
+    parts = build_parts(folder, **options)
+    for name, parameter in parts["unet"].named_parameters():
+        if "time_emb" in name or "attn2" in name:
+            parameter.data *= 3
+    pipeline = diffusers.StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Arguments of one drawing."""
+
+    name: str
+    scheduler: str = "euler"
+    sigmas: str = "default"
+    prompt: str = "a red circle on a blue background"
+    negative_prompt: str = ""
+    num_inference_steps: int = 5
+    guidance_scale: float = 5.0
+    seed: int = 11
+    num_images: int = 1
+    width: int = SIDE
+    height: int = SIDE
+    clip_skip: int = 0
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What goes by the same name in our requests and in diffusers'."""
+        names = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale")
+        return {name: getattr(self, name) for name in (*names, "width", "height")}
+
+
+class Oracle:
+    """Diffusers' pipeline over a folder; draws each case once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, local_files_only=True
+        )
+        self._pipeline.set_progress_bar_config(disable=True)
+        # For clip_skip the pipeline looks for the layers where transformers 4 had them.
+        encoder = self._pipeline.text_encoder
+        if not hasattr(encoder, "text_model"):
+            object.__setattr__(encoder, "text_model", encoder)
+        self._config = self._pipeline.scheduler.config
+        self._drawn: dict[str, list[np.ndarray]] = {}
+
+    def draw(self, case: Case) -> list[np.ndarray]:
+        if case.name not in self._drawn:
+            self._drawn[case.name] = self._draw(case)
+        return self._drawn[case.name]
+
+    def _draw(self, case: Case) -> list[np.ndarray]:
+        class_name, options = SCHEDULERS[case.scheduler]
+        self._pipeline.scheduler = getattr(diffusers, class_name).from_config(
+            self._config, **options, **SIGMAS[case.sigmas]
+        )
+        images = self._pipeline(
+            **case.arguments,
+            num_images_per_prompt=case.num_images,
+            clip_skip=case.clip_skip or None,
+            generator=[
+                torch.Generator("cpu").manual_seed(case.seed + index)
+                for index in range(case.num_images)
+            ],
+        ).images
+        return [np.asarray(image).astype(np.int16) for image in images]
+
+
+@dataclass(kw_only=True)
+class EngineDrawings:
+    """The engine's pictures of cases, alone or in a crowd; files without metadata."""
+
+    model: DiffusionModel
+    batching: Batching = Batching.DYNAMIC
+    max_rows: int = 8
+
+    def alone(self, *cases: Case) -> dict[str, list[bytes]]:
+        """Draws one after the other."""
+        return asyncio.run(self._draw(list(cases), is_crowd=False, failing={}))
+
+    def crowd(
+        self, *cases: Case, failing: Mapping[str, type[Exception]] | None = None
+    ) -> dict[str, list[bytes]]:
+        """Draws all at once; the ``failing`` are to fail, and so."""
+        return asyncio.run(self._draw(list(cases), is_crowd=True, failing=failing or {}))
+
+    async def _draw(
+        self, cases: list[Case], *, is_crowd: bool, failing: Mapping[str, type[Exception]]
+    ) -> dict[str, list[bytes]]:
+        driver = Driver(self.model, batching=self.batching, max_rows=self.max_rows)
+        await driver.engine.start()
+        requests = [_request(case, self.model) for case in cases]
+        try:
+            if is_crowd:
+                results = await driver.run_all(*requests)
+            else:
+                results = [await driver.run(one) for one in requests]
+        finally:
+            await driver.engine.aclose()
+        for case, result in zip(cases, results, strict=True):
+            expected = failing.get(case.name, type(None))
+            assert isinstance(result.error, expected), (case, result.error)
+        return {
+            case.name: [image.data for image in result.images]
+            for case, result in zip(cases, results, strict=True)
+        }
+
+
+def largest_difference(files: list[bytes], expected: list[np.ndarray]) -> int:
+    """Returns the largest difference of any channel of any pixel of any image."""
+    drawn = [pixels_of_file(data) for data in files]
+    assert [one.shape for one in drawn] == [one.shape for one in expected]
+    return max(int(np.abs(one - other).max()) for one, other in zip(drawn, expected, strict=True))
+
+
+def _request(case: Case, model: DiffusionModel) -> Any:
+    return request(
+        model=model.info.id,
+        seed=case.seed,
+        num_images=case.num_images,
+        clip_skip=case.clip_skip,
+        scheduler=SchedulerChoice(id=case.scheduler, sigmas=case.sigmas),
+        **case.arguments,
+    )

@@ -1,0 +1,130 @@
+"""Small random Stable Diffusion models in the real file formats, made in a second."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "background", "small", "left", "of")
+WIDTH = 32
+NATIVE_LATENTS = 8
+
+SD15_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def build_folder(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    variant: str | None = None,
+    max_shard_size: str | int = "10GB",
+    vae: str = "AutoencoderKL",
+) -> Path:
+    """Writes a diffusers folder and returns it."""
+    parts = build_parts(folder, prediction_type=prediction_type, seed=seed, vae=vae)
+    pipeline = diffusers.StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    if variant == "fp16":
+        pipeline = pipeline.to(torch.float16)
+    pipeline.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+    return folder
+
+
+def build_parts(
+    folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, vae: str = "AutoencoderKL"
+) -> dict[str, Any]:
+    """Returns the parts of a model with random weights, the same ones for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer(folder)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=WIDTH,
+                intermediate_size=2 * WIDTH,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                max_position_embeddings=77,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=NATIVE_LATENTS,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            attention_head_dim=2,
+            cross_attention_dim=WIDTH,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )
+        return {
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder.eval(),
+            "unet": unet.eval(),
+            "vae": _vae(vae).eval(),
+            "scheduler": diffusers.PNDMScheduler(**SD15_SCHEDULER, prediction_type=prediction_type),
+        }
+
+
+def _vae(class_name: str) -> torch.nn.Module:
+    if class_name == "AutoencoderTiny":
+        return diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)
+        )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=0.18215,
+    )
+    # A random decoder answers with grey; this makes its pictures differ enough to be compared.
+    vae.decoder.conv_out.weight.data *= 4
+    return vae
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """Writes and loads a byte-pair tokenizer that knows a few words, and every letter."""
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = letters + [letter + "</w>" for letter in letters]
+    merges: list[str] = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merge = f"{pieces[0]} {pieces[1]}"
+            pieces = ["".join(pieces[:2]), *pieces[2:]]
+            if merge not in merges:
+                merges.append(merge)
+                tokens.append(pieces[0])
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    source = folder / "tokenizer"
+    source.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    (source / "vocab.json").write_text(json.dumps(vocabulary))
+    (source / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return CLIPTokenizer(
+        str(source / "vocab.json"), str(source / "merges.txt"), model_max_length=77
+    )
