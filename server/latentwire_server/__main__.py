@@ -1,0 +1,56 @@
+"""``latentwire-server``: reads the settings, runs the server, gives the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from latentwire_server.command_line import fail, parse
+from latentwire_server.logging_setup import configure_logging
+from latentwire_server.model_choice import chosen_model
+from latentwire_server.settings import SettingsError
+
+if TYPE_CHECKING:
+    from latentwire_server.model_choice import ModelToLoad
+    from latentwire_server.settings import Settings
+
+
+def main() -> None:
+    """Runs the server of the command line."""
+    settings = parse()
+    configure_logging(log_format=settings.log_format, log_level=settings.log_level)
+    try:
+        model = chosen_model(settings)
+    except SettingsError as error:
+        fail(str(error))
+    run(settings, model)
+
+
+def run(settings: Settings, model: ModelToLoad) -> NoReturn:
+    """Serves ``model`` until told to stop, and ends the process."""
+    # Torch takes seconds to import: --help and what is set wrong are answered before.
+    from latentwire_server.app import serve  # noqa: PLC0415
+
+    try:
+        _exit(asyncio.run(serve(settings, model, exit_at_once=_exit)))
+    except SettingsError as error:
+        fail(str(error))
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process at once.
+
+    Threads of torch and of the loading may still be inside C++, where the interpreter's orderly
+    end would abort them, and with them the exit code.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

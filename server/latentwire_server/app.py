@@ -1,0 +1,264 @@
+"""The server's life: listen, load, serve, drain.
+
+It listens before the model is loaded, so that probes and clients get a clear answer meanwhile.
+Event loop only, but for the loading, which has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Final
+
+from latentwire.v1 import image_generation_pb2_grpc as rpc
+from latentwire_server.auth import Authenticator
+from latentwire_server.catalogue import Catalogue, LimitConflictError
+from latentwire_server.command_line import version
+from latentwire_server.convert.resources import model_name
+from latentwire_server.engine.engine import Engine
+from latentwire_server.health import Health
+from latentwire_server.interceptors import RpcEdge
+from latentwire_server.listening import bind, build_server, read_credentials
+from latentwire_server.reflection import add_reflection
+from latentwire_server.service import GenerationService, ServerFacts
+from latentwire_server.servicer import ImageGenerationServicer
+from latentwire_server.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from latentwire_server.model_choice import ModelToLoad
+    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.settings import Settings
+
+DEVICE_FAILED: Final = 70
+"""Exit code when the device broke: EX_SOFTWARE of sysexits.h; a supervisor starts us again."""
+_STOP_GRACE_S: Final = 0.5
+"""For calls that are not generations, open health watches among them."""
+_CLOSE_TIMEOUT_S: Final = 3.0
+_SAME_SIGNAL_S: Final = 1.0
+"""Ctrl-C reaches us from the terminal and again from a supervisor: that is one request to stop."""
+_LIBRARIES: Final = ("torch", "diffusers", "transformers", "grpcio", "pillow")
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class Application:
+    """One server from start to end."""
+
+    def __init__(
+        self, settings: Settings, model: ModelToLoad, *, keys: Sequence[str], facts: ServerFacts
+    ) -> None:
+        """Takes the settings, what to serve, the callers' keys, and facts about the server."""
+        self._settings = settings
+        self._version = facts.version
+        self._model = model
+        self._engine = Engine({}, settings.engine)
+        self._catalogue = Catalogue(
+            [model.id], aliases=settings.model_aliases, limits=settings.limit_overrides
+        )
+        self._health = Health([model_name(model.id)])
+        self._service = GenerationService(self._engine, self._catalogue, facts=facts)
+        edge = RpcEdge(Authenticator(keys), send_timeout_s=settings.send_timeout_s)
+        self._server = build_server(settings, interceptors=[edge])
+        rpc.add_ImageGenerationServicer_to_server(
+            ImageGenerationServicer(self._service), self._server
+        )
+        self._health.add_to(self._server)
+        add_reflection(self._server)
+        self.address = ""
+        """Where clients connect to, once ``start`` has returned."""
+
+    async def start(self) -> None:
+        """Listens. Nothing can be drawn yet.
+
+        Raises:
+            SettingsError: the port or the host cannot be had.
+        """
+        credentials = await asyncio.to_thread(read_credentials, self._settings)
+        self.address = bind(self._server, self._settings, credentials=credentials)
+        await self._engine.start()
+        await self._server.start()
+        if self._settings.port_file is not None:
+            port = self.address.rpartition(":")[2]
+            await asyncio.to_thread(_write_port, self._settings, port)
+        _logger.info("listening address=%s version=%s", self.address, self._version)
+
+    async def load(self) -> None:
+        """Loads the model and starts to serve it.
+
+        Raises:
+            SettingsError: it cannot be loaded.
+        """
+        started = time.monotonic()
+        model = await _in_daemon_thread(self._model.load)
+        try:
+            self._catalogue.add(model, model_id=self._model.id)
+        except LimitConflictError as error:
+            raise SettingsError(str(error)) from None
+        self._engine.add_model(model)
+        self._health.model_ready(model_name(self._model.id), is_default=True)
+        _logger.info(
+            "ready address=%s model=%s device=%s dtype=%s load_s=%.1f",
+            self.address,
+            self._model.id,
+            model.device_name,
+            model.dtype_name,
+            time.monotonic() - started,
+        )
+
+    async def failed(self) -> None:
+        """Returns when the device is broken."""
+        await self._engine.failed.wait()
+
+    async def wait_until_delivered(self) -> None:
+        """Returns once no generation's events are on their way to a client."""
+        await self._service.wait_until_delivered()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Refuses new work, lets running generations finish within ``grace_s``, and ends."""
+        self._health.stop()
+        end = time.monotonic() + grace_s
+        load = self._engine.status()
+        _logger.info(
+            "draining queued=%d running=%d grace_s=%.1f",
+            load.queued_count,
+            load.running_count,
+            grace_s,
+        )
+        await self._engine.drain(grace_s=grace_s)
+        try:
+            # Errors and last images are still on their way when the engine is idle.
+            async with asyncio.timeout(max(_STOP_GRACE_S, end - time.monotonic())):
+                await self.wait_until_delivered()
+        except TimeoutError:
+            _logger.warning("clients did not read to the end")
+        await self._server.stop(_STOP_GRACE_S)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._engine.aclose()
+        except TimeoutError:
+            _logger.warning("device thread did not stop")
+        _logger.info("stopped")
+
+
+async def build(settings: Settings, model: ModelToLoad) -> Application:
+    """Returns a server that does not listen yet.
+
+    Raises:
+        SettingsError: a file that the settings name cannot be read.
+    """
+    keys = await asyncio.to_thread(settings.read_api_keys)
+    facts = await asyncio.to_thread(_facts, settings)
+    return Application(settings, model, keys=keys, facts=facts)
+
+
+async def serve(
+    settings: Settings, model: ModelToLoad, *, exit_at_once: Callable[[int], None]
+) -> int:
+    """Runs a server until it is told to stop, and returns the process's exit code.
+
+    Args:
+        settings: the settings.
+        model: what to serve.
+        exit_at_once: is called with an exit code when told to stop for the second time.
+
+    Raises:
+        SettingsError: it cannot start.
+    """
+    told_to_stop = _stop_signals(exit_at_once)
+    app = await build(settings, model)
+    await app.start()
+    loading = asyncio.create_task(app.load())
+    stopping = asyncio.create_task(told_to_stop.wait())
+    failing = asyncio.create_task(app.failed())
+    try:
+        await asyncio.wait({loading, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+        has_failed = failing.done()
+    finally:
+        for task in (loading, stopping, failing):
+            task.cancel()
+        grace_s = settings.grace_s if told_to_stop.is_set() else 0.0
+        await app.stop(grace_s=grace_s)
+    return DEVICE_FAILED if has_failed else 0
+
+
+def _stop_signals(exit_at_once: Callable[[int], None]) -> asyncio.Event:
+    told_to_stop = asyncio.Event()
+    first_at = 0.0
+
+    def stop(number: int) -> None:
+        nonlocal first_at
+        if not told_to_stop.is_set():
+            first_at = time.monotonic()
+            told_to_stop.set()
+        elif time.monotonic() - first_at > _SAME_SIGNAL_S:
+            _logger.warning("told to stop again: ending at once")
+            exit_at_once(128 + number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return told_to_stop
+
+
+async def _in_daemon_thread(load: Callable[[], DiffusionModel]) -> DiffusionModel:
+    """Runs ``load`` in a thread that does not hold up the end of the process, unlike a pool's."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[DiffusionModel] = loop.create_future()
+
+    def settle(model: DiffusionModel | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if model is not None:
+            future.set_result(model)
+        elif error is not None:
+            future.set_exception(error)
+
+    def run() -> None:
+        try:
+            model = load()
+        except Exception as error:
+            loop.call_soon_threadsafe(settle, None, error)
+        else:
+            loop.call_soon_threadsafe(settle, model, None)
+
+    threading.Thread(target=run, name="latentwire-load", daemon=True).start()
+    return await future
+
+
+def _facts(settings: Settings) -> ServerFacts:
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return ServerFacts(
+        version=version(),
+        max_request_bytes=settings.max_request_bytes,
+        settings=settings.engine,
+        start_time=time.time(),
+        library_versions=versions,
+    )
+
+
+def _write_port(settings: Settings, port: str) -> None:
+    path = settings.port_file
+    if path is None:
+        return
+    try:
+        # Whoever waits for the file must never read half of it.
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(f"{port}\n")
+        partial.replace(path)
+    except OSError as error:
+        message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
+        raise SettingsError(message) from None

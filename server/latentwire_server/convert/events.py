@@ -1,0 +1,130 @@
+"""The engine's events as messages; an image that is too large for one becomes several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.convert.requests import effective_request
+from latentwire_server.convert.times import duration
+from latentwire_server.engine import types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_PHASES: Final = {
+    types.PhaseName.ENCODING: pb.PHASE_ENCODING,
+    types.PhaseName.DENOISING: pb.PHASE_DENOISING,
+    types.PhaseName.DECODING: pb.PHASE_DECODING,
+}
+
+
+def accepted_to_proto(
+    request: types.GenerationRequest, warnings: Sequence[types.Warning]
+) -> pb.Accepted:
+    """Returns the first event of a generation."""
+    return pb.Accepted(
+        effective_request=effective_request(request),
+        seeds=request.seeds,
+        warnings=[
+            pb.Warning(field=warning.field, reason=warning.reason, message=warning.message)
+            for warning in warnings
+        ],
+    )
+
+
+def responses(
+    event: types.Event, *, max_data_bytes: int, sha256: bytes
+) -> Iterator[pb.GenerateImageResponse]:
+    """Returns the messages of one event: several for an image that exceeds ``max_data_bytes``.
+
+    Args:
+        event: what happened.
+        max_data_bytes: the most image bytes in one message.
+        sha256: of the image's data, where ``event`` is an image.
+    """
+    match event:
+        case types.Accepted():
+            accepted = accepted_to_proto(event.request, event.warnings)
+            yield pb.GenerateImageResponse(accepted=accepted)
+        case types.Queued():
+            yield pb.GenerateImageResponse(queued=_queued(event))
+        case types.Progress():
+            yield pb.GenerateImageResponse(progress=_progress(event))
+        case types.Preview():
+            yield pb.GenerateImageResponse(preview=_preview(event))
+        case types.Image():
+            yield from _image(event, max_data_bytes=max_data_bytes, sha256=sha256)
+        case types.Completed():
+            yield pb.GenerateImageResponse(completed=_completed(event))
+        case _:
+            assert_never(event)
+
+
+def _queued(event: types.Queued) -> pb.Queued:
+    wait = event.estimated_wait_s
+    return pb.Queued(
+        ahead_count=event.ahead_count,
+        estimated_wait=None if wait is None else duration(wait),
+    )
+
+
+def _progress(event: types.Progress) -> pb.Progress:
+    remaining = event.estimated_remaining_s
+    return pb.Progress(
+        phase=_PHASES[event.phase],
+        step=event.step,
+        step_count=event.step_count,
+        fraction=event.fraction,
+        estimated_remaining=None if remaining is None else duration(remaining),
+    )
+
+
+def _preview(event: types.Preview) -> pb.Preview:
+    return pb.Preview(
+        image_index=event.image_index,
+        step=event.step,
+        media_type=event.media_type,
+        width=event.width,
+        height=event.height,
+        data=event.data,
+    )
+
+
+def _image(
+    event: types.Image, *, max_data_bytes: int, sha256: bytes
+) -> Iterator[pb.GenerateImageResponse]:
+    size_bytes = len(event.data)
+    yield pb.GenerateImageResponse(
+        image=pb.Image(
+            index=event.index,
+            seed=event.seed,
+            finish_reason=pb.FINISH_REASON_COMPLETED,
+            media_type=event.media_type,
+            width=event.width,
+            height=event.height,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            data=event.data[:max_data_bytes],
+        )
+    )
+    for offset in range(max_data_bytes, size_bytes, max_data_bytes):
+        part = event.data[offset : offset + max_data_bytes]
+        chunk = pb.ImageChunk(image_index=event.index, offset=offset, data=part)
+        yield pb.GenerateImageResponse(image_chunk=chunk)
+
+
+def _completed(event: types.Completed) -> pb.Completed:
+    timings = event.timings
+    return pb.Completed(
+        image_count=event.image_count,
+        timings=pb.Timings(
+            queued=duration(timings.queued_s),
+            encoding=duration(timings.encoding_s),
+            denoising=duration(timings.denoising_s),
+            decoding=duration(timings.decoding_s),
+            total=duration(timings.total_s),
+        ),
+        peak_memory_bytes=event.peak_memory_bytes,
+        model_revision=event.model_revision,
+    )

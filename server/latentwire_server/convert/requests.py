@@ -1,0 +1,117 @@
+"""Generation requests: from proto to draft, and back with every default filled in. No rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.draft import RequestDraft
+from latentwire_server.engine import types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FORMATS: Final = {
+    types.ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
+    types.ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
+    types.ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
+}
+_PREVIEW_METHODS: Final = {
+    types.PreviewMethod.LINEAR: pb.PREVIEW_METHOD_LINEAR,
+    types.PreviewMethod.FULL_VAE: pb.PREVIEW_METHOD_FULL_VAE,
+}
+_FORMAT_OF: Final = {number: format_ for format_, number in _FORMATS.items()}
+_PREVIEW_METHOD_OF: Final = {number: method for method, number in _PREVIEW_METHODS.items()}
+UNSERVED_FIELDS: Final = (
+    "request_id",
+    "image_to_image",
+    "inpainting",
+    "loras",
+    "resume_after_sequence",
+)
+"""Fields of the contract that a later version serves."""
+
+
+def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
+    """Returns what a caller gave; 0 and empty become None where they mean unset."""
+    output, events = request.output, request.events
+    return RequestDraft(
+        model=request.model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=request.width or None,
+        height=request.height or None,
+        num_images=request.num_images or None,
+        seed=request.seed if request.HasField("seed") else None,
+        num_inference_steps=(
+            request.num_inference_steps if request.HasField("num_inference_steps") else None
+        ),
+        guidance_scale=request.guidance_scale if request.HasField("guidance_scale") else None,
+        scheduler_id=request.scheduler.id or None,
+        sigmas=request.scheduler.sigmas or None,
+        clip_skip=request.clip_skip if request.HasField("clip_skip") else None,
+        format=_FORMAT_OF.get(output.format),
+        quality=output.quality if output.HasField("quality") else None,
+        metadata_omitted=output.metadata_omitted,
+        max_data_bytes=output.max_data_bytes or None,
+        progress_interval_steps=events.progress_interval_steps or None,
+        preview_interval_steps=events.preview_interval_steps or None,
+        preview_method=_PREVIEW_METHOD_OF.get(events.preview_method),
+        preview_max_side=events.preview_max_side or None,
+        priority=request.priority,
+        user=request.user,
+        labels=dict(request.labels),
+        unsupported_fields=tuple(_unserved(request)),
+        unknown_enums=tuple(_unknown_enums(request)),
+    )
+
+
+def _unserved(request: pb.GenerateImageRequest) -> Iterator[str]:
+    present = {field.name for field, _ in request.ListFields()}
+    yield from (name for name in UNSERVED_FIELDS if name in present)
+    if request.disconnect_policy == pb.DISCONNECT_POLICY_CONTINUE:
+        yield "disconnect_policy"
+
+
+def _unknown_enums(request: pb.GenerateImageRequest) -> Iterator[tuple[str, int]]:
+    numbers = (
+        ("output.format", request.output.format, pb.ImageFormat.values()),
+        ("events.preview_method", request.events.preview_method, pb.PreviewMethod.values()),
+        ("disconnect_policy", request.disconnect_policy, pb.DisconnectPolicy.values()),
+    )
+    yield from ((name, int(number)) for name, number, known in numbers if number not in known)
+
+
+def effective_request(request: types.GenerationRequest) -> pb.GenerateImageRequest:
+    """Returns a request with nothing left to default; sent as it is, it draws the same images."""
+    output = pb.Output(
+        format=_FORMATS[request.output.format],
+        metadata_omitted=request.output.metadata_omitted,
+        max_data_bytes=request.output.max_data_bytes,
+    )
+    if request.output.format is not types.ImageFormat.PNG:
+        output.quality = request.output.quality
+    return pb.GenerateImageRequest(
+        model=request.model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=request.width,
+        height=request.height,
+        num_images=request.num_images,
+        seed=request.seed,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        scheduler=pb.Scheduler(id=request.scheduler.id, sigmas=request.scheduler.sigmas),
+        clip_skip=request.clip_skip,
+        output=output,
+        events=pb.Events(
+            progress_interval_steps=request.events.progress_interval_steps,
+            preview_interval_steps=request.events.preview_interval_steps,
+            preview_method=_PREVIEW_METHODS[request.events.preview_method],
+            preview_max_side=request.events.preview_max_side,
+        ),
+        disconnect_policy=pb.DISCONNECT_POLICY_CANCEL,
+        priority=request.priority,
+        user=request.user,
+        labels=request.labels,
+    )

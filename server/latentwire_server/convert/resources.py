@@ -1,0 +1,90 @@
+"""Generations and models as resources with names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.convert.times import timestamp
+from latentwire_server.engine import types
+
+if TYPE_CHECKING:
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+
+_STATES: Final = {
+    types.GenerationState.QUEUED: pb.GENERATION_STATE_QUEUED,
+    types.GenerationState.RUNNING: pb.GENERATION_STATE_RUNNING,
+    types.GenerationState.SUCCEEDED: pb.GENERATION_STATE_SUCCEEDED,
+    types.GenerationState.FAILED: pb.GENERATION_STATE_FAILED,
+    types.GenerationState.CANCELLED: pb.GENERATION_STATE_CANCELLED,
+}
+
+
+def generation_name(generation_id: str) -> str:
+    """Returns a generation's resource name."""
+    return f"generations/{generation_id}"
+
+
+def model_name(model_id: str) -> str:
+    """Returns a model's resource name."""
+    return f"models/{model_id}"
+
+
+def generation_to_proto(snapshot: types.GenerationSnapshot) -> pb.Generation:
+    """Returns a generation as a resource."""
+    request = snapshot.request
+    ended = snapshot.end_time
+    return pb.Generation(
+        name=generation_name(request.generation_id),
+        state=_STATES[snapshot.state],
+        model=model_name(request.model),
+        create_time=timestamp(snapshot.create_time),
+        end_time=None if ended is None else timestamp(ended),
+        ahead_count=snapshot.ahead_count,
+        step=snapshot.step,
+        step_count=request.num_inference_steps,
+        fraction=snapshot.fraction,
+        priority=request.priority,
+        user=request.user,
+        labels=request.labels,
+    )
+
+
+def model_to_proto(
+    info: ModelInfo, *, state: pb.ModelState, is_default: bool, failure_message: str = ""
+) -> pb.Model:
+    """Returns a model as a resource."""
+    limits, defaults = info.limits, info.defaults
+    return pb.Model(
+        name=model_name(info.id),
+        display_name=info.display_name,
+        aliases=info.aliases,
+        is_default=is_default,
+        state=state,
+        failure_message=failure_message,
+        family=info.family,
+        revision=info.revision,
+        capabilities=info.capabilities,
+        schedulers=[
+            pb.SchedulerInfo(
+                id=scheduler.id,
+                sigmas=scheduler.sigmas,
+                evaluations_per_step=scheduler.evaluations_per_step,
+            )
+            for scheduler in info.schedulers
+        ],
+        limits=pb.ModelLimits(
+            **{name: getattr(limits, name) for name in pb.ModelLimits.DESCRIPTOR.fields_by_name}
+        ),
+        defaults=pb.ModelDefaults(
+            width=defaults.width,
+            height=defaults.height,
+            num_inference_steps=defaults.num_inference_steps,
+            guidance_scale=defaults.guidance_scale,
+            scheduler=_scheduler(defaults.scheduler),
+        ),
+    )
+
+
+def _scheduler(choice: SchedulerChoice) -> pb.Scheduler:
+    return pb.Scheduler(id=choice.id, sigmas=choice.sigmas)

@@ -1,0 +1,19 @@
+"""Seconds as protobuf's time types."""
+
+from __future__ import annotations
+
+from google.protobuf import duration_pb2, timestamp_pb2
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Returns a time span; never negative."""
+    value = duration_pb2.Duration()
+    value.FromMicroseconds(round(max(0.0, seconds) * 1e6))
+    return value
+
+
+def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    """Returns a moment, given in seconds since the epoch."""
+    value = timestamp_pb2.Timestamp()
+    value.FromMicroseconds(round(seconds * 1e6))
+    return value

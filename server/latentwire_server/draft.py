@@ -1,0 +1,142 @@
+"""A request on its way in: what the caller gave, and how it becomes complete.
+
+Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from latentwire_server import validation
+from latentwire_server.engine.errors import InvalidRequest
+from latentwire_server.engine.types import (
+    EventOptions,
+    GenerationRequest,
+    ImageFormat,
+    OutputOptions,
+    PreviewMethod,
+)
+from latentwire_server.models.info import SchedulerChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from latentwire_server.models.info import ModelInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDraft:
+    """What a caller asked for, as it came. None: not given."""
+
+    model: str = ""
+    prompt: str = ""
+    negative_prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+    num_images: int | None = None
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler_id: str | None = None
+    sigmas: str | None = None
+    clip_skip: int | None = None
+    format: ImageFormat | None = None
+    quality: int | None = None
+    metadata_omitted: bool = False
+    max_data_bytes: int | None = None
+    progress_interval_steps: int | None = None
+    preview_interval_steps: int | None = None
+    preview_method: PreviewMethod | None = None
+    preview_max_side: int | None = None
+    priority: int = 0
+    user: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unsupported_fields: tuple[str, ...] = ()
+    """Fields of the contract that are set and that this server does not serve."""
+    unknown_enums: tuple[tuple[str, int], ...] = ()
+    """Fields with the number of an enum value that this server does not know."""
+
+    def scheduler_choice(self, info: ModelInfo) -> SchedulerChoice:
+        """Returns the sampler that is meant: given in full, in part, or the model's."""
+        if self.scheduler_id is None and self.sigmas is None:
+            return info.defaults.scheduler
+        return SchedulerChoice(
+            id=self.scheduler_id or info.defaults.scheduler.id, sigmas=self.sigmas or "default"
+        )
+
+
+def complete(
+    draft: RequestDraft,
+    info: ModelInfo,
+    *,
+    generation_id: str,
+    owner: str,
+    random_seed: int,
+    deadline: float | None = None,
+) -> GenerationRequest:
+    """Fills a draft's gaps with the model's defaults.
+
+    Raises:
+        InvalidRequest: the draft breaks rules; every one of them is named.
+    """
+    found = validation.violations(draft, info)
+    if found:
+        raise InvalidRequest(found)
+    defaults = info.defaults
+    return GenerationRequest(
+        generation_id=generation_id,
+        owner=owner,
+        model=info.id,
+        prompt=draft.prompt,
+        negative_prompt=draft.negative_prompt,
+        width=_given(draft.width, defaults.width),
+        height=_given(draft.height, defaults.height),
+        num_images=_given(draft.num_images, 1),
+        seed=_given(draft.seed, random_seed),
+        num_inference_steps=_given(draft.num_inference_steps, defaults.num_inference_steps),
+        guidance_scale=as_float32(
+            defaults.guidance_scale if draft.guidance_scale is None else draft.guidance_scale
+        ),
+        scheduler=draft.scheduler_choice(info),
+        clip_skip=_given(draft.clip_skip, 0),
+        output=_output(draft),
+        events=_events(draft),
+        priority=draft.priority,
+        user=draft.user,
+        labels=dict(draft.labels),
+        deadline=deadline,
+    )
+
+
+def as_float32(value: float) -> float:
+    """Rounds to what the wire can carry, so that an echoed request is the same request."""
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return rounded
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _output(draft: RequestDraft) -> OutputOptions:
+    plain = OutputOptions()
+    return OutputOptions(
+        format=draft.format or plain.format,
+        quality=_given(draft.quality, plain.quality),
+        metadata_omitted=draft.metadata_omitted,
+        max_data_bytes=_given(draft.max_data_bytes, plain.max_data_bytes),
+    )
+
+
+def _events(draft: RequestDraft) -> EventOptions:
+    plain = EventOptions()
+    return EventOptions(
+        progress_interval_steps=_given(
+            draft.progress_interval_steps, plain.progress_interval_steps
+        ),
+        preview_interval_steps=_given(draft.preview_interval_steps, plain.preview_interval_steps),
+        preview_method=draft.preview_method or plain.preview_method,
+        preview_max_side=_given(draft.preview_max_side, plain.preview_max_side),
+    )

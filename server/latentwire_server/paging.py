@@ -1,0 +1,61 @@
+"""Lists in pages, and resource names: the small rules of resource-oriented RPCs. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from latentwire_server.engine.errors import InvalidRequest, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_PAGE_SIZE: Final = 100
+MAX_PAGE_SIZE: Final = 1_000
+_MAX_TOKEN_DIGITS: Final = 9
+
+Item = TypeVar("Item")
+
+
+def page_of(
+    items: Sequence[Item], *, page_size: int, page_token: str
+) -> tuple[Sequence[Item], str]:
+    """Returns the items of a page and the token of the next one, empty if there is none.
+
+    A token is a position: items that leave or arrive between two calls shift the pages.
+
+    Raises:
+        InvalidRequest: the size is out of range, or no answer ever gave this token.
+    """
+    violations = []
+    if not 0 <= page_size <= MAX_PAGE_SIZE:
+        description = f"page_size is {page_size}; allowed: 1 to {MAX_PAGE_SIZE}, 0 for the default"
+        violations.append(
+            Violation(field="page_size", reason="OUT_OF_RANGE", description=description)
+        )
+    if page_token and not _is_token(page_token):
+        description = "page_token is none that an answer gave"
+        violations.append(
+            Violation(field="page_token", reason="UNKNOWN_VALUE", description=description)
+        )
+    if violations:
+        raise InvalidRequest(tuple(violations))
+    start = int(page_token or 0)
+    end = start + (page_size or DEFAULT_PAGE_SIZE)
+    return items[start:end], str(end) if end < len(items) else ""
+
+
+def id_of(name: str, *, collection: str) -> str:
+    """Returns the id of a resource name such as ``generations/{id}``; a bare id is one already.
+
+    Raises:
+        InvalidRequest: the name is empty.
+    """
+    if not name:
+        description = f"name says which; it is {collection}/{{id}}"
+        violation = Violation(field="name", reason="REQUIRED", description=description)
+        raise InvalidRequest((violation,))
+    return name.removeprefix(f"{collection}/")
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_TOKEN_DIGITS

@@ -1,0 +1,217 @@
+"""What the RPCs do, as coroutines and async generators that raise domain errors.
+
+Knows messages, not transports: an adapter tells who calls, what time is left, and turns domain
+errors into statuses. Event loop only; what may take long goes to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+import uuid
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.convert import events, requests, resources
+from latentwire_server.convert.times import timestamp
+from latentwire_server.draft import complete
+from latentwire_server.engine import types
+from latentwire_server.engine.admission import DRAINING_RETRY_S, warnings_of
+from latentwire_server.engine.errors import Draining, InvalidRequest, Violation
+from latentwire_server.paging import id_of, page_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+
+    from latentwire_server.catalogue import Catalogue
+    from latentwire_server.engine.engine import Engine
+    from latentwire_server.models.model import DiffusionModel
+
+_SEED_BITS: Final = 32
+_BIG_FILE_BYTES: Final = 1_000_000
+"""Hashing more than this takes milliseconds, in which the event loop serves nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What GetServerInfo tells that does not change."""
+
+    version: str
+    max_request_bytes: int
+    settings: types.EngineSettings
+    start_time: float
+    library_versions: Mapping[str, str]
+
+
+class GenerationService:
+    """Serves generations and tells about models."""
+
+    def __init__(self, engine: Engine, catalogue: Catalogue, *, facts: ServerFacts) -> None:
+        """Takes the engine, the models and what is known about the server."""
+        self._engine = engine
+        self._catalogue = catalogue
+        self._facts = facts
+        self._num_open = 0
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+
+    async def generate(
+        self, message: pb.GenerateImageRequest, *, owner: str, time_remaining_s: float | None
+    ) -> AsyncGenerator[pb.GenerateImageResponse]:
+        """Draws, and yields every event. Closing the generator cancels the generation."""
+        deadline = None if time_remaining_s is None else time.monotonic() + time_remaining_s
+        if self._engine.status().is_draining:
+            raise Draining(retry_after_s=DRAINING_RETRY_S)
+        model, info = self._catalogue.ready(message.model)
+        request = complete(
+            requests.draft_from_proto(message),
+            info,
+            generation_id=uuid.uuid4().hex,
+            owner=owner,
+            random_seed=secrets.randbits(_SEED_BITS),
+            deadline=deadline,
+        )
+        warnings = await asyncio.to_thread(_examined, request, model)
+        if message.validate_only:
+            accepted = events.accepted_to_proto(request, warnings)
+            yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
+            return
+        with self._counted():
+            async with aclosing(self._run(request, warnings)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _run(
+        self, request: types.GenerationRequest, warnings: Sequence[types.Warning]
+    ) -> AsyncGenerator[pb.GenerateImageResponse]:
+        name = resources.generation_name(request.generation_id)
+        sequence = 0
+        async with self._engine.submit(request, warnings=warnings) as stream:
+            async for event in stream:
+                for response in events.responses(
+                    event,
+                    max_data_bytes=request.output.max_data_bytes,
+                    sha256=await _sha256(event),
+                ):
+                    sequence += 1
+                    yield _numbered(response, sequence=sequence, name=name)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._num_open += 1
+        self._all_closed.clear()
+        try:
+            yield
+        finally:
+            self._num_open -= 1
+            if self._num_open == 0:
+                self._all_closed.set()
+
+    async def wait_until_delivered(self) -> None:
+        """Returns once no generation's events are on their way to a client any more."""
+        await self._all_closed.wait()
+
+    def get_generation(
+        self, message: pb.GetGenerationRequest, *, owner: str
+    ) -> pb.GetGenerationResponse:
+        """Returns a generation of the caller."""
+        id_ = id_of(message.name, collection="generations")
+        snapshot = self._engine.get(id_, owner=owner)
+        return pb.GetGenerationResponse(generation=resources.generation_to_proto(snapshot))
+
+    def list_generations(
+        self, message: pb.ListGenerationsRequest, *, owner: str
+    ) -> pb.ListGenerationsResponse:
+        """Returns what the caller has queued and running, and how much everybody has."""
+        snapshots, next_page_token = page_of(
+            self._engine.list(owner=owner),
+            page_size=message.page_size,
+            page_token=message.page_token,
+        )
+        load = self._engine.status()
+        return pb.ListGenerationsResponse(
+            generations=[resources.generation_to_proto(snapshot) for snapshot in snapshots],
+            next_page_token=next_page_token,
+            total_count=load.queued_count + load.running_count,
+        )
+
+    def cancel_generation(
+        self, message: pb.CancelGenerationRequest, *, owner: str
+    ) -> pb.CancelGenerationResponse:
+        """Cancels a generation of the caller."""
+        id_ = id_of(message.name, collection="generations")
+        snapshot = self._engine.cancel(id_, owner=owner)
+        return pb.CancelGenerationResponse(generation=resources.generation_to_proto(snapshot))
+
+    def list_models(self, message: pb.ListModelsRequest) -> pb.ListModelsResponse:
+        """Returns the models, the default one first."""
+        models, next_page_token = page_of(
+            self._catalogue.models(), page_size=message.page_size, page_token=message.page_token
+        )
+        return pb.ListModelsResponse(models=models, next_page_token=next_page_token)
+
+    def get_model(self, message: pb.GetModelRequest) -> pb.GetModelResponse:
+        """Returns one model."""
+        return pb.GetModelResponse(model=self._catalogue.model(message.name))
+
+    def get_server_info(self, message: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: ARG002
+        """Returns what the server is and how busy it is."""
+        facts, load = self._facts, self._engine.status()
+        model = self._catalogue.default_model
+        return pb.GetServerInfoResponse(
+            version=facts.version,
+            device=model.device_name if model else "",
+            dtype=model.dtype_name if model else "",
+            batching=facts.settings.batching.value,
+            max_rows=facts.settings.max_rows,
+            max_request_bytes=facts.max_request_bytes,
+            max_queued=facts.settings.max_queued,
+            queued_count=load.queued_count,
+            running_count=load.running_count,
+            draining=load.is_draining,
+            start_time=timestamp(facts.start_time),
+            library_versions=facts.library_versions,
+        )
+
+
+def _examined(request: types.GenerationRequest, model: DiffusionModel) -> tuple[types.Warning, ...]:
+    """Returns what the caller should know about a request, asking the model itself.
+
+    Takes milliseconds: not for the event loop.
+
+    Raises:
+        InvalidRequest: the sampler cannot take that many steps, which only it knows.
+    """
+    choice, num_steps = request.scheduler, request.num_inference_steps
+    try:
+        model.create_scheduler(choice, num_inference_steps=num_steps)
+    except ValueError:
+        violation = Violation(
+            field="num_inference_steps",
+            reason="UNSUPPORTED_STEPS",
+            description=f"scheduler {choice.id} with sigmas {choice.sigmas}"
+            f" cannot take {num_steps} steps",
+        )
+        raise InvalidRequest((violation,)) from None
+    return warnings_of(request, model)
+
+
+def _numbered(
+    response: pb.GenerateImageResponse, *, sequence: int, name: str
+) -> pb.GenerateImageResponse:
+    response.generation = name
+    response.sequence = sequence
+    response.event_time.CopyFrom(timestamp(time.time()))
+    return response
+
+
+async def _sha256(event: types.Event) -> bytes:
+    if not isinstance(event, types.Image):
+        return b""
+    if len(event.data) < _BIG_FILE_BYTES:
+        return hashlib.sha256(event.data).digest()
+    return (await asyncio.to_thread(hashlib.sha256, event.data)).digest()

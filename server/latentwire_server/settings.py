@@ -1,0 +1,285 @@
+"""Everything an operator may set, read once by ``__main__`` and handed down in parts.
+
+A flag beats the environment (``LATENTWIRE_*``), which beats ``[server]`` of ``latentwire.toml``,
+which beats the default. Nothing else in the server reads the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from latentwire_server.engine.types import Batching, EngineSettings
+
+ENV_PREFIX: Final = "LATENTWIRE_"
+CONFIG_FILE: Final = Path("latentwire.toml")
+SECRET_FIELDS: Final = frozenset({"api_keys"})
+"""Never taken from the command line, where every user of the machine could read them."""
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text is one line for the operator."""
+
+
+class Settings(BaseSettings):
+    """The server's settings."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        toml_file=None,
+        hide_input_in_errors=True,
+    )
+    config_file: ClassVar[Path | None] = None
+
+    # Listening
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port_file: Path | None = Field(
+        None, description="File that receives the chosen port once the server listens."
+    )
+    tls_cert_file: Path | None = Field(None, description="PEM certificate chain; turns TLS on.")
+    tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM authorities; clients must show a certificate signed by one of them."
+    )
+
+    # Access
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Keys that callers must show, separated by commas."
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File with one key per line; '#' starts a comment."
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Allows to listen beyond this machine without any authentication.",
+    )
+
+    # Life
+    grace_s: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long running generations may go on after SIGTERM.",
+    )
+    max_request_bytes: int = Field(
+        64 * 1024 * 1024, ge=65_536, le=2**31 - 1, description="Largest request message."
+    )
+    log_format: Literal["human", "json"] = Field("human", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe lines that are logged."
+    )
+
+    # Model
+    model: str = Field(
+        "embedded",
+        min_length=1,
+        description="'embedded', a hub id, a diffusers folder or a .safetensors checkpoint.",
+    )
+    revision: str | None = Field(
+        None, description="Revision of a hub model: branch, tag or commit."
+    )
+    variant: str | None = Field(None, description="Variant of the weights, such as 'fp16'.")
+    single_file_config: str | None = Field(
+        None, description="Diffusers folder or hub id with the configuration of a checkpoint."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number format of the denoiser; 'auto' takes the device's fastest exact one.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.",
+    )
+    model_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Id under which the model is served; by default the last part of its name.",
+    )
+    model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Other names under which the model is served, separated by commas."
+    )
+
+    # Engine
+    batching: Batching = Field(
+        Batching.DYNAMIC,
+        description="'dynamic' is fastest; 'reproducible' gives the same bytes under any load.",
+    )
+    max_rows: int = Field(8, ge=1, le=1024, description="Most rows in one denoiser call.")
+    max_queued: int = Field(64, ge=1, le=100_000, description="Most generations that wait.")
+    max_running: int = Field(
+        16, ge=1, le=10_000, description="Most generations in progress at once."
+    )
+    send_timeout_s: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="How long a client may read nothing."
+    )
+    queued_event_interval_s: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How often a waiting client hears of its place.",
+    )
+    decode_interval_ticks: int = Field(
+        1, ge=1, description="Denoiser calls between two decodes of finished images."
+    )
+
+    # Limits
+    max_side: int | None = Field(None, ge=64, description="Largest width and height in pixels.")
+    max_pixels: int | None = Field(None, ge=4096, description="Largest width times height.")
+    max_inference_steps: int | None = Field(None, ge=1, description="Most denoising steps.")
+    max_images: int | None = Field(None, ge=1, le=1000, description="Most images in one request.")
+    max_prompt_bytes: int | None = Field(
+        None, ge=1, description="Longest prompt in bytes of UTF-8."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Orders the sources: flags, environment, ``latentwire.toml``."""
+        toml = TomlConfigSettingsSource(
+            settings_cls, toml_file=cls.config_file, toml_table_header=("server",)
+        )
+        return (init_settings, env_settings, toml)
+
+    @field_validator("api_keys", "model_aliases", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("log_level", "batching", "dtype", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            message = "tls_cert_file and tls_key_file belong together: set both or none"
+            raise ValueError(message)
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            message = "tls_client_ca_file needs tls_cert_file and tls_key_file"
+            raise ValueError(message)
+        authenticates = self.api_keys or self.api_keys_file or self.tls_client_ca_file
+        if not (is_loopback(self.host) or authenticates or self.insecure):
+            message = (
+                f"host={self.host!r} is reachable from other machines: set api_keys, api_keys_file"
+                " or tls_client_ca_file, or pass --insecure"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def engine(self) -> EngineSettings:
+        """The engine's part."""
+        return EngineSettings(
+            batching=self.batching,
+            max_rows=self.max_rows,
+            max_queued=self.max_queued,
+            max_running=self.max_running,
+            send_timeout_s=self.send_timeout_s,
+            queued_event_interval_s=self.queued_event_interval_s,
+            decode_interval_ticks=self.decode_interval_ticks,
+        )
+
+    @property
+    def limit_overrides(self) -> dict[str, int]:
+        """The limits that replace a model's own, by the name of ``ModelLimits``' field."""
+        names = ("max_side", "max_pixels", "max_inference_steps", "max_images", "max_prompt_bytes")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def read_api_keys(self) -> tuple[str, ...]:
+        """Returns every key, of the setting and of the file.
+
+        Raises:
+            SettingsError: the file cannot be read or holds no key.
+        """
+        keys = [key.get_secret_value() for key in self.api_keys]
+        if self.api_keys_file is not None:
+            lines = read_file("api_keys_file", self.api_keys_file).decode().splitlines()
+            found = [key for line in lines if (key := line.split("#", 1)[0].strip())]
+            if not found:
+                message = f"api_keys_file={str(self.api_keys_file)!r}: holds no key"
+                raise SettingsError(message)
+            keys += found
+        return tuple(keys)
+
+
+def read_file(field: str, path: Path) -> bytes:
+    """Returns the bytes of a file that a setting names.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"{field}={str(path)!r}: {error.strerror or 'cannot be read'}"
+        raise SettingsError(message) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load_settings(flags: dict[str, object], *, config_file: Path | None = None) -> Settings:
+    """Reads the settings from flags, environment and file.
+
+    Args:
+        flags: what the command line gave, by field.
+        config_file: a TOML file that must exist; None: ``latentwire.toml`` if it does.
+
+    Raises:
+        SettingsError: something is wrong; all of it is named in one line.
+    """
+    path = config_file or CONFIG_FILE
+    if config_file is not None:
+        read_file("config", config_file)
+    located: type[Settings] = type("Settings", (Settings,), {"config_file": path})
+    try:
+        return located(**flags)  # type: ignore[arg-type] # pydantic checks them, that is the point
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(error, flags))) from None
+    except ValueError as error:  # tomllib.TOMLDecodeError, a [server] that is no table
+        message = f"{path}: {error}"
+        raise SettingsError(message) from None
+
+
+def _describe(error: ValidationError, flags: dict[str, object]) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        reason = problem["msg"].removeprefix("Value error, ")
+        if not field:
+            lines.append(reason)
+        elif problem["type"] == "extra_forbidden":
+            lines.append(f"{field}: no such setting")
+        elif field in SECRET_FIELDS:
+            lines.append(f"{field}: {reason}")
+        else:
+            lines.append(f"{field}={problem.get('input', flags.get(field))!r}: {reason}")
+    return lines

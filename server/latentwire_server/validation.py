@@ -1,0 +1,229 @@
+"""What a request may ask for: a draft and a model's limits give all violations at once.
+
+Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from latentwire_server.engine.errors import Violation
+from latentwire_server.engine.types import ImageFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from latentwire_server.draft import RequestDraft
+    from latentwire_server.models.info import ModelInfo, ModelLimits
+
+MIN_DATA_BYTES: Final = 65_536
+MAX_DATA_BYTES: Final = 4_000_000
+MAX_SEED: Final = 2**63 - 1
+MAX_PRIORITY: Final = 100
+MAX_INTERVAL_STEPS: Final = 1_000
+MIN_PREVIEW_SIDE: Final = 16
+MAX_PREVIEW_SIDE: Final = 2_048
+MAX_USER_BYTES: Final = 64
+MAX_LABELS: Final = 16
+MAX_LABEL_CHARACTERS: Final = 64
+MAX_QUALITY: Final = 100
+
+
+def violations(draft: RequestDraft, info: ModelInfo) -> tuple[Violation, ...]:
+    """Returns everything that is wrong with a draft."""
+    return tuple(
+        chain(
+            _unserved(draft),
+            _prompts(draft, info.limits),
+            _size(draft, info),
+            _sampling(draft, info.limits),
+            _scheduler_violations(draft, info),
+            _output_violations(draft),
+            _events_violations(draft),
+            _accounting(draft),
+        )
+    )
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _unserved(draft: RequestDraft) -> Iterator[Violation]:
+    for name in draft.unsupported_fields:
+        yield Violation(
+            field=name,
+            reason="UNSUPPORTED_FIELD",
+            description=f"{name} is not served by this version; leave it unset",
+        )
+    for name, number in draft.unknown_enums:
+        yield Violation(
+            field=name, reason="UNKNOWN_VALUE", description=f"{name} has no value number {number}"
+        )
+
+
+def _prompts(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
+    if not draft.prompt.strip():
+        yield Violation(
+            field="prompt", reason="REQUIRED", description="prompt says what to draw; it is empty"
+        )
+    for name, text in (("prompt", draft.prompt), ("negative_prompt", draft.negative_prompt)):
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if size > limits.max_prompt_bytes:
+            yield Violation(
+                field=name,
+                reason="TOO_LONG",
+                description=f"{name} is {size} bytes long; allowed: {limits.max_prompt_bytes}",
+            )
+
+
+def _size(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
+    limits = info.limits
+    sides = {"width": draft.width, "height": draft.height}
+    found = [
+        violation
+        for name, side in sides.items()
+        if side is not None and (violation := _side(name, side, limits))
+    ]
+    yield from found
+    width = _given(draft.width, info.defaults.width)
+    height = _given(draft.height, info.defaults.height)
+    if not found and width * height > limits.max_pixels:
+        yield Violation(
+            field="width" if draft.width is not None else "height",
+            reason="TOO_LARGE",
+            description=f"{width}x{height} is {width * height} pixels;"
+            f" allowed: {limits.max_pixels}",
+        )
+
+
+def _side(name: str, side: int, limits: ModelLimits) -> Violation | None:
+    step = limits.side_multiple
+    if not limits.min_side <= side <= limits.max_side:
+        return _out_of_range(name, side, f"{limits.min_side} to {limits.max_side} by {step}")
+    if side % step == 0:
+        return None
+    below = side // step * step
+    works = [near for near in (below, below + step) if limits.min_side <= near <= limits.max_side]
+    nearest = " and ".join(str(near) for near in works)
+    return Violation(
+        field=name,
+        reason="NOT_A_MULTIPLE",
+        description=f"{name} {side} is no multiple of {step}; the nearest that work: {nearest}",
+    )
+
+
+def _sampling(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
+    yield from _ranged("num_images", draft.num_images, 1, limits.max_images)
+    yield from _ranged("seed", draft.seed, 0, MAX_SEED)
+    yield from _ranged(
+        "num_inference_steps", draft.num_inference_steps, 1, limits.max_inference_steps
+    )
+    yield from _ranged("clip_skip", draft.clip_skip, 0, limits.max_clip_skip)
+    guidance = draft.guidance_scale
+    if guidance is None:
+        return
+    if not math.isfinite(guidance):
+        yield Violation(
+            field="guidance_scale",
+            reason="NOT_FINITE",
+            description=f"guidance_scale is {guidance};"
+            f" allowed: 0 to {limits.max_guidance_scale:g}",
+        )
+    elif not 0 <= guidance <= limits.max_guidance_scale:
+        yield _out_of_range("guidance_scale", guidance, f"0 to {limits.max_guidance_scale:g}")
+
+
+def _scheduler_violations(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
+    choice = draft.scheduler_choice(info)
+    known = {scheduler.id: scheduler for scheduler in info.schedulers}
+    scheduler = known.get(choice.id)
+    if scheduler is None:
+        yield Violation(
+            field="scheduler.id",
+            reason="UNKNOWN_SCHEDULER",
+            description=f"the model has no scheduler {_quoted(choice.id)};"
+            f" it has: {', '.join(known)}",
+        )
+        return
+    if choice.sigmas not in scheduler.sigmas:
+        yield Violation(
+            field="scheduler.sigmas",
+            reason="UNSUPPORTED_SIGMAS",
+            description=f"{scheduler.id} takes no sigmas {_quoted(choice.sigmas)};"
+            f" it takes: {', '.join(scheduler.sigmas)}",
+        )
+
+
+def _output_violations(draft: RequestDraft) -> Iterator[Violation]:
+    is_png = (draft.format or ImageFormat.PNG) is ImageFormat.PNG
+    if is_png and draft.quality is not None:
+        yield Violation(
+            field="output.quality",
+            reason="NOT_APPLICABLE",
+            description="PNG is lossless and takes no quality; leave it unset or ask for JPEG",
+        )
+    else:
+        yield from _ranged("output.quality", draft.quality, 1, MAX_QUALITY)
+    yield from _ranged(
+        "output.max_data_bytes", draft.max_data_bytes, MIN_DATA_BYTES, MAX_DATA_BYTES
+    )
+
+
+def _events_violations(draft: RequestDraft) -> Iterator[Violation]:
+    yield from _ranged(
+        "events.progress_interval_steps", draft.progress_interval_steps, 1, MAX_INTERVAL_STEPS
+    )
+    yield from _ranged(
+        "events.preview_interval_steps", draft.preview_interval_steps, 0, MAX_INTERVAL_STEPS
+    )
+    yield from _ranged(
+        "events.preview_max_side", draft.preview_max_side, MIN_PREVIEW_SIDE, MAX_PREVIEW_SIDE
+    )
+
+
+def _accounting(draft: RequestDraft) -> Iterator[Violation]:
+    yield from _ranged("priority", draft.priority, -MAX_PRIORITY, MAX_PRIORITY)
+    user_bytes = len(draft.user.encode("utf-8", "surrogatepass"))
+    if user_bytes > MAX_USER_BYTES:
+        yield Violation(
+            field="user",
+            reason="TOO_LONG",
+            description=f"user is {user_bytes} bytes long; allowed: {MAX_USER_BYTES}",
+        )
+    if len(draft.labels) > MAX_LABELS:
+        yield Violation(
+            field="labels",
+            reason="TOO_MANY",
+            description=f"{len(draft.labels)} labels; allowed: {MAX_LABELS}",
+        )
+    bad = [pair for pair in draft.labels.items() if not (pair[0] and all(map(_is_label, pair)))]
+    for key, value in bad[:MAX_LABELS]:
+        yield Violation(
+            field="labels",
+            reason="BAD_LABEL",
+            description=f"label {_quoted(key)}: {_quoted(value)} is not of 1 to"
+            f" {MAX_LABEL_CHARACTERS} printable characters",
+        )
+
+
+def _is_label(text: str) -> bool:
+    return len(text) <= MAX_LABEL_CHARACTERS and text.isprintable()
+
+
+def _ranged(name: str, value: int | None, low: int, high: int) -> Iterator[Violation]:
+    if value is not None and not low <= value <= high:
+        yield _out_of_range(name, value, f"{low} to {high}")
+
+
+def _out_of_range(name: str, value: float, allowed: str) -> Violation:
+    return Violation(
+        field=name, reason="OUT_OF_RANGE", description=f"{name} is {value}; allowed: {allowed}"
+    )
+
+
+def _quoted(text: str) -> str:
+    shown = text if len(text) <= MAX_LABEL_CHARACTERS else text[:MAX_LABEL_CHARACTERS] + "..."
+    return ascii(shown)

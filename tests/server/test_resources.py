@@ -1,0 +1,160 @@
+"""Generations, models and the server as resources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from latentwire.v1 import image_generation_pb2 as pb
+from tests.eventually import eventually
+from tests.fakes import FakeModel
+from tests.server.serving import Serving, events_of, request, serving, told
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+async def begun(
+    server: Serving, sent: pb.GenerateImageRequest, *, count: int
+) -> tuple[list[AsyncIterator[pb.GenerateImageResponse]], list[str]]:
+    """Starts generations one after the other."""
+    streams = []
+    names = []
+    for _ in range(count):
+        streams.append(aiter(server.stub.GenerateImage(sent)))
+        names.append((await anext(streams[-1])).generation)
+    return streams, names
+
+
+async def test_a_generation_can_be_looked_up_from_queue_to_end():
+    model = FakeModel()
+    model.hold()
+    async with serving(model, max_running=1) as server:
+        sent = request("a", priority=5, user="me", labels={"k": "v"})
+        streams, names = await begun(server, sent, count=3)
+        await eventually(lambda: model.calls)
+
+        listed = await server.stub.ListGenerations(pb.ListGenerationsRequest())
+        assert [one.name for one in listed.generations] == names
+        assert listed.total_count == 3
+        assert [one.state for one in listed.generations] == [
+            pb.GENERATION_STATE_RUNNING,
+            pb.GENERATION_STATE_QUEUED,
+            pb.GENERATION_STATE_QUEUED,
+        ]
+        assert [one.ahead_count for one in listed.generations] == [0, 0, 1]
+        last = listed.generations[2]
+        assert (last.priority, last.user, dict(last.labels)) == (5, "me", {"k": "v"})
+        assert (last.model, last.step_count) == ("models/fake", 4)
+        assert last.create_time.ToNanoseconds() > 0
+        assert not last.HasField("end_time")
+
+        info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+        assert (info.running_count, info.queued_count) == (1, 2)
+
+        model.let_go()
+        for stream in streams:
+            async for _ in stream:
+                pass
+        ended = await server.stub.GetGeneration(pb.GetGenerationRequest(name=names[0]))
+        assert ended.generation.state == pb.GENERATION_STATE_SUCCEEDED
+        assert ended.generation.HasField("end_time")
+        assert (ended.generation.step, ended.generation.fraction) == (4, 1.0)
+
+
+async def test_generations_are_listed_in_pages():
+    model = FakeModel()
+    model.hold()
+    async with serving(model) as server:
+        _streams, names = await begun(server, request("a"), count=5)
+        seen, token = [], ""
+        while True:
+            page = await server.stub.ListGenerations(
+                pb.ListGenerationsRequest(page_size=2, page_token=token)
+            )
+            assert len(page.generations) <= 2
+            seen += [one.name for one in page.generations]
+            token = page.next_page_token
+            if not token:
+                break
+        assert seen == names
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        (pb.ListGenerationsRequest(page_size=-1), "page_size"),
+        (pb.ListGenerationsRequest(page_size=1001), "page_size"),
+        (pb.ListGenerationsRequest(page_token="-1"), "page_token"),
+        (pb.ListGenerationsRequest(page_token="x"), "page_token"),
+        (pb.ListGenerationsRequest(page_token="9" * 5000), "page_token"),
+        (pb.ListGenerationsRequest(page_token="٣"), "page_token"),
+    ],
+)
+async def test_a_bad_page_is_refused(server: Serving, sent: pb.ListGenerationsRequest, field: str):
+    with pytest.raises(grpc.RpcError) as caught:
+        await server.stub.ListGenerations(sent)
+    assert set(told(caught.value).violations) == {field}
+
+
+@pytest.mark.parametrize("name", ["generations/nobody", "nobody", "generations/../x", "\n" * 9000])
+async def test_an_unknown_generation_is_not_found(server: Serving, name: str):
+    for rpc, sent in (
+        (server.stub.GetGeneration, pb.GetGenerationRequest(name=name)),
+        (server.stub.CancelGeneration, pb.CancelGenerationRequest(name=name)),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            await rpc(sent)
+        refused = told(caught.value)
+        assert refused.code is grpc.StatusCode.NOT_FOUND
+        assert refused.info.reason == "GENERATION_NOT_FOUND"
+
+
+async def test_a_generation_without_a_name_is_asked_for_one(server: Serving):
+    with pytest.raises(grpc.RpcError) as caught:
+        await server.stub.GetGeneration(pb.GetGenerationRequest())
+    assert told(caught.value).reasons == {"name": "REQUIRED"}
+
+
+async def test_a_model_tells_enough_to_check_a_request_before_it_is_sent():
+    async with serving(model_aliases="nick, name", max_images=3) as server:
+        listed = await server.stub.ListModels(pb.ListModelsRequest())
+        (model,) = listed.models
+        answer = await server.stub.GetModel(pb.GetModelRequest(name="nick"))
+        assert answer.model == model
+        default = await server.stub.GetModel(pb.GetModelRequest())
+        assert default.model == model
+    assert model.name == "models/fake"
+    assert model.is_default
+    assert model.state == pb.MODEL_STATE_READY
+    assert list(model.aliases) == ["fake-alias", "nick", "name"]
+    assert model.limits.max_images == 3
+    assert (model.limits.max_side, model.limits.side_multiple) == (1024, 8)
+    assert [one.id for one in model.schedulers] == ["euler", "euler-a", "heun"]
+    assert model.schedulers[2].evaluations_per_step == 2
+    assert model.defaults.scheduler == pb.Scheduler(id="euler", sigmas="default")
+
+
+async def test_an_unknown_model_is_not_found(server: Serving):
+    with pytest.raises(grpc.RpcError) as caught:
+        await server.stub.GetModel(pb.GetModelRequest(name="models/none"))
+    assert told(caught.value).info.reason == "MODEL_NOT_FOUND"
+
+
+async def test_the_operators_limits_replace_the_models():
+    async with serving(max_images=1, max_inference_steps=4) as server:
+        with pytest.raises(grpc.RpcError) as caught:
+            await events_of(server.stub.GenerateImage(request(num_images=2, num_inference_steps=5)))
+    assert set(told(caught.value).violations) == {"num_images", "num_inference_steps"}
+
+
+async def test_the_server_tells_what_it_is(server: Serving):
+    info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert (info.device, info.dtype, info.batching) == ("cpu", "float32", "dynamic")
+    assert (info.max_rows, info.max_queued) == (8, 64)
+    assert info.max_request_bytes == 64 * 1024 * 1024
+    assert not info.draining
+    assert info.start_time.ToNanoseconds() > 0
+    assert {"torch", "grpcio"} <= set(info.library_versions)

@@ -1,0 +1,148 @@
+"""Where settings come from, and what the operator is told when they are no good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from latentwire_server.command_line import parse
+from latentwire_server.engine.types import Batching
+from latentwire_server.settings import Settings, SettingsError, load_settings
+from latentwire_server.settings_table import markdown_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (folder / "latentwire.toml").write_text(
+        '[server]\nport = 1\nmax_rows = 2\ndtype = "float32"\n[bridge]\nport = 9\n'
+    )
+    monkeypatch.setenv("LATENTWIRE_PORT", "3")
+    monkeypatch.setenv("LATENTWIRE_MAX_ROWS", "4")
+    settings = parse(["--port", "5"])
+    assert settings.port == 5
+    assert settings.max_rows == 4
+    assert settings.dtype == "float32"
+    assert settings.max_queued == 64
+
+
+def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTWIRE_API_KEYS", "a, b")
+    settings = parse(
+        ["--batching", "reproducible", "--max-side", "512", "--model-aliases", "x,y", "--insecure"]
+    )
+    assert settings.engine.batching is Batching.REPRODUCIBLE
+    assert settings.limit_overrides == {"max_side": 512}
+    assert settings.model_aliases == ("x", "y")
+    assert settings.read_api_keys() == ("a", "b")
+    assert settings.insecure
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"port": "99999"}, ["port='99999'", "65535"]),
+        ({"port": "abc"}, ["port='abc'", "integer"]),
+        ({"max_rows": "0"}, ["max_rows='0'", "greater than or equal to 1"]),
+        ({"batching": "fast"}, ["batching='fast'", "'dynamic' or 'reproducible'"]),
+        ({"dtype": "int8"}, ["dtype='int8'", "'bfloat16'"]),
+        ({"device": "tpu"}, ["device='tpu'"]),
+        ({"grace_s": "nan"}, ["grace_s='nan'"]),
+        ({"model": ""}, ["model=''"]),
+        ({"nonsense": "1"}, ["nonsense: no such setting"]),
+        ({"tls_key_file": "x"}, ["tls_cert_file and tls_key_file belong together"]),
+        ({"api_keys_file": "nowhere"}, ["api_keys_file='nowhere'", "No such file"]),
+    ],
+)
+def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
+    flags: dict[str, object], says: list[str]
+):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags).read_api_keys()
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in says:
+        assert part in text
+
+
+def test_all_bad_values_are_told_at_once():
+    with pytest.raises(SettingsError, match=r"port='-1'.*; .*max_rows='x'"):
+        load_settings({"port": "-1", "max_rows": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nprt = 1\n", "prt: no such setting"),
+        ("[server\n", "latentwire.toml"),
+        ('[server]\nport = "x"\n', "port='x'"),
+    ],
+)
+def test_a_bad_file_is_told(folder: Path, text: str, says: str):
+    (folder / "latentwire.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({})
+    assert says in str(caught.value)
+
+
+def test_a_named_file_must_exist(folder: Path):
+    with pytest.raises(SettingsError, match="config="):
+        load_settings({}, config_file=folder / "none.toml")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_beyond_this_machine_only_with_authentication(host: str):
+    with pytest.raises(SettingsError, match="--insecure"):
+        load_settings({"host": host})
+    assert load_settings({"host": host, "insecure": True}).host == host
+    assert load_settings({"host": host, "api_keys": "k"}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machine_needs_no_authentication(host: str):
+    assert load_settings({"host": host}).host == host
+
+
+def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTWIRE_API_KEYS", "very-secret")
+    assert "very-secret" not in repr(load_settings({}))
+    monkeypatch.setenv("LATENTWIRE_PORT", "x")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({})
+    assert "very-secret" not in str(caught.value)
+
+
+def test_the_table_has_every_setting():
+    table = markdown_table()
+    for name in Settings.model_fields:
+        assert f"`LATENTWIRE_{name.upper()}`" in table
+    assert "--api-keys`" not in table
+    assert all(info.description for info in Settings.model_fields.values())
+
+
+def test_help_is_for_people_and_comes_without_torch():
+    code = (
+        "import sys; from latentwire_server.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    text = " ".join(ended.stdout.split())
+    assert "--max-rows" in text
+    assert "(default: 50051)" in text

@@ -1,0 +1,170 @@
+"""The rules for requests, driven with plain values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from latentwire_server.draft import RequestDraft, complete
+from latentwire_server.engine.errors import InvalidRequest
+from latentwire_server.engine.types import ImageFormat
+from latentwire_server.models.info import SchedulerChoice
+from latentwire_server.validation import violations
+from tests.fakes import FakeModel
+
+INFO = FakeModel().info
+GOOD = RequestDraft(prompt="a red circle")
+
+
+def found(**fields: object) -> dict[str, str]:
+    return {one.field: one.reason for one in violations(replace(GOOD, **fields), INFO)}
+
+
+def told(**fields: object) -> str:
+    (violation,) = violations(replace(GOOD, **fields), INFO)
+    return violation.description
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"prompt": ""}, "prompt", "REQUIRED"),
+        ({"prompt": " \n"}, "prompt", "REQUIRED"),
+        ({"prompt": "é" * 16_001}, "prompt", "TOO_LONG"),
+        ({"negative_prompt": "x" * 32_001}, "negative_prompt", "TOO_LONG"),
+        ({"width": 65}, "width", "NOT_A_MULTIPLE"),
+        ({"height": 1023}, "height", "NOT_A_MULTIPLE"),
+        ({"width": 56}, "width", "OUT_OF_RANGE"),
+        ({"width": 1032}, "width", "OUT_OF_RANGE"),
+        ({"height": -64}, "height", "OUT_OF_RANGE"),
+        ({"num_images": 11}, "num_images", "OUT_OF_RANGE"),
+        ({"num_images": -1}, "num_images", "OUT_OF_RANGE"),
+        ({"seed": -1}, "seed", "OUT_OF_RANGE"),
+        ({"num_inference_steps": 0}, "num_inference_steps", "OUT_OF_RANGE"),
+        ({"num_inference_steps": 151}, "num_inference_steps", "OUT_OF_RANGE"),
+        ({"guidance_scale": float("nan")}, "guidance_scale", "NOT_FINITE"),
+        ({"guidance_scale": float("inf")}, "guidance_scale", "NOT_FINITE"),
+        ({"guidance_scale": float("-inf")}, "guidance_scale", "NOT_FINITE"),
+        ({"guidance_scale": -0.1}, "guidance_scale", "OUT_OF_RANGE"),
+        ({"guidance_scale": 50.1}, "guidance_scale", "OUT_OF_RANGE"),
+        ({"scheduler_id": "warp"}, "scheduler.id", "UNKNOWN_SCHEDULER"),
+        ({"sigmas": "beta"}, "scheduler.sigmas", "UNSUPPORTED_SIGMAS"),
+        ({"scheduler_id": "heun", "sigmas": "karras"}, "scheduler.sigmas", "UNSUPPORTED_SIGMAS"),
+        ({"clip_skip": -1}, "clip_skip", "OUT_OF_RANGE"),
+        ({"clip_skip": 3}, "clip_skip", "OUT_OF_RANGE"),
+        ({"quality": 90}, "output.quality", "NOT_APPLICABLE"),
+        ({"quality": 0, "format": ImageFormat.JPEG}, "output.quality", "OUT_OF_RANGE"),
+        ({"quality": 101, "format": ImageFormat.WEBP}, "output.quality", "OUT_OF_RANGE"),
+        ({"max_data_bytes": 65_535}, "output.max_data_bytes", "OUT_OF_RANGE"),
+        ({"max_data_bytes": 4_000_001}, "output.max_data_bytes", "OUT_OF_RANGE"),
+        ({"progress_interval_steps": -1}, "events.progress_interval_steps", "OUT_OF_RANGE"),
+        ({"preview_interval_steps": 1001}, "events.preview_interval_steps", "OUT_OF_RANGE"),
+        ({"preview_max_side": 15}, "events.preview_max_side", "OUT_OF_RANGE"),
+        ({"priority": 101}, "priority", "OUT_OF_RANGE"),
+        ({"priority": -101}, "priority", "OUT_OF_RANGE"),
+        ({"user": "é" * 33}, "user", "TOO_LONG"),
+        ({"labels": {str(i): "" for i in range(17)}}, "labels", "TOO_MANY"),
+        ({"labels": {"": "x"}}, "labels", "BAD_LABEL"),
+        ({"labels": {"k": "a\nb"}}, "labels", "BAD_LABEL"),
+        ({"labels": {"k" * 65: "x"}}, "labels", "BAD_LABEL"),
+        ({"unsupported_fields": ("loras",)}, "loras", "UNSUPPORTED_FIELD"),
+        ({"unknown_enums": (("output.format", 9),)}, "output.format", "UNKNOWN_VALUE"),
+    ],
+)
+def test_what_is_out_of_bounds_is_named(fields: dict[str, object], field: str, reason: str):
+    assert found(**fields) == {field: reason}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "é" * 16_000},
+        {"width": 64, "height": 1024},
+        {"width": 1024, "height": 1024},
+        {"num_images": 10},
+        {"seed": 0},
+        {"seed": 2**63 - 1},
+        {"num_inference_steps": 150},
+        {"guidance_scale": 0.0},
+        {"guidance_scale": 50.0},
+        {"sigmas": "karras"},
+        {"clip_skip": 2},
+        {"quality": 1, "format": ImageFormat.JPEG},
+        {"max_data_bytes": 65_536},
+        {"priority": -100},
+        {"user": "é" * 32},
+        {"labels": {str(i): "v" * 64 for i in range(16)}},
+    ],
+)
+def test_the_bounds_themselves_are_allowed(fields: dict[str, object]):
+    assert found(**fields) == {}
+
+
+def test_everything_that_is_wrong_is_told_at_once():
+    assert found(
+        prompt="", width=-8, height=77, seed=-5, guidance_scale=float("nan"), quality=3
+    ) == {
+        "prompt": "REQUIRED",
+        "width": "OUT_OF_RANGE",
+        "height": "NOT_A_MULTIPLE",
+        "seed": "OUT_OF_RANGE",
+        "guidance_scale": "NOT_FINITE",
+        "output.quality": "NOT_APPLICABLE",
+    }
+
+
+def test_descriptions_say_the_value_and_what_would_work():
+    assert told(width=77) == "width 77 is no multiple of 8; the nearest that work: 72 and 80"
+    assert told(num_images=11) == "num_images is 11; allowed: 1 to 10"
+    assert told(width=2048) == "width is 2048; allowed: 64 to 1024 by 8"
+    assert "'warp'" in told(scheduler_id="warp")
+    assert "euler, euler-a, heun" in told(scheduler_id="warp")
+
+
+def test_the_nearest_sizes_are_never_beyond_the_limits():
+    narrow = replace(INFO, limits=replace(INFO.limits, max_side=1000))
+    (violation,) = violations(replace(GOOD, width=999), narrow)
+    assert violation.description.endswith("992 and 1000")
+    narrow = replace(INFO, limits=replace(INFO.limits, max_side=999))
+    (violation,) = violations(replace(GOOD, width=999), narrow)
+    assert violation.description.endswith("that work: 992")
+
+
+def test_sides_that_are_fine_alone_may_be_too_many_pixels_together():
+    small = replace(INFO, limits=replace(INFO.limits, max_pixels=512 * 512))
+    (violation,) = violations(replace(GOOD, width=1024, height=512), small)
+    assert violation.reason == "TOO_LARGE"
+    assert violations(replace(GOOD, width=1024, height=256), small) == ()
+
+
+def test_a_long_label_is_not_echoed_in_full():
+    assert len(told(labels={"k" * 10_000: "v"})) < 300
+
+
+def test_gaps_are_filled_with_the_models_defaults():
+    request = complete(GOOD, INFO, generation_id="g", owner="o", random_seed=9, deadline=4.0)
+    assert (request.width, request.height, request.num_inference_steps) == (64, 64, 4)
+    assert (request.seed, request.num_images, request.guidance_scale) == (9, 1, 2.0)
+    assert request.scheduler == SchedulerChoice(id="euler", sigmas="default")
+    assert (request.model, request.owner, request.deadline) == ("fake", "o", 4.0)
+
+
+def test_a_default_guidance_that_the_wire_cannot_carry_is_rounded_to_what_it_can():
+    info = replace(INFO, defaults=replace(INFO.defaults, guidance_scale=7.3))
+    request = complete(GOOD, info, generation_id="g", owner="", random_seed=1)
+    assert request.guidance_scale == pytest.approx(7.3)
+    echoed = complete(
+        replace(GOOD, guidance_scale=request.guidance_scale),
+        info,
+        generation_id="g",
+        owner="",
+        random_seed=1,
+    )
+    assert echoed.guidance_scale == request.guidance_scale
+
+
+def test_nothing_is_completed_that_breaks_a_rule():
+    with pytest.raises(InvalidRequest) as caught:
+        complete(replace(GOOD, seed=-1), INFO, generation_id="g", owner="", random_seed=1)
+    assert [one.field for one in caught.value.violations] == ["seed"]
