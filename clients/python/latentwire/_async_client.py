@@ -1,0 +1,238 @@
+"""The client for asyncio: the same calls, awaited, over one ``grpc.aio`` channel.
+
+Everything here belongs to the event loop on which the client was made. Only I/O is here: what is
+sent and what comes out is shared with the client for threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from latentwire import _operations
+from latentwire._assemble import StreamAssembler
+from latentwire._channel import (
+    DEFAULT_SERVER,
+    DEFAULT_TIMEOUT_S,
+    Target,
+    metadata_from,
+    target_from,
+)
+from latentwire._events import Image
+from latentwire._requests import build_request
+from latentwire.errors import error_from_rpc
+from latentwire.v1 import image_generation_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Unpack
+
+    from latentwire._events import Event
+    from latentwire._requests import GenerateOptions
+    from latentwire._resources import Generation, Model, ServerInfo
+    from latentwire.v1 import image_generation_pb2 as pb
+
+    AsyncCall = grpc.aio.UnaryStreamCall[pb.GenerateImageRequest, pb.GenerateImageResponse]
+
+ResultT = TypeVar("ResultT")
+
+
+class AsyncGenerationStream:
+    """The events of one generation, as they happen.
+
+    An async iterator and context manager; closing it before the end cancels the generation.
+    """
+
+    def __init__(self, call: AsyncCall, request: pb.GenerateImageRequest) -> None:
+        self._call = call
+        self._assembler = StreamAssembler(request)
+        self._closed = asyncio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Returns the next event.
+
+        Raises:
+            LatentwireError: The generation ended without its images; the subclass says why.
+        """
+        while not self._closed.is_set():
+            try:
+                response = await self._call.read()
+                if response is grpc.aio.EOF:
+                    self._assembler.finish()
+                    break
+                event = self._assembler.feed(cast("pb.GenerateImageResponse", response))
+            except grpc.RpcError as error:
+                if self._closed.is_set():
+                    break
+                await self.aclose()
+                raise error_from_rpc(error) from None
+            except asyncio.CancelledError:
+                # gRPC raises it too when another task closed this stream, and then it is the end.
+                if self._closed.is_set() and not _is_cancelling():
+                    break
+                await self.aclose()
+                raise
+            except BaseException:
+                await self.aclose()
+                raise
+            if event is not None:
+                return event
+        self._closed.set()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the stream; a generation that has not ended is cancelled on the server."""
+        self._closed.set()
+        self._call.cancel()
+
+
+class AsyncClient:
+    """Calls a Latentwire server from asyncio. Made inside a running event loop."""
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        api_key: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        channel_options: Sequence[tuple[str, str | int]] = (),
+    ) -> None:
+        """Makes a client; arguments as for ``Client``."""
+        target = target_from(
+            server, api_key=api_key, credentials=credentials, options=channel_options
+        )
+        self._metadata = target.metadata
+        self._timeout_s = timeout_s
+        self._channel = _open_channel(target)
+        self._stub = rpc.ImageGenerationStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connection; generations still streaming are cancelled."""
+        await self._channel.close()
+
+    def with_api_key(self, api_key: str | None) -> AsyncClient:
+        """Returns a client that calls with another key over this one's connection.
+
+        It needs no closing: closing this one closes both.
+        """
+        other = copy.copy(self)
+        other._metadata = metadata_from(api_key)  # noqa: SLF001 - of the same class
+        return other
+
+    async def generate(
+        self,
+        prompt: str | pb.GenerateImageRequest,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Image]:
+        """Draws images and returns them. Arguments and errors as for ``Client.generate``."""
+        async with self.stream(prompt, timeout_s=timeout_s, **options) as events:
+            return [event async for event in events if isinstance(event, Image)]
+
+    def stream(
+        self,
+        prompt: str | pb.GenerateImageRequest,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerationStream:
+        """Starts a generation and returns its events. Arguments as for ``Client.generate``."""
+        request = build_request(prompt, options)
+        call = self._stub.GenerateImage(request, timeout=timeout_s, metadata=self._metadata)
+        # The stub's types are those of a sync channel.
+        return AsyncGenerationStream(cast("AsyncCall", call), request)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Returns the server's models, the default one first."""
+        return await self._run(_operations.list_models())
+
+    async def model(self, name: str = "") -> Model:
+        """Returns a model by name, id or alias; without a name the default one."""
+        return await self._run(_operations.get_model(name))
+
+    async def server_info(self) -> ServerInfo:
+        """Returns the server's version, device, limits and load."""
+        return await self._run(_operations.get_server_info())
+
+    async def generation(self, name: str) -> Generation:
+        """Returns one of the caller's generations by its name or id."""
+        return await self._run(_operations.get_generation(name))
+
+    async def generations(self) -> tuple[Generation, ...]:
+        """Returns the caller's generations that are queued or running, in the order served."""
+        return await self._run(_operations.list_generations())
+
+    async def cancel(self, name: str, *, timeout_s: float | None = None) -> Generation:
+        """Cancels one of the caller's generations by its name or id; an ended one stays so."""
+        return await self._run(_operations.cancel_generation(name, timeout_s=timeout_s))
+
+    async def wait_ready(self, timeout_s: float = 60.0, *, model: str = "") -> None:
+        """Waits until the server, or one of its models, can draw, as ``Client.wait_ready``."""
+        await self._run(_operations.wait_ready(timeout_s, model=model))
+
+    async def _run(self, operation: _operations.Operation[ResultT]) -> ResultT:
+        outcome: _operations.Outcome = None
+        try:
+            while True:
+                outcome = await self._perform(_operations.resume(operation, outcome))
+        except StopIteration as stop:
+            result: ResultT = stop.value
+            return result
+
+    async def _perform(self, step: _operations.Step) -> _operations.Outcome:
+        match step:
+            case _operations.Pause(duration_s=duration_s):
+                await asyncio.sleep(duration_s)
+                return None
+            case _operations.UnaryCall(path=path, request=request, timeout_s=timeout_s):
+                method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+                method = self._channel.unary_unary(path)
+                if timeout_s is None:
+                    timeout_s = self._timeout_s
+                try:
+                    return await method(request, timeout=timeout_s, metadata=self._metadata)
+                except grpc.RpcError as error:
+                    return error_from_rpc(error)
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _open_channel(target: Target) -> grpc.aio.Channel:
+    if target.credentials is None:
+        return grpc.aio.insecure_channel(target.address, options=target.options)
+    return grpc.aio.secure_channel(target.address, target.credentials, options=target.options)

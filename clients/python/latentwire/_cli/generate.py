@@ -1,0 +1,175 @@
+"""``latentwire generate``: draws images, tells about every step, cancels on Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Final
+
+from latentwire._cli.exit_code import ExitCode
+from latentwire._cli.inspect import load_description, request_in
+from latentwire._cli.output import output_from
+from latentwire._cli.reporting import JsonReporter, PlainReporter, QuietReporter
+from latentwire._cli.usage import UsageError
+from latentwire._events import Accepted, Image
+from latentwire.errors import LatentwireError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from latentwire._cli.output import Output
+    from latentwire._cli.reporting import Reporter
+    from latentwire._client import Client, GenerationStream
+    from latentwire._requests import GenerateOptions
+    from latentwire.v1 import image_generation_pb2 as pb
+
+# A step's preview on a terminal is some 80x60 half blocks.
+_TERMINAL_PREVIEW_SIDE: Final = 256
+_CANCEL_TIMEOUT_S: Final = 5.0
+
+
+def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
+    """Draws what the command line says."""
+    prompt = _prompt(arguments)
+    output = output_from(
+        arguments.output, image_format=arguments.image_format, num_images=arguments.num_images
+    )
+    options = _options(arguments, output)
+    reporter = _reporter(arguments, output)
+    try:
+        events = client.stream(prompt, timeout_s=arguments.timeout, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    with reporter, events:
+        return _follow(events, client=client, reporter=reporter, output=output)
+
+
+def _follow(
+    events: GenerationStream, *, client: Client, reporter: Reporter, output: Output
+) -> ExitCode:
+    generation = ""
+    num_images = 1
+    try:
+        for event in events:
+            generation = event.generation
+            if isinstance(event, Accepted):
+                num_images = len(event.seeds)
+            if isinstance(event, Image) and event.data:
+                reporter.saved(event, path=output.write(event, num_images=num_images))
+            else:
+                reporter.show(event)
+    except KeyboardInterrupt:
+        events.close()
+        reporter.interrupted(generation, is_confirmed=_is_cancelled(client, generation))
+        return ExitCode.INTERRUPTED
+    except LatentwireError as error:
+        reporter.failed(error)
+        raise
+    except OSError as error:
+        msg = f"{error.filename or 'output'}: {error.strerror}"
+        raise UsageError(msg) from None
+    return ExitCode.OK
+
+
+def _is_cancelled(client: Client, generation: str) -> bool:
+    """Makes sure, with a call of its own, that the server gave the generation up.
+
+    The broken stream tells it too, but this process may be gone before that is sent.
+    """
+    if not generation:
+        return False
+    try:
+        client.cancel(generation, timeout_s=_CANCEL_TIMEOUT_S)
+    except LatentwireError:
+        return False
+    return True
+
+
+def _prompt(arguments: argparse.Namespace) -> str | pb.GenerateImageRequest:
+    if arguments.like is not None:
+        request = request_in(load_description(arguments.like), path=arguments.like)
+        if arguments.prompt is not None:
+            request.prompt = arguments.prompt
+        request.ClearField("output")
+        return request
+    if arguments.prompt is None:
+        msg = "generate needs a prompt, or --like FILE"
+        raise UsageError(msg)
+    prompt: str = arguments.prompt
+    return prompt
+
+
+def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
+    wants_preview = arguments.preview and not arguments.quiet
+    preview_interval_steps = arguments.preview_interval_steps
+    preview_max_side = arguments.preview_max_side
+    if wants_preview:
+        preview_interval_steps = preview_interval_steps or 1
+        preview_max_side = preview_max_side or _TERMINAL_PREVIEW_SIDE
+    return {
+        "model": arguments.model,
+        "negative_prompt": arguments.negative_prompt,
+        "width": arguments.width,
+        "height": arguments.height,
+        "num_images": arguments.num_images,
+        "seed": arguments.seed,
+        "num_inference_steps": arguments.num_inference_steps,
+        "guidance_scale": arguments.guidance_scale,
+        "scheduler": _scheduler(arguments),
+        "clip_skip": arguments.clip_skip,
+        "image_format": output.image_format,
+        "quality": arguments.quality,
+        "metadata_omitted": arguments.metadata_omitted or None,
+        "max_data_bytes": arguments.max_data_bytes,
+        "progress_interval_steps": arguments.progress_interval_steps,
+        "preview_interval_steps": preview_interval_steps,
+        "preview_method": arguments.preview_method,
+        "preview_max_side": preview_max_side,
+        "priority": arguments.priority,
+        "user": arguments.user,
+        "labels": _labels(arguments.label),
+        "request_id": arguments.request_id,
+        "validate_only": arguments.validate_only or None,
+    }
+
+
+def _scheduler(arguments: argparse.Namespace) -> str | tuple[str, str] | None:
+    if arguments.sigmas is None:
+        scheduler: str | None = arguments.scheduler
+        return scheduler
+    if arguments.scheduler is None:
+        msg = "--sigmas needs --scheduler"
+        raise UsageError(msg)
+    return (arguments.scheduler, arguments.sigmas)
+
+
+def _labels(items: list[str] | None) -> dict[str, str] | None:
+    if items is None:
+        return None
+    labels = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator:
+            msg = f"--label {item}: needed: KEY=VALUE"
+            raise UsageError(msg)
+        labels[key] = value
+    return labels
+
+
+def _reporter(arguments: argparse.Namespace, output: Output) -> Reporter:
+    if arguments.json:
+        if output.to_stdout:
+            msg = "--json and -o - both want standard output"
+            raise UsageError(msg)
+        return JsonReporter(sys.stdout)
+    if arguments.preview and importlib.util.find_spec("PIL") is None:
+        msg = "--preview needs Pillow: pip install pillow"
+        raise UsageError(msg)
+    if arguments.quiet:
+        return QuietReporter()
+    if sys.stderr.isatty():
+        # Rich takes 0.1 s to import, which a script that logs to a file need not wait for.
+        from latentwire._cli.live import LiveReporter  # noqa: PLC0415
+
+        return LiveReporter(shows_pictures=arguments.preview)
+    return PlainReporter(sys.stderr)

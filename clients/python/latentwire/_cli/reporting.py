@@ -1,0 +1,175 @@
+"""Tells about a generation while it goes on: as JSON lines, as plain lines, or not at all.
+
+The live display on a terminal is the fourth way and has its own file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
+
+from latentwire._cli.records import error_record, event_record, json_line
+from latentwire._cli.text import duration, one_line
+from latentwire._events import (
+    Accepted,
+    Completed,
+    Event,
+    Image,
+    ModelLoading,
+    Preview,
+    Progress,
+    Queued,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latentwire.errors import LatentwireError
+
+_PLAIN_PROGRESS_SHARE: Final = 0.1
+
+
+class Reporter(Protocol):
+    """Shows one generation to somebody. A context manager."""
+
+    def __enter__(self) -> Self:
+        """Begins."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Ends, however the generation ended."""
+
+    def show(self, event: Event) -> None:
+        """Shows an event that is no written image."""
+
+    def saved(self, image: Image, *, path: Path | None) -> None:
+        """Shows that an image was written; to standard output when there is no path."""
+
+    def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
+        """Shows that Ctrl-C ended it, and whether the server said so."""
+
+    def failed(self, error: LatentwireError) -> None:
+        """Shows an error that the command itself does not print."""
+
+
+class QuietReporter:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        """Shows nothing."""
+
+    def saved(self, image: Image, *, path: Path | None) -> None:
+        """Shows nothing."""
+
+    def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
+        """Shows nothing."""
+
+    def failed(self, error: LatentwireError) -> None:
+        """Shows nothing."""
+
+
+class JsonReporter(QuietReporter):
+    """Writes one JSON line per event, flushed, so that a program can follow."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: Event) -> None:
+        """Writes the event."""
+        self._write(event_record(event))
+
+    def saved(self, image: Image, *, path: Path | None) -> None:
+        """Writes the image's event with its path."""
+        self._write(event_record(image, path=path))
+
+    def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
+        """Writes an ``interrupted`` line."""
+        self._write(
+            {"event": "interrupted", "generation": generation, "is_cancelled": is_confirmed}
+        )
+
+    def failed(self, error: LatentwireError) -> None:
+        """Writes an ``error`` line."""
+        self._write(error_record(error))
+
+    def _write(self, record: dict[str, object]) -> None:
+        self._stream.write(json_line(record))
+        self._stream.flush()
+
+
+class PlainReporter(QuietReporter):
+    """Writes few plain lines, for logs and pipes: no control characters, no step-by-step."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._phase = ""
+        self._next_fraction = 0.0
+        self._last_line = ""
+
+    def show(self, event: Event) -> None:
+        """Writes a line for what is new."""
+        if isinstance(event, Progress):
+            is_new = event.phase != self._phase or event.fraction >= self._next_fraction
+            if not is_new:
+                return
+            self._phase = event.phase
+            self._next_fraction = event.fraction + _PLAIN_PROGRESS_SHARE
+        for line in event_lines(event):
+            self._write(line)
+
+    def saved(self, image: Image, *, path: Path | None) -> None:
+        """Writes where the image is."""
+        self._write(saved_line(image, path=path))
+
+    def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
+        """Writes what became of the generation."""
+        self._write(interrupted_line(generation, is_confirmed=is_confirmed))
+
+    def _write(self, line: str) -> None:
+        # A waiting generation hears of its place every 10 s, changed or not.
+        if line != self._last_line:
+            self._last_line = line
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+
+def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per kind
+    """Returns what to tell people about an event: no, one or more lines."""
+    match event:
+        case Accepted():
+            seeds = ", ".join(map(str, event.seeds))
+            warnings = [f"warning: {one_line(warning.message)}" for warning in event.warnings]
+            return [f"accepted, seed {seeds}", *warnings]
+        case Queued():
+            wait = event.estimated_wait_s
+            about = "" if wait is None else f", about {duration(wait)}"
+            return [f"queued, {event.ahead_count} ahead{about}"]
+        case ModelLoading():
+            total = f" of {event.total_bytes >> 20}" if event.total_bytes else ""
+            return [f"loading {event.model}, {event.loaded_bytes >> 20}{total} MiB"]
+        case Progress():
+            left = event.estimated_remaining_s
+            about = "" if left is None else f", about {duration(left)} left"
+            return [f"{event.phase} {event.step}/{event.step_count}{about}"]
+        case Completed():
+            return [f"done in {duration(event.timings.total_s)}"]
+        case Image():
+            return [f"image {event.index} was withheld by the server's filter"]
+        case Preview():
+            return []
+
+
+def saved_line(image: Image, *, path: Path | None) -> str:
+    """Returns where an image is and what it is."""
+    return f"{path or 'standard output'}: {image.width}x{image.height}, seed {image.seed}"
+
+
+def interrupted_line(generation: str, *, is_confirmed: bool) -> str:
+    """Returns what became of a generation after Ctrl-C."""
+    if is_confirmed:
+        return f"interrupted; {generation} is cancelled on the server"
+    return f"interrupted; {generation or 'the generation'} was told to stop, without an answer"

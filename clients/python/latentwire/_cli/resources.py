@@ -1,0 +1,152 @@
+"""``latentwire models``, ``info``, ``list`` and ``cancel``: what the server has and does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+
+from latentwire._cli.exit_code import ExitCode
+from latentwire._cli.records import json_line, value_record
+from latentwire._cli.text import columns, fields, one_line
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping, Sequence
+
+    from latentwire._client import Client
+    from latentwire._resources import Generation, Model, ServerInfo
+
+    Answer = tuple[Sequence[Model | Generation | ServerInfo], str]
+
+
+def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
+    """Calls the server and prints what it answers."""
+    values, text = _ANSWERS[arguments.command](client, arguments)
+    if arguments.json:
+        text = "".join(json_line(value_record(value)) for value in values)
+    sys.stdout.write(text)
+    return ExitCode.OK
+
+
+def _models(client: Client, arguments: argparse.Namespace) -> Answer:
+    if arguments.name is None:
+        models = client.models()
+        return models, _model_list(models)
+    model = client.model(arguments.name)
+    return [model], _model_page(model)
+
+
+def _info(client: Client, _arguments: argparse.Namespace) -> Answer:
+    info = client.server_info()
+    return [info], _server_page(info)
+
+
+def _list(client: Client, _arguments: argparse.Namespace) -> Answer:
+    generations = client.generations()
+    return generations, _generation_list(generations)
+
+
+def _cancel(client: Client, arguments: argparse.Namespace) -> Answer:
+    generation = client.cancel(arguments.name)
+    return [generation], f"{generation.name} is {generation.state}\n"
+
+
+_ANSWERS: Final[Mapping[str, Callable[[Client, argparse.Namespace], Answer]]] = {
+    "models": _models,
+    "info": _info,
+    "list": _list,
+    "cancel": _cancel,
+}
+
+
+def _model_list(models: Sequence[Model]) -> str:
+    header = ("ID", "STATE", "FAMILY", "SIZE", "ALIASES")
+    return columns(
+        [
+            header,
+            *(
+                (
+                    model.name.removeprefix("models/") + (" *" if model.is_default else ""),
+                    model.state,
+                    model.family,
+                    f"{model.defaults.width}x{model.defaults.height}",
+                    ", ".join(model.aliases),
+                )
+                for model in models
+            ),
+        ]
+    )
+
+
+def _model_page(model: Model) -> str:
+    limits, defaults = model.limits, model.defaults
+    page = fields(
+        [
+            ("name", model.name),
+            ("display name", one_line(model.display_name)),
+            ("aliases", ", ".join(model.aliases) or "-"),
+            ("default", "yes" if model.is_default else "no"),
+            ("state", f"{model.state} {one_line(model.failure_message)}".rstrip()),
+            ("family", model.family),
+            ("revision", model.revision),
+            ("capabilities", ", ".join(("text-to-image", *model.capabilities))),
+            ("loras", ", ".join(model.loras) or "-"),
+            ("size", f"{defaults.width}x{defaults.height}"),
+            ("steps", defaults.num_inference_steps),
+            ("guidance scale", f"{defaults.guidance_scale:g}"),
+            ("scheduler", " ".join(defaults.scheduler).rstrip()),
+            ("sides", f"{limits.min_side} to {limits.max_side}, by {limits.side_multiple}"),
+            ("most pixels", limits.max_pixels),
+            ("most steps", limits.max_inference_steps),
+            ("most images", limits.max_images),
+            ("longest prompt", f"{limits.max_prompt_bytes} bytes"),
+            ("most guidance", f"{limits.max_guidance_scale:g}"),
+            ("most clip skip", limits.max_clip_skip),
+        ]
+    )
+    schedulers = columns(
+        [
+            ("SCHEDULER", "SIGMAS", "EVALUATIONS PER STEP"),
+            *(
+                (scheduler.id, ", ".join(scheduler.sigmas), str(scheduler.evaluations_per_step))
+                for scheduler in model.schedulers
+            ),
+        ]
+    )
+    return f"{page}\n{schedulers}"
+
+
+def _server_page(info: ServerInfo) -> str:
+    pairs: list[tuple[str, object]] = [
+        ("version", info.version),
+        ("device", f"{info.device} {info.dtype}"),
+        ("batching", f"{info.batching}, up to {info.max_rows} rows per call"),
+        ("running", info.running_count),
+        ("queued", f"{info.queued_count} of {info.max_queued}"),
+        ("draining", "yes" if info.draining else "no"),
+        ("largest request", f"{info.max_request_bytes} bytes"),
+        ("started", info.start_time.isoformat(sep=" ", timespec="seconds")),
+    ]
+    return fields([*pairs, *sorted(info.library_versions.items())])
+
+
+def _generation_list(generations: Sequence[Generation]) -> str:
+    header = ("NAME", "STATE", "MODEL", "STEP", "AHEAD", "CREATED", "LABELS")
+    return columns(
+        [
+            header,
+            *(
+                (
+                    generation.name,
+                    generation.state,
+                    generation.model.removeprefix("models/"),
+                    f"{generation.step}/{generation.step_count}",
+                    str(generation.ahead_count),
+                    generation.create_time.isoformat(sep=" ", timespec="seconds"),
+                    json.dumps(dict(generation.labels)) if generation.labels else "",
+                )
+                for generation in generations
+            ),
+        ]
+    )

@@ -1,0 +1,204 @@
+"""``latentwire serve``: the gRPC service and the REST bridge, run together and watched over.
+
+Starts them as processes of their own and never imports them: this is a client, which knows them
+by their flags, one file and one URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import importlib.util
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from latentwire._cli.exit_code import ExitCode
+from latentwire._cli.supervisor import START_UP_ERROR, Child
+from latentwire._cli.usage import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Coroutine, Mapping
+
+_POLL_INTERVAL_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 1.0
+_PROBE_TIMEOUT_S: Final = 5.0
+
+_WELCOME: Final = """
+Latentwire is ready: gRPC on {server}, REST on {bridge}. Ctrl-C stops it. Try:
+
+  latentwire generate "a red circle on a blue background" -o circle.png --server {server}
+
+  grpcurl -plaintext -d '{{"prompt": "a red circle on a blue background"}}' \\
+    {server} latentwire.v1.ImageGeneration/GenerateImage
+
+  curl -s {bridge}/v1/images/generations -H 'content-type: application/json' \\
+    -d '{{"prompt": "a red circle on a blue background", "size": "512x512"}}'
+
+  # Python, openai==0.28.1; a newer one wants OpenAI(base_url="{bridge}/v1", api_key="...")
+  import openai
+  openai.api_base = "{bridge}/v1"
+  openai.api_key = "random-string"
+  openai.Image.create(prompt="a red circle on a blue background", n=1, size="512x512")
+
+"""
+
+ResultT = TypeVar("ResultT")
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Serves until Ctrl-C or SIGTERM."""
+    for package in ("latentwire_server", "latentwire_bridge"):
+        if importlib.util.find_spec(package) is None:
+            msg = f"{package} is not installed: pip install 'latentwire[server,bridge]'"
+            raise UsageError(msg)
+    host = arguments.host or os.environ.get("LATENTWIRE_HOST") or "127.0.0.1"
+    with tempfile.TemporaryDirectory(prefix="latentwire-") as folder:
+        return asyncio.run(Serving(arguments, host=_reachable(host), folder=Path(folder)).run())
+
+
+class Serving:
+    """The two processes from the first start to the last stop. Event loop only."""
+
+    def __init__(self, arguments: argparse.Namespace, *, host: str, folder: Path) -> None:
+        """Takes the command line, where to connect to both, and a folder for their port files."""
+        self._arguments = arguments
+        self._host = host
+        self._folder = folder
+        self._ends: dict[Child, asyncio.Task[int]] = {}
+        """When each child has ended for good."""
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> ExitCode:
+        """Starts both, says when both are ready, and waits for the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._told_to_stop)
+        try:
+            await self._serve()
+        finally:
+            ended = {end.result() for end in self._ends.values() if end.done()}
+            await self._stop()
+        if self._stopping.is_set():
+            return ExitCode.OK
+        return ExitCode.REFUSED if START_UP_ERROR in ended else ExitCode.SERVER_FAILED
+
+    async def _serve(self) -> None:
+        _say("Latentwire is starting; reading a large model takes minutes.")
+        server = self._start("server", self._server_flags())
+        server_port = await self._port_of(server)
+        if server_port is None:
+            return
+        address = _address(self._host, server_port)
+        bridge = self._start("bridge", ["--server", address, *self._bridge_flags()])
+        bridge_port = await self._port_of(bridge)
+        if bridge_port is None:
+            return
+        if await self._unless_ended(_bridge_is_ready(self._host, bridge_port)):
+            server.mark_ready()
+            bridge.mark_ready()
+            url = f"http://{_address(self._host, bridge_port)}"
+            _say(_WELCOME.format(server=address, bridge=url))
+            await self._unless_ended(asyncio.Event().wait())
+
+    def _start(self, name: str, flags: list[str]) -> Child:
+        argv = [sys.executable, "-m", f"latentwire_{name}", *flags]
+        child = Child(name, [*argv, "--port-file", str(self._folder / name)], log=_say)
+        self._ends[child] = asyncio.create_task(child.keep_running())
+        return child
+
+    def _server_flags(self) -> list[str]:
+        given = self._arguments
+        flags = {"--host": given.host, "--port": given.port, "--model": given.model}
+        return [*_command_line(flags), *given.server_flags]
+
+    def _bridge_flags(self) -> list[str]:
+        return _command_line(
+            {"--host": self._arguments.host, "--port": self._arguments.bridge_port}
+        )
+
+    async def _port_of(self, child: Child) -> int | None:
+        """Returns a child's port once it listens; None if it is time to stop before that."""
+        port = await self._unless_ended(_read_port(self._folder / child.name))
+        if port is not None:
+            # Started again, it shall be where it was, also when the first start picked the port.
+            child.argv = (*child.argv, "--port", str(port))
+        return port
+
+    async def _unless_ended(self, work: Coroutine[None, None, ResultT]) -> ResultT | None:
+        """Returns what the work comes to; None if it is time to stop, or a child ended, before."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait(
+                {working, stopping, *self._ends.values()}, return_when=asyncio.FIRST_COMPLETED
+            )
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            stopping.cancel()
+
+    def _told_to_stop(self) -> None:
+        for child in self._ends:
+            if self._stopping.is_set():
+                child.kill()
+            else:
+                child.terminate()
+        self._stopping.set()
+
+    async def _stop(self) -> None:
+        """Lets every child finish what it is doing; a second Ctrl-C ends them at once."""
+        for child in self._ends:
+            child.terminate()
+        await asyncio.wait(self._ends.values())
+
+
+def _command_line(flags: Mapping[str, object]) -> list[str]:
+    return [
+        part for flag, value in flags.items() if value is not None for part in (flag, str(value))
+    ]
+
+
+async def _read_port(port_file: Path) -> int:
+    """Returns the server's port once it listens."""
+    while not await asyncio.to_thread(port_file.exists):  # noqa: ASYNC110 - another process
+        await asyncio.sleep(_POLL_INTERVAL_S)
+    return int(await asyncio.to_thread(port_file.read_text))
+
+
+async def _bridge_is_ready(host: str, port: int) -> bool:
+    """Returns once the bridge is ready, which it is when the server behind it is."""
+    pause_s = _POLL_INTERVAL_S
+    while not await asyncio.to_thread(_probe, host, port):
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    return True
+
+
+def _probe(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    """Returns where to connect to what listens on ``host``."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,112 @@
+"""Keeps child processes running, and takes them along when this one ends.
+
+Everything runs on one event loop. A child never outlives the supervisor: it is told to stop, and
+where the kernel can, it is killed when this process dies without a word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+START_UP_ERROR: Final = 2
+"""A child's exit status after a bad setting: starting it again would end the same way."""
+
+_FIRST_BACK_OFF_S: Final = 1.0
+_LONGEST_BACK_OFF_S: Final = 30.0
+_STEADY_AFTER_S: Final = 60.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Child:
+    """A process that is started again when it dies, unless it never came up."""
+
+    def __init__(self, name: str, argv: Sequence[str], *, log: Callable[[str], None]) -> None:
+        self.name = name
+        self.argv = tuple(argv)
+        """What the next start runs."""
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._has_been_ready = False
+
+    def mark_ready(self) -> None:
+        """Says that it came up: from now on it is started again when it dies."""
+        self._has_been_ready = True
+
+    async def keep_running(self) -> int:
+        """Runs until it is stopped or cannot be started; returns its last exit status."""
+        back_off_s = _FIRST_BACK_OFF_S
+        while True:
+            started_at = time.monotonic()
+            status = await self._run_once()
+            if self._stopping.is_set() or status == START_UP_ERROR or not self._has_been_ready:
+                return status
+            if time.monotonic() - started_at > _STEADY_AFTER_S:
+                back_off_s = _FIRST_BACK_OFF_S
+            self._log(
+                f"the {self.name} ended with status {status}; it starts again in {back_off_s:g} s"
+            )
+            await self._pause(back_off_s)
+            if self._stopping.is_set():
+                return status
+            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
+
+    def terminate(self) -> None:
+        """Tells it to finish what runs and end."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._stopping.set()
+        self._signal(signal.SIGKILL)
+
+    async def _run_once(self) -> int:
+        # A session of its own: Ctrl-C reaches the supervisor only, which then tells each child.
+        self._process = await asyncio.create_subprocess_exec(
+            *self.argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )
+        if self._stopping.is_set():
+            self._signal(signal.SIGTERM)
+        try:
+            return await self._process.wait()
+        finally:
+            if self._process.returncode is None:
+                self.kill()
+
+    async def _pause(self, duration_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await self._stopping.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+def _die_with(parent: int) -> Callable[[], None] | None:
+    """Returns what a child does before it becomes its program, on systems that know how."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def ask_for_a_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask_for_a_signal

@@ -1,0 +1,245 @@
+"""Messages of the contract to the client's own types. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, TypedDict, cast
+
+from latentwire import _events, _resources
+from latentwire.v1 import image_generation_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+# As many as a float32 between 0 and 1 holds: 0.1 stays 0.1.
+_FRACTION_DIGITS: Final = 7
+
+
+class Header(TypedDict):
+    """The fields of ``EventHeader``."""
+
+    generation: str
+    sequence: int
+    event_time: datetime | None
+
+
+def header_from_proto(response: pb.GenerateImageResponse) -> Header:
+    """Returns what every event carries."""
+    return Header(
+        generation=response.generation,
+        sequence=response.sequence,
+        event_time=(_utc_time(response.event_time) if response.HasField("event_time") else None),
+    )
+
+
+def event_from_proto(  # noqa: PLR0911 - one return per kind
+    response: pb.GenerateImageResponse,
+) -> _events.Event | None:
+    """Returns the event; None for a kind that these stubs don't know, and for parts of an image."""
+    header = header_from_proto(response)
+    match response.WhichOneof("event"):
+        case "accepted":
+            return _accepted(response.accepted, header)
+        case "queued":
+            return _queued(response.queued, header)
+        case "model_loading":
+            return _model_loading(response.model_loading, header)
+        case "progress":
+            return _progress(response.progress, header)
+        case "preview":
+            return _preview(response.preview, header)
+        case "completed":
+            return _completed(response.completed, header)
+        case _:
+            return None
+
+
+def image_from_proto(image: pb.Image, *, data: bytes, header: Header) -> _events.Image:
+    """Returns the image with the whole file, which may have come in parts."""
+    return _events.Image(
+        **header,
+        index=image.index,
+        seed=image.seed,
+        finish_reason=enum_name(pb.FinishReason, image.finish_reason, "FINISH_REASON_"),
+        media_type=image.media_type,
+        width=image.width,
+        height=image.height,
+        sha256=image.sha256,
+        data=data,
+    )
+
+
+def model_from_proto(model: pb.Model) -> _resources.Model:
+    """Returns the model."""
+    return _resources.Model(
+        name=model.name,
+        display_name=model.display_name,
+        aliases=tuple(model.aliases),
+        is_default=model.is_default,
+        state=enum_name(pb.ModelState, model.state, "MODEL_STATE_"),
+        failure_message=model.failure_message,
+        family=model.family,
+        revision=model.revision,
+        capabilities=tuple(model.capabilities),
+        schedulers=tuple(
+            _resources.SchedulerInfo(
+                id=scheduler.id,
+                sigmas=tuple(scheduler.sigmas),
+                evaluations_per_step=scheduler.evaluations_per_step,
+            )
+            for scheduler in model.schedulers
+        ),
+        limits=_limits(model.limits),
+        defaults=_resources.ModelDefaults(
+            width=model.defaults.width,
+            height=model.defaults.height,
+            num_inference_steps=model.defaults.num_inference_steps,
+            guidance_scale=model.defaults.guidance_scale,
+            scheduler=(model.defaults.scheduler.id, model.defaults.scheduler.sigmas),
+        ),
+        loras=tuple(model.loras),
+    )
+
+
+def generation_from_proto(generation: pb.Generation) -> _resources.Generation:
+    """Returns the generation."""
+    return _resources.Generation(
+        name=generation.name,
+        state=enum_name(pb.GenerationState, generation.state, "GENERATION_STATE_"),
+        model=generation.model,
+        create_time=_utc_time(generation.create_time),
+        end_time=(_utc_time(generation.end_time) if generation.HasField("end_time") else None),
+        ahead_count=generation.ahead_count,
+        step=generation.step,
+        step_count=generation.step_count,
+        fraction=round(generation.fraction, _FRACTION_DIGITS),
+        priority=generation.priority,
+        user=generation.user,
+        labels=dict(generation.labels),
+    )
+
+
+def server_info_from_proto(info: pb.GetServerInfoResponse) -> _resources.ServerInfo:
+    """Returns what the server says about itself."""
+    return _resources.ServerInfo(
+        version=info.version,
+        device=info.device,
+        dtype=info.dtype,
+        batching=info.batching,
+        max_rows=info.max_rows,
+        max_request_bytes=info.max_request_bytes,
+        max_queued=info.max_queued,
+        queued_count=info.queued_count,
+        running_count=info.running_count,
+        draining=info.draining,
+        start_time=_utc_time(info.start_time),
+        library_versions=dict(info.library_versions),
+    )
+
+
+def enum_name(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
+    """Returns the value's name without its prefix, in lower case; ``unknown`` for a newer one."""
+    try:
+        return enum.Name(value).removeprefix(prefix).lower()
+    except ValueError:
+        return "unknown"
+
+
+def _accepted(accepted: pb.Accepted, header: Header) -> _events.Accepted:
+    return _events.Accepted(
+        **header,
+        effective_request=accepted.effective_request,
+        seeds=tuple(accepted.seeds),
+        warnings=tuple(
+            _events.RequestWarning(
+                field=warning.field, reason=warning.reason, message=warning.message
+            )
+            # mypy takes the stubs' Warning for the built-in one.
+            for warning in cast("Iterable[pb.Warning]", accepted.warnings)
+        ),
+    )
+
+
+def _queued(queued: pb.Queued, header: Header) -> _events.Queued:
+    has_estimate = queued.HasField("estimated_wait")
+    return _events.Queued(
+        **header,
+        ahead_count=queued.ahead_count,
+        estimated_wait_s=_seconds(queued.estimated_wait) if has_estimate else None,
+    )
+
+
+def _model_loading(loading: pb.ModelLoading, header: Header) -> _events.ModelLoading:
+    return _events.ModelLoading(
+        **header,
+        model=loading.model,
+        loaded_bytes=loading.loaded_bytes,
+        total_bytes=loading.total_bytes,
+    )
+
+
+def _progress(progress: pb.Progress, header: Header) -> _events.Progress:
+    has_estimate = progress.HasField("estimated_remaining")
+    return _events.Progress(
+        **header,
+        phase=enum_name(pb.Phase, progress.phase, "PHASE_"),
+        step=progress.step,
+        step_count=progress.step_count,
+        fraction=round(progress.fraction, _FRACTION_DIGITS),
+        estimated_remaining_s=_seconds(progress.estimated_remaining) if has_estimate else None,
+    )
+
+
+def _preview(preview: pb.Preview, header: Header) -> _events.Preview:
+    return _events.Preview(
+        **header,
+        image_index=preview.image_index,
+        step=preview.step,
+        media_type=preview.media_type,
+        width=preview.width,
+        height=preview.height,
+        data=preview.data,
+    )
+
+
+def _completed(completed: pb.Completed, header: Header) -> _events.Completed:
+    timings = completed.timings
+    return _events.Completed(
+        **header,
+        image_count=completed.image_count,
+        timings=_events.Timings(
+            queued_s=_seconds(timings.queued),
+            encoding_s=_seconds(timings.encoding),
+            denoising_s=_seconds(timings.denoising),
+            decoding_s=_seconds(timings.decoding),
+            total_s=_seconds(timings.total),
+        ),
+        peak_memory_bytes=completed.peak_memory_bytes,
+        model_revision=completed.model_revision,
+    )
+
+
+def _limits(limits: pb.ModelLimits) -> _resources.ModelLimits:
+    return _resources.ModelLimits(
+        min_side=limits.min_side,
+        max_side=limits.max_side,
+        side_multiple=limits.side_multiple,
+        max_pixels=limits.max_pixels,
+        max_inference_steps=limits.max_inference_steps,
+        max_images=limits.max_images,
+        max_prompt_bytes=limits.max_prompt_bytes,
+        max_guidance_scale=limits.max_guidance_scale,
+        max_clip_skip=limits.max_clip_skip,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _utc_time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=UTC)

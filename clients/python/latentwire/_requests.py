@@ -1,0 +1,126 @@
+"""Keyword options to a ``GenerateImageRequest``. Pure; what they mean is the server's to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypedDict, TypeVar
+
+from latentwire.v1 import image_generation_pb2 as pb
+
+EnumT = TypeVar("EnumT", bound=int)
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What a generation may be told besides its prompt.
+
+    Names, units and defaults are the contract's; None means "not given".
+    """
+
+    model: str | None
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    num_images: int | None
+    seed: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    scheduler: str | tuple[str, str] | None
+    """An id such as ``"dpmpp-2m"``, or an id and a spacing: ``("dpmpp-2m", "karras")``."""
+    clip_skip: int | None
+    image_format: str | None
+    """``"png"``, ``"jpeg"`` or ``"webp"``."""
+    quality: int | None
+    metadata_omitted: bool | None
+    max_data_bytes: int | None
+    progress_interval_steps: int | None
+    preview_interval_steps: int | None
+    preview_method: str | None
+    """``"linear"`` or ``"full-vae"``."""
+    preview_max_side: int | None
+    priority: int | None
+    user: str | None
+    labels: Mapping[str, str] | None
+    request_id: str | None
+    validate_only: bool | None
+
+
+IMAGE_FORMATS: Final[Mapping[str, pb.ImageFormat]] = {
+    "png": pb.IMAGE_FORMAT_PNG,
+    "jpeg": pb.IMAGE_FORMAT_JPEG,
+    "webp": pb.IMAGE_FORMAT_WEBP,
+}
+PREVIEW_METHODS: Final[Mapping[str, pb.PreviewMethod]] = {
+    "linear": pb.PREVIEW_METHOD_LINEAR,
+    "full-vae": pb.PREVIEW_METHOD_FULL_VAE,
+}
+_OUTPUT_FIELDS: Final = frozenset({"quality", "metadata_omitted", "max_data_bytes"})
+_EVENTS_FIELDS: Final = frozenset(
+    {"progress_interval_steps", "preview_interval_steps", "preview_max_side"}
+)
+
+
+def build_request(
+    prompt: str | pb.GenerateImageRequest, options: GenerateOptions
+) -> pb.GenerateImageRequest:
+    """Returns the request for a prompt, or a copy of a request changed by the options.
+
+    Raises:
+        TypeError: There is no such option, or a value is of the wrong type.
+        ValueError: The image format or preview method is unknown, or a number does not fit.
+    """
+    unknown = options.keys() - GenerateOptions.__annotations__.keys()
+    if unknown:
+        msg = f"unknown options: {', '.join(sorted(unknown))}"
+        raise TypeError(msg)
+    request = pb.GenerateImageRequest()
+    if isinstance(prompt, str):
+        request.prompt = prompt
+    else:
+        request.CopyFrom(prompt)
+    for name, value in options.items():
+        if value is not None:
+            _set_option(request, name, value)
+    return request
+
+
+def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> None:
+    if name == "scheduler":
+        scheduler_id, sigmas = (value, "") if isinstance(value, str) else _pair(value)
+        request.scheduler.CopyFrom(pb.Scheduler(id=scheduler_id, sigmas=sigmas))
+    elif name == "labels":
+        request.ClearField("labels")
+        request.MergeFrom(pb.GenerateImageRequest(labels=_labels(value)))
+    elif name == "image_format":
+        request.output.format = _choice(name, value, IMAGE_FORMATS)
+    elif name == "preview_method":
+        request.events.preview_method = _choice(name, value, PREVIEW_METHODS)
+    elif name in _OUTPUT_FIELDS:
+        setattr(request.output, name, value)
+    elif name in _EVENTS_FIELDS:
+        setattr(request.events, name, value)
+    else:
+        setattr(request, name, value)
+
+
+def _pair(value: object) -> tuple[str, str]:
+    match value:
+        case (str() as scheduler_id, str() as sigmas):
+            return scheduler_id, sigmas
+        case _:
+            msg = f"scheduler is {value!r}; needed: an id, or an id and a spacing of noise levels"
+            raise TypeError(msg)
+
+
+def _labels(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        msg = f"labels is {value!r}; needed: a mapping of strings to strings"
+        raise TypeError(msg)
+    return value
+
+
+def _choice(name: str, value: object, choices: Mapping[str, EnumT]) -> EnumT:
+    try:
+        return choices[str(value)]
+    except KeyError:
+        msg = f"{name} is {value!r}; allowed: {', '.join(choices)}"
+        raise ValueError(msg) from None

@@ -1,0 +1,41 @@
+"""Stands in for the real bridge: answers that it is ready."""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--host", default="127.0.0.1")
+parser.add_argument("--port", type=int, default=9225)
+parser.add_argument("--port-file", type=Path)
+parser.add_argument("--server")
+arguments = parser.parse_args()
+folder = Path(os.environ["FAKE_FOLDER"])
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def stop(*_: object) -> None:
+    (folder / "bridge-stopped").touch()
+    sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, stop)
+server = http.server.HTTPServer((arguments.host, arguments.port), Ready)
+with (folder / "bridge-starts").open("a") as starts:
+    starts.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:]}) + "\n")
+arguments.port_file.write_text(f"{server.server_port}\n")
+server.serve_forever()

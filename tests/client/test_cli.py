@@ -1,0 +1,133 @@
+"""The command line: what it prints, what it asks of the server, how it ends."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details
+
+from tests.client.drawing import DESCRIPTION, picture
+from tests.client.scripted_server import (
+    Abort,
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "status"),
+    [
+        ("INVALID_ARGUMENT", "INVALID_FIELDS", 2),
+        ("NOT_FOUND", "MODEL_NOT_FOUND", 2),
+        ("UNAVAILABLE", "DRAINING", 3),
+        ("RESOURCE_EXHAUSTED", "QUEUE_FULL", 4),
+        ("INTERNAL", "PIPELINE_ERROR", 1),
+    ],
+)
+def test_errors_have_an_exit_status_and_a_line(cli, servicer, code, reason, status):
+    bad = details.BadRequest()
+    bad.field_violations.add(field="width", description="width is 7; allowed: 64 to 512")
+    info = details.ErrorInfo(reason=reason)
+    servicer.script = [Abort(grpc.StatusCode[code], "it went wrong", (info, bad))]
+    result = cli("generate", "p")
+    assert result.returncode == status
+    assert result.stderr.splitlines() == [
+        "latentwire: it went wrong",
+        "width: width is 7; allowed: 64 to 512",
+    ]
+
+
+def test_errors_are_json_too(cli, servicer):
+    retry = details.RetryInfo()
+    retry.retry_delay.FromSeconds(3)
+    info = details.ErrorInfo(reason="QUEUE_FULL")
+    servicer.script = [Abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (info, retry))]
+    result = cli("generate", "p", "--json")
+    assert result.returncode == 4
+    (error,) = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (error["event"], error["error"], error["retry_after_s"]) == (
+        "error",
+        "QueueFullError",
+        3.0,
+    )
+    assert "try again in 3 s" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "generate",
+        "generate p -o fox.gif",
+        "generate p -o fox.png --format jpeg",
+        "generate p -o nowhere/fox.png",
+        "generate p -n 2 -o -",
+        "generate p --json -o -",
+        "generate p --sigmas karras",
+        "generate p --label novalue",
+        "generate p --seed 99999999999999999999",
+        "generate --like missing.png",
+        "inspect missing.png",
+        "models --server https://host:port",
+        "serve --port many",
+    ],
+)
+def test_a_wrong_command_line_ends_with_status_2_and_no_call(cli, servicer, arguments):
+    result = cli(*arguments.split())
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr
+    assert servicer.requests == []
+
+
+def test_a_key_that_no_header_can_carry_is_a_wrong_command_line(cli, monkeypatch):
+    monkeypatch.setenv("LATENTWIRE_API_KEY", "secret\n")
+    result = cli("info")
+    assert result.returncode == 2
+    assert "secret" not in result.stderr
+
+
+def test_an_unreachable_server_is_status_3(cli):
+    result = cli("info", "--server", "127.0.0.1:1")
+    assert result.returncode == 3
+    assert result.stderr.startswith("latentwire: ")
+
+
+def test_models_are_listed_and_shown(cli):
+    assert "a *" in cli("models").stdout
+    page = cli("models", "b").stdout
+    assert "models/b" in page
+    assert "default, karras" in page
+    listed = [json.loads(line) for line in cli("models", "--json").stdout.splitlines()]
+    assert [model["name"] for model in listed] == ["models/a", "models/b"]
+
+
+def test_the_server_and_its_generations_are_shown(cli, servicer):
+    assert "1.2.3" in cli("info").stdout
+    assert "1/4" in cli("list").stdout
+    assert cli("cancel", "g1").stdout == "generations/g1 is cancelled\n"
+    assert servicer.cancelled_names == ["generations/g1"]
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_inspect_reads_the_request_back(cli, tmp_path, image_format):
+    (tmp_path / "fox").write_bytes(picture(image_format))
+    page = cli("inspect", "fox").stdout.splitlines()
+    assert "prompt          a red fox 🦊" in page
+    assert "scheduler.id    euler" in page
+    assert json.loads(cli("inspect", "fox", "--json").stdout) == json.loads(DESCRIPTION)
+
+
+def test_inspect_gives_the_grpcurl_command(cli, tmp_path, address):
+    (tmp_path / "fox.png").write_bytes(picture())
+    command = cli("inspect", "fox.png", "--as-grpcurl").stdout
+    assert command.startswith("grpcurl -plaintext -d '{")
+    assert command.endswith(f" {address} latentwire.v1.ImageGeneration/GenerateImage\n")
+
+
+def test_like_draws_what_a_file_says_with_changes(cli, servicer, tmp_path):
+    (tmp_path / "fox.png").write_bytes(picture())
+    assert cli("generate", "--like", "fox.png", "--seed", "8").returncode == 0
+    assert servicer.requests[0].prompt == "a red fox 🦊"
+    assert servicer.requests[0].seed == 8
+    assert servicer.requests[0].scheduler.id == "euler"

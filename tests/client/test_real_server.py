@@ -1,0 +1,160 @@
+"""The clients and the command line against the real server, round a FakeModel."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import signal
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+import latentwire
+from tests.fakes import expected_pixels
+from tests.server.serving import serving
+
+SMALL = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 5}
+
+
+@pytest.fixture
+async def server():
+    async with serving() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server):
+    async with latentwire.AsyncClient(server.address) as client:
+        yield client
+
+
+async def command(server, *arguments: str, cwd):
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "latentwire", *arguments, "--server", server.address),
+        cwd=cwd,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_a_picture_comes_back(client):
+    (image,) = await client.generate("a red circle", **SMALL)
+    wanted = expected_pixels("a red circle", seed=5, guidance_scale=2.0)
+    difference = np.abs(np.asarray(image.pil()).astype(int) - wanted)
+    assert difference.max() <= 1
+    assert image.seed == 5
+
+
+async def test_the_effective_request_draws_the_same_again(client):
+    events = [event async for event in client.stream("a red circle", **SMALL, num_images=2)]
+    accepted, first = events[0], [event for event in events if isinstance(event, latentwire.Image)]
+    second = await client.generate(accepted.effective_request)
+    assert [image.data for image in first] == [image.data for image in second]
+    assert isinstance(events[-1], latentwire.Completed)
+
+
+async def test_the_file_itself_draws_the_same_again(server, client, tmp_path):
+    (image,) = await client.generate("a red circle", **SMALL, scheduler="euler", guidance_scale=3)
+    (tmp_path / "first.png").write_bytes(image.data)
+    process = await command(
+        server, "generate", "--like", "first.png", "-o", "second.png", cwd=tmp_path
+    )
+    _, complaints = await process.communicate()
+    assert process.returncode == 0, complaints
+    assert (tmp_path / "second.png").read_bytes() == image.data
+
+
+async def test_steps_and_previews_stream_out(client):
+    events = [event async for event in client.stream("a", **SMALL, preview_interval_steps=2)]
+    steps = [event.step for event in events if isinstance(event, latentwire.Progress)]
+    assert steps[-1] == 4
+    previews = [event for event in events if isinstance(event, latentwire.Preview)]
+    assert previews
+    with PillowImage.open(io.BytesIO(previews[0].data)) as picture:
+        assert picture.size == (64, 64)
+
+
+async def test_closing_the_stream_ends_the_generation(server, client):
+    server.model.hold()
+    async with client.stream("a", **SMALL) as events:
+        name = (await anext(events)).generation
+    await _state_becomes(client, name, "cancelled")
+    server.model.let_go()
+
+
+async def test_cancel_by_name_ends_the_stream_with_its_own_error(server, client):
+    server.model.hold()
+    events = client.stream("a", **SMALL)
+    name = (await anext(events)).generation
+    assert [generation.name for generation in await client.generations()] == [name]
+    await client.cancel(name)
+    server.model.let_go()
+    with pytest.raises(latentwire.GenerationCancelled):
+        _ = [event async for event in events]
+    assert (await client.generation(name)).state == "cancelled"
+
+
+async def test_all_violations_come_at_once(client):
+    with pytest.raises(latentwire.InvalidRequestError) as raised:
+        await client.generate("", width=63, num_inference_steps=100_000)
+    fields = {violation.field for violation in raised.value.violations}
+    assert fields == {"prompt", "width", "num_inference_steps"}
+    assert all(violation.reason for violation in raised.value.violations)
+
+
+async def test_what_is_not_there_is_not_found(client):
+    for call in (client.model("none"), client.generation("none"), client.cancel("none")):
+        with pytest.raises(latentwire.NotFoundError):
+            await call
+
+
+async def test_the_server_tells_about_itself(client):
+    await client.wait_ready(10)
+    await client.wait_ready(10, model="fake")
+    (model,) = await client.models()
+    assert (model.name, model.is_default, model.state) == ("models/fake", True, "ready")
+    info = await client.server_info()
+    assert info.queued_count == info.running_count == 0
+    assert not info.draining
+
+
+async def test_wait_ready_waits_for_the_model():
+    async with serving(loads=False) as server, latentwire.AsyncClient(server.address) as client:
+        waiting = asyncio.create_task(client.wait_ready(20))
+        with pytest.raises(latentwire.UnavailableError):
+            await client.wait_ready(0.1)
+        assert not waiting.done()
+        await server.app.load()
+        await waiting
+
+
+async def test_the_sync_client_works_too(server):
+    def draw() -> list[latentwire.Image]:
+        with latentwire.Client(server.address) as client:
+            return client.generate("a red circle", **SMALL)
+
+    (image,) = await asyncio.to_thread(draw)
+    assert (image.width, image.height) == (64, 64)
+
+
+async def test_ctrl_c_ends_the_generation(server, client, tmp_path):
+    server.model.hold()
+    process = await command(server, "generate", "a", "--json", cwd=tmp_path)
+    name = json.loads(await process.stdout.readline())["generation"]
+    process.send_signal(signal.SIGINT)
+    out, _ = await process.communicate()
+    server.model.let_go()
+    assert process.returncode == 130
+    last = json.loads(out.splitlines()[-1])
+    assert last == {"event": "interrupted", "generation": name, "is_cancelled": True}
+    await _state_becomes(client, name, "cancelled")
+
+
+async def _state_becomes(client, name, state):
+    async with asyncio.timeout(20):
+        while (await client.generation(name)).state != state:  # noqa: ASYNC110 - a remote state
+            await asyncio.sleep(0.01)

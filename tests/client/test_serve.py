@@ -1,0 +1,127 @@
+"""``latentwire serve`` round two stand-ins: starting, watching over, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from latentwire._cli import main
+from tests.eventually import eventually_sync
+
+FAKE_SERVICES = Path(__file__).parent / "fake_services"
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Runs the command with stand-ins in the place of both services."""
+
+    @contextmanager
+    def run(*arguments: str):
+        paths = [str(FAKE_SERVICES), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            "FAKE_FOLDER": str(tmp_path),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        child = subprocess.Popen(
+            [sys.executable, "-m", "latentwire", "serve", "--bridge-port", "0", *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with child:
+            try:
+                yield child
+            finally:
+                if child.poll() is None:
+                    child.kill()
+
+    return run
+
+
+def wait_until_ready(child: subprocess.Popen) -> str:
+    lines = []
+    for line in child.stderr:
+        lines.append(line)
+        if "openai.Image.create" in line:
+            return "".join(lines)
+    message = f"never ready: {''.join(lines)}"
+    raise AssertionError(message)
+
+
+def starts(folder: Path, name: str) -> list[dict]:
+    path = folder / f"{name}-starts"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
+    with serve("--port", "40123", "--model", "some/model", "--", "--max-queued", "3") as child:
+        welcome = wait_until_ready(child)
+        child.send_signal(number)
+        assert child.wait(40) == 0
+    assert "grpcurl -plaintext" in welcome
+    assert "curl -s http://127.0.0.1:" in welcome
+    assert 'openai.api_base = "http://127.0.0.1:' in welcome
+    assert (tmp_path / "server-stopped").exists()
+    assert (tmp_path / "bridge-stopped").exists()
+    (server,) = starts(tmp_path, "server")
+    assert server["argv"][:4] == ["--port", "40123", "--model", "some/model"]
+    assert server["argv"][4:6] == ["--max-queued", "3"]
+    (bridge,) = starts(tmp_path, "bridge")
+    assert bridge["argv"][:2] == ["--server", "127.0.0.1:40123"]
+
+
+def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
+    with serve("--port", "0") as child:
+        wait_until_ready(child)
+        (server,) = starts(tmp_path, "server")
+        os.kill(server["pid"], signal.SIGKILL)
+        eventually_sync(lambda: len(starts(tmp_path, "server")) == 2)
+        assert len(starts(tmp_path, "bridge")) == 1
+        child.terminate()
+        rest = child.stderr.read()
+        assert child.wait(40) == 0
+    assert "the server ended with status -9; it starts again in 1 s" in rest
+    assert starts(tmp_path, "server")[1]["argv"][-2:] == ["--port", "40000"]
+
+
+def test_a_start_up_error_ends_with_its_line_and_status_2(serve, tmp_path):
+    with serve("--model", "missing") as child:
+        assert child.stderr.read().splitlines()[1:] == ["latentwire-server: no such model"]
+        assert child.wait(40) == 2
+    assert starts(tmp_path, "bridge") == []
+
+
+def test_a_server_that_never_came_up_is_not_started_again(serve):
+    with serve("--model", "broken") as child:
+        assert child.wait(40) == 1
+
+
+def test_no_child_outlives_the_command(serve, tmp_path):
+    with serve() as child:
+        wait_until_ready(child)
+        children = [starts(tmp_path, name)[0]["pid"] for name in ("server", "bridge")]
+        child.kill()
+        child.wait(40)
+        eventually_sync(lambda: not any(map(is_alive, children)))
+
+
+def test_without_the_services_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert main(["serve"]) == 2
+    assert "pip install 'latentwire[server,bridge]'" in capsys.readouterr().err
