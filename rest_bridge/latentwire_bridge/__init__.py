@@ -1,0 +1,1 @@
+"""The REST bridge: OpenAI's Images API in front of a Latentwire server."""

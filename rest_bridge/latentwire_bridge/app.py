@@ -1,0 +1,190 @@
+"""The bridge's life: take the port, answer, drain. Event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from latentwire import AsyncClient
+from latentwire_bridge.edge import EdgeProtocol, HttpEdge
+from latentwire_bridge.files import FileStore
+from latentwire_bridge.health import HealthRoutes
+from latentwire_bridge.images import FILES_PATH, ImageRoutes
+from latentwire_bridge.models import ModelRoutes
+from latentwire_bridge.private_folder import PrivateFolder
+from latentwire_bridge.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from latentwire_bridge.settings import Settings
+
+# A server that was started again is found within a second, also after a long absence.
+_CHANNEL_OPTIONS: Final = (("grpc.max_reconnect_backoff_ms", 1_000),)
+_KEEPALIVE_S: Final = 75.0
+_SWEEP_INTERVAL_S: Final = 60.0
+_SAME_SIGNAL_S: Final = 1.0
+"""Ctrl-C reaches us from the terminal and again from a supervisor: that is one request to stop."""
+
+_logger: Final = logging.getLogger(__name__)
+
+
+def build_app(settings: Settings, *, client: AsyncClient, files: FileStore) -> web.Application:
+    """Returns the routes, by the paths that ``canonical_path`` makes."""
+    models = ModelRoutes(client, aliases=settings.aliases)
+    images = ImageRoutes(client, models=models, files=files, settings=settings.images)
+    health = HealthRoutes(client)
+    app = web.Application(client_max_size=settings.max_body_bytes)
+    app.add_routes(
+        [
+            web.post("/images/generations", images.generate),
+            web.post("/images/edits", images.refuse_edit),
+            web.post("/images/variations", images.refuse_edit),
+            web.get(FILES_PATH + "{name:.+}", images.file),
+            web.get("/models", models.list),
+            web.get("/models/{id:.+}", models.get),
+            web.get("/healthz", health.live),
+            web.get("/readyz", health.ready),
+        ]
+    )
+    return app
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """Runs a bridge for as long as the context lasts; gives the URL under which it answers.
+
+    Raises:
+        SettingsError: it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        folder = await asyncio.to_thread(_private_folder, settings)
+        stack.push_async_callback(asyncio.to_thread, folder.close)
+        files = FileStore(
+            folder.path,
+            max_files=settings.max_files,
+            max_bytes=settings.max_files_bytes,
+            ttl_s=settings.files_ttl_s,
+        )
+        stack.callback(asyncio.create_task(_sweep(files)).cancel)
+        client = await stack.enter_async_context(_open_client(settings))
+        runner = web.AppRunner(
+            build_app(settings, client=client, files=files),
+            # Without this a caller that is gone has its images drawn all the same.
+            handler_cancellation=True,
+            shutdown_timeout=settings.grace_s,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        listener = await _listen(runner, settings)
+        stack.callback(listener.close)
+        port: int = listener.sockets[0].getsockname()[1]
+        if settings.port_file is not None:
+            await asyncio.to_thread(_write_port, settings, port)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{port}"
+        _logger.info("listening url=%s server=%s", url, settings.server)
+        yield url
+        _logger.info("draining grace_s=%.1f", settings.grace_s)
+    _logger.info("stopped")
+
+
+async def serve(settings: Settings, *, exit_at_once: Callable[[int], None]) -> None:
+    """Runs a bridge until the process is told to stop.
+
+    Args:
+        settings: The settings.
+        exit_at_once: Is called with an exit code when told to stop for the second time.
+
+    Raises:
+        SettingsError: it cannot start.
+    """
+    told_to_stop = _stop_signals(exit_at_once)
+    async with running(settings):
+        await told_to_stop.wait()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
+    """Takes the port, with our edge round the application's routes.
+
+    Raises:
+        SettingsError: the port or the host cannot be had.
+    """
+    server = runner.server
+    if server is None:
+        msg = "the runner is not set up"
+        raise RuntimeError(msg)
+    # Outside of aiohttp's application, whose own 404, 405 and 417 pass no middleware.
+    server.request_handler = HttpEdge(server.request_handler, browsers=settings.browsers)
+    loop = asyncio.get_running_loop()
+
+    def connection() -> EdgeProtocol:
+        return EdgeProtocol(server, loop=loop, keepalive_timeout=_KEEPALIVE_S)
+
+    try:
+        return await loop.create_server(connection, settings.host, settings.port)
+    except OSError as error:
+        reason = error.strerror or "it is no address of this machine"
+        message = f"cannot listen on host={settings.host!r} port={settings.port}: {reason}"
+        raise SettingsError(message) from None
+
+
+def _open_client(settings: Settings) -> AsyncClient:
+    try:
+        return AsyncClient(settings.server, channel_options=_CHANNEL_OPTIONS)
+    except ValueError:
+        message = f"server={settings.server!r}: needed: host:port"
+        raise SettingsError(message) from None
+
+
+def _private_folder(settings: Settings) -> PrivateFolder:
+    try:
+        return PrivateFolder(settings.files_folder)
+    except OSError as error:
+        message = f"files_folder={str(settings.files_folder)!r}: {error.strerror}"
+        raise SettingsError(message) from None
+
+
+async def _sweep(files: FileStore) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_INTERVAL_S)
+        await asyncio.to_thread(files.remove_expired)
+
+
+def _write_port(settings: Settings, port: int) -> None:
+    path = settings.port_file
+    if path is None:
+        return
+    try:
+        # Whoever waits for the file must never read half of it.
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(f"{port}\n")
+        partial.replace(path)
+    except OSError as error:
+        message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
+        raise SettingsError(message) from None
+
+
+def _stop_signals(exit_at_once: Callable[[int], None]) -> asyncio.Event:
+    told_to_stop = asyncio.Event()
+    first_at = 0.0
+
+    def stop(number: int) -> None:
+        nonlocal first_at
+        if not told_to_stop.is_set():
+            first_at = time.monotonic()
+            told_to_stop.set()
+        elif time.monotonic() - first_at > _SAME_SIGNAL_S:
+            _logger.warning("told to stop again: ending at once")
+            exit_at_once(128 + number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return told_to_stop

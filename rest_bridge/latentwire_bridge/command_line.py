@@ -1,0 +1,78 @@
+"""The bridge's command line: one flag for each setting, errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from latentwire_bridge.settings import (
+    ENV_PREFIX,
+    Settings,
+    SettingsError,
+    default_text,
+    flag,
+    load_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM: Final = "latentwire-bridge"
+START_UP_ERROR: Final = 2
+"""Exit code when the bridge cannot start."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> Settings:
+    """Returns the settings of a command line, the environment and the configuration file.
+
+    Ends the process with exit code 2 and one line on stderr when they cannot be used.
+    """
+    given = vars(_parser().parse_args(arguments))
+    config_file: Path | None = given.pop("config", None)
+    try:
+        return load_settings(given, config_file=config_file)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the process before it started: one line on stderr, exit code 2."""
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"{PROGRAM}: {one_line}\n")
+    raise SystemExit(START_UP_ERROR)
+
+
+def version() -> str:
+    """Returns the version of Latentwire."""
+    try:
+        return metadata.version("latentwire")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see {PROGRAM} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        description="Serves OpenAI's Images API in front of a Latentwire server.",
+        epilog=f"Each setting is also read from {ENV_PREFIX}<NAME> in the environment and from"
+        " [bridge] in latentwire.toml; a flag beats the environment, which beats the file.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version()}")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file to read instead of latentwire.toml."
+    )
+    for name, info in Settings.model_fields.items():
+        default = default_text(info)
+        text = (info.description or "") + (f" (default: {default})" if default else "")
+        parser.add_argument(flag(name), metavar="VALUE", help=text.replace("%", "%%"))
+    return parser

@@ -1,0 +1,172 @@
+"""``/v1/images/...``: a generation in OpenAI's words, and the files behind its URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from aiohttp import web
+
+from latentwire import Accepted, Completed, Image, LatentwireError
+from latentwire_bridge.body import read_object
+from latentwire_bridge.callers import client_of, patience_s
+from latentwire_bridge.edge import REQUEST_ID
+from latentwire_bridge.errors import ApiError, api_error, internal_error
+from latentwire_bridge.schema import parse_request
+from latentwire_bridge.translation import Result, generate_options, response_body
+
+if TYPE_CHECKING:
+    from latentwire import AsyncClient
+    from latentwire_bridge.files import FileStore, StoredFile
+    from latentwire_bridge.models import ModelRoutes
+    from latentwire_bridge.schema import ImageRequest
+
+FILES_PATH: Final = "/files/"
+
+_logger: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """The images' part of the settings."""
+
+    public_url: str | None
+    """What callers' URLs begin with; None: as the caller wrote it."""
+    body_timeout_s: float
+    generation_timeout_s: float
+
+
+class ImageRoutes:
+    """Draws images and serves their files."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        models: ModelRoutes,
+        files: FileStore,
+        settings: ImageSettings,
+    ) -> None:
+        """Takes the server, the models' names, and where files go."""
+        self._client = client
+        self._models = models
+        self._files = files
+        self._settings = settings
+
+    async def generate(self, request: web.Request) -> web.Response:
+        """Draws images from a prompt. The caller's going away cancels the drawing."""
+        sent = await read_object(request, timeout_s=self._settings.body_timeout_s)
+        wanted = parse_request(sent)
+        result = await self._draw(request, wanted)
+        response_format = wanted.body.response_format
+        urls: list[str | None] = [None] * len(result.images)
+        if response_format != "b64_json":
+            urls = await self._store(request, result, is_url_required=response_format == "url")
+        body = await asyncio.to_thread(
+            response_body,
+            result,
+            created=int(time.time()),
+            urls=urls,
+            is_b64_wanted=response_format != "url",
+        )
+        return web.Response(body=body, content_type="application/json")
+
+    async def refuse_edit(self, request: web.Request) -> NoReturn:  # noqa: ARG002
+        """Refuses what starts from an image."""
+        message = "starting from an image is not served by this version"
+        raise ApiError(message, param="image", code="unsupported_parameter")
+
+    async def file(self, request: web.Request) -> web.Response:
+        """Serves a stored file."""
+        stored = self._files.get(request.match_info["name"])
+        data = None if stored is None else await asyncio.to_thread(_read, stored)
+        if stored is None or data is None:
+            message = "there is no such file, or its time is over"
+            raise ApiError(message, status=HTTPStatus.NOT_FOUND, code="file_not_found")
+        return web.Response(body=data, headers=self._file_headers(stored))
+
+    async def _draw(self, request: web.Request, wanted: ImageRequest) -> Result:
+        options = generate_options(wanted.body, model=self._models.resolve(wanted.body.model))
+        client = client_of(request.headers, client=self._client)
+        timeout_s = patience_s(request.headers, most_s=self._settings.generation_timeout_s)
+        accepted: Accepted | None = None
+        images: list[Image] = []
+        try:
+            stream = client.stream(wanted.body.prompt, timeout_s=timeout_s, **options)
+            async with stream as events:
+                async for event in events:
+                    match event:
+                        case Accepted():
+                            accepted = event
+                        case Image():
+                            images.append(event)
+                        case Completed():
+                            _log_completed(event, request[REQUEST_ID])
+                        case _:
+                            # A JSON response shows no progress.
+                            continue
+        except LatentwireError as error:
+            raise api_error(error, sent_names=wanted.sent_names) from error
+        shown = tuple(image for image in images if image.finish_reason != "filtered")
+        if not shown:
+            message = "a safety filter withheld every image"
+            raise ApiError(message, code="content_policy_violation")
+        return Result(accepted=accepted, images=shown)
+
+    async def _store(
+        self, request: web.Request, result: Result, *, is_url_required: bool
+    ) -> list[str | None]:
+        base = self._settings.public_url or f"{request.scheme}://{_authority(request)}"
+        try:
+            names = [
+                await asyncio.to_thread(self._files.put, image.data, media_type=image.media_type)
+                for image in result.images
+            ]
+        except OSError:
+            # A full disk costs the URLs, not the images that are here already.
+            _logger.exception("file not stored error_id=%s", request[REQUEST_ID])
+            if is_url_required:
+                raise internal_error(request[REQUEST_ID]) from None
+            return [None] * len(result.images)
+        return [f"{base}{FILES_PATH}{name}" for name in names]
+
+    def _file_headers(self, stored: StoredFile) -> dict[str, str]:
+        return {
+            "Content-Type": stored.media_type,
+            "Cache-Control": f"private, max-age={int(self._files.seconds_left(stored))}",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "Content-Disposition": f'inline; filename="{stored.path.name}"',
+        }
+
+
+def _read(stored: StoredFile) -> bytes | None:
+    try:
+        return stored.path.read_bytes()
+    except FileNotFoundError:
+        # Its time was over between the look-up and now.
+        return None
+
+
+def _authority(request: web.Request) -> str:
+    """Returns ``host:port`` as the caller knows us."""
+    host = request.headers.get("Host")
+    if host:
+        return host
+    # HTTP/1.0 needs no Host: then our end of the connection.
+    address, port = request.get_extra_info("sockname", ("localhost", 80))[:2]
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _log_completed(event: Completed, request_id: str) -> None:
+    _logger.info(
+        "generated generation=%s images=%d queued_s=%.3f total_s=%.3f request_id=%s",
+        event.generation,
+        event.image_count,
+        event.timings.queued_s,
+        event.timings.total_s,
+        request_id,
+    )
