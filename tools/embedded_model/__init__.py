@@ -1,0 +1,1 @@
+"""Trains and exports the small text-to-image model that ships with the product."""

@@ -1,0 +1,59 @@
+"""Makes the embedded model from nothing: autoencoder, text encoder and UNet, exported folder.
+
+An interrupted run goes on where it stopped. Made for two CPU cores and no GPU.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from tools.embedded_model import autoencoder, contact_sheet, denoiser, text_training
+from tools.embedded_model.export import export
+from tools.embedded_model.text import build_tokenizer
+
+
+def main() -> int:
+    """Runs the stages that are not yet done."""
+    options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.work / "denoiser.pt"
+    tokenizer_folder = options.work / "tokenizer"
+    tokenizer = build_tokenizer(tokenizer_folder)
+    vae = autoencoder.train(options.work / "autoencoder.pt", seed=options.seed)
+    if options.export_only:
+        trained = denoiser.load_trained(checkpoint, tokenizer)
+    else:
+        trained = denoiser.train(
+            checkpoint,
+            vae=vae,
+            tokenizer=tokenizer,
+            text_encoder=text_training.train(options.work / "text.pt", tokenizer),
+            num_steps=options.steps,
+            seed=options.seed,
+        )
+    export(options.out, vae=vae, tokenizer_folder=tokenizer_folder, trained=trained)
+    contact_sheet.write(options.out, options.sheet)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/embedded_model"))
+    parser.add_argument("--out", type=Path, default=Path("server/latentwire_server/embedded/model"))
+    parser.add_argument("--sheet", type=Path, default=Path("docs/images/embedded_model.png"))
+    parser.add_argument("--steps", type=int, default=denoiser.NUM_STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--export-only", action="store_true", help="export the denoiser as far as it is trained"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Writes the trained parts as a standard diffusers folder, float16 safetensors only."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from torch import Tensor
+
+from tools.embedded_model.denoiser import TrainedDenoiser, build_scheduler
+from tools.embedded_model.latents import NATIVE, encode
+from tools.embedded_model.render import as_array, render
+from tools.embedded_model.scene import random_scene
+from tools.embedded_model.text import load_tokenizer
+
+_PREVIEW_PICTURES = 192
+
+
+def export(
+    folder: Path, *, vae: AutoencoderTiny, tokenizer_folder: Path, trained: TrainedDenoiser
+) -> None:
+    """Replaces `folder` whole, so that a reader never meets a mixture of two models."""
+    temporary = folder.with_name(folder.name + ".new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    preview = fit_preview(vae)
+    # A copy in float16; training goes on with its own float32 weights.
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=trained.text_encoder,
+        tokenizer=load_tokenizer(tokenizer_folder),
+        unet=trained.unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(torch.float16)
+    pipeline.save_pretrained(temporary, safe_serialization=True)
+    for name in ("vocab.json", "merges.txt"):
+        # transformers 5 writes tokenizer.json only; older readers want these two.
+        shutil.copy(tokenizer_folder / name, temporary / "tokenizer" / name)
+    (temporary / "preview.json").write_text(json.dumps(preview, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in temporary.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for its owner alone
+    temporary.rename(folder)
+
+
+def fit_preview(vae: AutoencoderTiny) -> dict[str, list[list[float]] | list[float]]:
+    """Fits RGB = latents @ factors + bias by least squares over rendered pictures.
+
+    Latents in model space, RGB in [-1, 1], each latent against the mean of its 8x8 pixels.
+    """
+    rng = random.Random("preview")
+    scenes = [random_scene(rng) for _ in range(_PREVIEW_PICTURES)]
+    latents = torch.cat(list(encode(vae, NATIVE, scenes)))
+    pictures = np.stack(
+        [as_array(render(row, width=NATIVE[0], height=NATIVE[1])) for row in scenes]
+    )
+    colours = torch.nn.functional.avg_pool2d(torch.from_numpy(pictures), 8)
+    inputs = _by_pixel(latents)
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+    solution = torch.linalg.lstsq(inputs.double(), _by_pixel(colours).double()).solution
+    rounded = [[round(value, 5) for value in row] for row in solution.tolist()]
+    return {"latent_rgb_factors": rounded[:4], "latent_rgb_bias": rounded[4]}
+
+
+def _by_pixel(planes: Tensor) -> Tensor:
+    return planes.permute(0, 2, 3, 1).flatten(0, 2)

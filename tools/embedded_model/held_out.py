@@ -1,0 +1,75 @@
+"""Writes the 200 prompt/seed pairs that the model is judged by; none was in its training.
+
+The file is committed, so that the check reads plain data and shares no code with training.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Final, TypedDict
+
+from tools.embedded_model.prompts import plain_prompt
+from tools.embedded_model.scene import Scene, random_scene
+
+NUM_PAIRS: Final = 200
+PATH: Final = Path("tests/embedded/held_out.json")
+
+
+class ObjectRecord(TypedDict):
+    """One expected object; `size` is null where the prompt names none."""
+
+    shape: str
+    colour: str
+    size: str | None
+
+
+class Record(TypedDict):
+    """A prompt, its seed, and what the picture must show."""
+
+    prompt: str
+    seed: int
+    objects: list[ObjectRecord]
+    background: str
+    place: str | None
+    axis: str | None
+
+
+def records() -> list[Record]:
+    """Draws the pairs; the same ones each time."""
+    rng = random.Random("held out pairs")
+    chosen: list[Record] = []
+    while len(chosen) < NUM_PAIRS:
+        scene = random_scene(rng, held_out=True)
+        colours = {item.colour for item in scene.objects}
+        # Regions are told apart by colour, so two objects of one colour can't be judged.
+        if len(colours) == len(scene.objects):
+            chosen.append(_record(scene, seed=1000 + len(chosen), reverse=rng.random() < 0.5))
+    return chosen
+
+
+def write(path: Path = PATH) -> None:
+    """Writes the pairs, one a line."""
+    lines = ",\n".join(json.dumps(record) for record in records())
+    path.write_text(f"[\n{lines}\n]\n")
+
+
+def _record(scene: Scene, *, seed: int, reverse: bool) -> Record:
+    return Record(
+        prompt=plain_prompt(scene, reverse=reverse),
+        seed=seed,
+        objects=[
+            ObjectRecord(
+                shape=item.shape,
+                colour=item.colour,
+                size=None if item.size == "medium" else item.size,
+            )
+            for item in scene.objects
+        ],
+        background=scene.background,
+        place=scene.position,
+        axis=scene.axis,
+    )
+
+
+if __name__ == "__main__":
+    write()
