@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -30,6 +31,7 @@ OPENAI_VERSION: Final = "2020-10-01"
 _SERVER_NAME: Final = "latentwire"
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_LOGGED_PATH: Final = 200
+_PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -77,7 +79,10 @@ class HttpEdge:
             return response
         finally:
             # Status 0: the caller left before there was an answer.
-            _logger.info(
+            # A probe asks every few seconds: worth a line only when the answer is bad news.
+            is_probe = request.rel_url.raw_path in _PROBES and status == HTTPStatus.OK
+            _logger.log(
+                logging.DEBUG if is_probe else logging.INFO,
                 "answered method=%s path=%s status=%d duration_ms=%d request_id=%s",
                 request.method,
                 ascii(request.rel_url.raw_path[:_MAX_LOGGED_PATH])[1:-1],
@@ -125,7 +130,7 @@ class EdgeProtocol(web.RequestHandler):
         if request.writer.output_size > 0:
             msg = "the response has begun and cannot become an error"
             raise ConnectionError(msg) from exc
-        if status < 500:  # noqa: PLR2004 - the first server error
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             error = ApiError("the request is not valid HTTP", status=status, code="invalid_http")
             _logger.info("malformed request status=%d request_id=%s", status, request_id)
         else:

@@ -49,11 +49,12 @@ async def test_progress_counts_steps_not_evaluations(start, scheduler: str) -> N
     driver.model.hold()
     steps = []
     async for event in driver.engine.submit(request(num_inference_steps=5, scheduler=scheduler)):
-        if isinstance(event, Progress) and event.phase is PhaseName.DENOISING:
+        if isinstance(event, Progress):
             steps.append(event.step)
         driver.model.release(1 if scheduler == "euler" else 2)
-    # A reader that keeps up may still see two steps of one go as one.
-    assert steps == sorted(set(steps))
+    # Unread progress is replaced by newer, so a step may go unseen; the last one never does.
+    assert steps == sorted(steps)
+    assert set(steps) <= set(range(6))
     assert steps[-1] == 5
 
 

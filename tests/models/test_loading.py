@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -146,18 +147,35 @@ def test_a_folder_can_name_its_defaults(folder: Path) -> None:
     settings = {
         "display_name": "Tiny",
         "defaults": {"num_inference_steps": 9, "scheduler": {"id": "euler", "sigmas": "karras"}},
+        "limits": {"max_images": 2},
     }
     (folder / "latentwire.json").write_text(json.dumps(settings))
     info = load_model(source_of(folder)).info
     assert info.display_name == "Tiny"
     assert info.defaults.num_inference_steps == 9
     assert (info.defaults.scheduler.id, info.defaults.scheduler.sigmas) == ("euler", "karras")
+    assert info.limits.max_images == 2
 
 
-@pytest.mark.parametrize("defaults", [7, {"no_such": 1}, {"scheduler": 3}])
-def test_defaults_that_are_not_understood_are_refused(folder: Path, defaults: object) -> None:
-    (folder / "latentwire.json").write_text(json.dumps({"defaults": defaults}))
-    refused(folder, because=r"latentwire\.json")
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"defaults": 7}, "defaults=7"),
+        ({"defaults": {"no_such": 1}}, "defaults.no_such=1"),
+        ({"defaults": {"scheduler": 3}}, "defaults.scheduler=3"),
+        ({"defaults": {"num_inference_steps": "20"}}, "defaults.num_inference_steps='20'"),
+        ({"defaults": {"num_inference_steps": 1000}}, "defaults.num_inference_steps=1000"),
+        ({"defaults": {"width": 65}}, "defaults.width=65"),
+        ({"defaults": {"scheduler": {"id": "none"}}}, "defaults.scheduler='none default'"),
+        ({"limits": {"max_side": -8}}, "limits.max_side=-8"),
+        ({"display_name": ""}, "display_name=''"),
+    ],
+)
+def test_settings_that_are_not_understood_are_refused_by_name(
+    folder: Path, settings: object, named: str
+) -> None:
+    (folder / "latentwire.json").write_text(json.dumps(settings))
+    refused(folder, because=rf"latentwire\.json: {re.escape(named)}")
 
 
 def test_limits_can_be_replaced(folder: Path) -> None:

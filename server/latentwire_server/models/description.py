@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from latentwire_server.models.folder_settings import FolderSettings
     from latentwire_server.models.source import ModelSource
     from latentwire_server.models.stable_diffusion import Components
 
-SETTINGS_FILE: Final = "latentwire.json"
-"""In a model folder: its display name and defaults, where diffusers has no place for them."""
 PREVIEW_FILE: Final = "preview.json"
 """In a model folder: the linear projection of its latents to RGB, for previews."""
 _NUM_INFERENCE_STEPS: Final = 25
@@ -42,7 +41,7 @@ def describe(
     parts: Components,
     *,
     revision: str,
-    settings: Mapping[str, object],
+    settings: FolderSettings,
 ) -> ModelInfo:
     """Returns what clients see of a model.
 
@@ -50,7 +49,7 @@ def describe(
         source: where it came from.
         parts: what it is made of.
         revision: a hub commit or a digest.
-        settings: the content of its ``latentwire.json``, empty if it has none.
+        settings: what its folder says about it.
 
     Raises:
         LoadError: it is of a kind that is not served, or its settings are wrong.
@@ -68,9 +67,9 @@ def describe(
         scheduler=_own_choice(source.source, parts.scheduler_config),
     )
     max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
-    return ModelInfo(
+    info = ModelInfo(
         id=source.id,
-        display_name=source.display_name or str(settings.get("display_name") or source.id),
+        display_name=source.id,
         family=FAMILY,
         revision=revision,
         schedulers=scheduler_infos(),
@@ -81,15 +80,11 @@ def describe(
             max_pixels=max_side * max_side,
             max_clip_skip=max(0, parts.text_encoder.config.num_hidden_layers - 1),
         ),
-        defaults=_with_overrides(source.source, native, settings.get("defaults")),
+        defaults=native,
         aliases=source.aliases,
     )
-
-
-def read_overrides(folder: Path) -> Mapping[str, object]:
-    """Returns the content of a folder's ``latentwire.json``, empty if it has none."""
-    path = folder / SETTINGS_FILE
-    return read_json(path, source=str(folder)) if path.exists() else {}
+    info = settings.apply_to(info, source=source.source)
+    return replace(info, display_name=source.display_name or info.display_name)
 
 
 def latent_projection(folder: Path) -> LatentProjection:
@@ -174,18 +169,6 @@ def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
         return choice_of(config)
     except ValueError as error:
         raise LoadError(source, str(error)) from None
-
-
-def _with_overrides(source: str, native: ModelDefaults, given: object) -> ModelDefaults:
-    if given is None:
-        return native
-    try:
-        values = dict(given)  # type: ignore[call-overload]  # checked by what it raises
-        if "scheduler" in values:
-            values["scheduler"] = SchedulerChoice(**values["scheduler"])
-        return replace(native, **values)
-    except (TypeError, ValueError):
-        raise LoadError(source, f"the defaults in {SETTINGS_FILE} are not understood") from None
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

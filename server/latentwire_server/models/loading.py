@@ -17,7 +17,8 @@ import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from latentwire_server.models.description import describe, latent_projection, read_overrides
+from latentwire_server.models.description import describe, latent_projection
+from latentwire_server.models.folder_settings import FolderSettings, read_folder_settings
 from latentwire_server.models.inspection import (
     check_folder,
     check_safetensors,
@@ -57,13 +58,13 @@ def load_model(source: ModelSource) -> StableDiffusion:
         check_safetensors(path, source=source.source)
         parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
         revision = digest((path,), folder=path.parent)
-        settings: Mapping[str, object] = {}
+        settings = FolderSettings()
     else:
         folder, root, commit = _folder(source, path)
         weights = check_folder(folder, variant=source.variant, root=root)
         parts = _load_folder(folder, variant=source.variant, dtype=dtype)
         revision = commit or digest(weights, folder=folder)
-        settings = read_overrides(folder)
+        settings = read_folder_settings(folder)
     _check_weights(parts, source=source.source)
     components = _place(parts, device=device)
     info = describe(source, components, revision=revision, settings=settings)
