@@ -11,7 +11,8 @@ OLDEST := .venv-oldest
 PROTOS := .venv-protos
 BUF := node_modules/.bin/buf
 
-PIP := -m pip --disable-pip-version-check --quiet install
+# Byte code is made when a module is first imported: most of what comes along never is.
+PIP := -m pip --disable-pip-version-check --quiet install --no-compile
 STUBS := clients/python
 PROTO := latentwire/v1/image_generation.proto
 

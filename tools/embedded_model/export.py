@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from tools.embedded_model.render import as_array, render
 from tools.embedded_model.scene import random_scene
 from tools.embedded_model.text import load_tokenizer
 
+# What a request gets that does not say: measured best by `evaluate`.
+SETTINGS: Final = {
+    "display_name": "Latentwire's embedded model",
+    "defaults": {"num_inference_steps": 20, "guidance_scale": 4.0},
+}
 _PREVIEW_PICTURES = 192
 
 
@@ -41,6 +47,7 @@ def export(
     for name in ("vocab.json", "merges.txt"):
         # transformers 5 writes tokenizer.json only; older readers want these two.
         shutil.copy(tokenizer_folder / name, temporary / "tokenizer" / name)
+    (temporary / "latentwire.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")
     (temporary / "preview.json").write_text(json.dumps(preview, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
