@@ -166,7 +166,7 @@ def test_a_folder_can_name_its_defaults(folder: Path) -> None:
         ({"defaults": {"num_inference_steps": "20"}}, "defaults.num_inference_steps='20'"),
         ({"defaults": {"num_inference_steps": 1000}}, "defaults.num_inference_steps=1000"),
         ({"defaults": {"width": 65}}, "defaults.width=65"),
-        ({"defaults": {"scheduler": {"id": "none"}}}, "defaults.scheduler='none default'"),
+        ({"defaults": {"scheduler": {"id": "none"}}}, "defaults.scheduler=none default"),
         ({"limits": {"max_side": -8}}, "limits.max_side=-8"),
         ({"display_name": ""}, "display_name=''"),
     ],

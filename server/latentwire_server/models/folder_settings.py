@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from latentwire_server.models.info import ModelDefaults, ModelInfo, ModelLimits, SchedulerChoice
+from latentwire_server.models.info import ModelInfo, ModelLimits, SchedulerChoice
 from latentwire_server.models.inspection import read_json
 from latentwire_server.models.source import LoadError
 
@@ -28,6 +28,9 @@ class _Part(BaseModel):
 class _Scheduler(_Part):
     id: str
     sigmas: str = "default"
+
+    def __repr__(self) -> str:
+        return f"{self.id} {self.sigmas}"
 
 
 class _Defaults(_Part):
@@ -64,15 +67,20 @@ class FolderSettings(_Part):
         given = self.defaults.model_dump(exclude_none=True)
         if self.defaults.scheduler is not None:
             given["scheduler"] = SchedulerChoice(**self.defaults.scheduler.model_dump())
-        defaults = replace(info.defaults, **given)
-        for name in given:
-            _check(name, defaults, limits, info, source=source)
-        return replace(
+        changed = replace(
             info,
             display_name=self.display_name or info.display_name,
             limits=limits,
-            defaults=defaults,
+            defaults=replace(info.defaults, **given),
         )
+        allowed = _allowed(changed)
+        for name in given:
+            is_right, needed = allowed[name]
+            if not is_right:
+                value = getattr(self.defaults, name)
+                reason = f"{SETTINGS_FILE}: defaults.{name}={value!r}: needed: {needed}"
+                raise LoadError(source, reason)
+        return changed
 
 
 def read_folder_settings(folder: Path) -> FolderSettings:
@@ -93,28 +101,28 @@ def read_folder_settings(folder: Path) -> FolderSettings:
         raise LoadError(str(folder), reason) from None
 
 
-def _check(
-    name: str, defaults: ModelDefaults, limits: ModelLimits, info: ModelInfo, *, source: str
-) -> None:
-    value = getattr(defaults, name)
-    match name:
-        case "width" | "height":
-            low, high, multiple = limits.min_side, limits.max_side, limits.side_multiple
-            is_right = low <= value <= high and value % multiple == 0
-            allowed = f"{low} to {high} in multiples of {multiple}"
-        case "num_inference_steps":
-            is_right = value <= limits.max_inference_steps
-            allowed = f"up to {limits.max_inference_steps}"
-        case "guidance_scale":
-            is_right = value <= limits.max_guidance_scale
-            allowed = f"up to {limits.max_guidance_scale:g}"
-        case "scheduler":
-            spacings = {one.id: one.sigmas for one in info.schedulers}
-            is_right = value.sigmas in spacings.get(value.id, ())
-            allowed = "a scheduler of the list, with a spacing of its own"
-            value = f"{value.id} {value.sigmas}"
-        case _:
-            raise AssertionError(name)
-    if not is_right:
-        reason = f"{SETTINGS_FILE}: defaults.{name}={value!r}: needed: {allowed}"
-        raise LoadError(source, reason)
+def _allowed(info: ModelInfo) -> dict[str, tuple[bool, str]]:
+    """Returns for each default whether it may be, and what may be."""
+    limits, defaults = info.limits, info.defaults
+    sides = f"{limits.min_side} to {limits.max_side} in multiples of {limits.side_multiple}"
+    spacings = {one.id: one.sigmas for one in info.schedulers}
+    return {
+        "width": (_is_side(defaults.width, limits), sides),
+        "height": (_is_side(defaults.height, limits), sides),
+        "num_inference_steps": (
+            defaults.num_inference_steps <= limits.max_inference_steps,
+            f"up to {limits.max_inference_steps}",
+        ),
+        "guidance_scale": (
+            defaults.guidance_scale <= limits.max_guidance_scale,
+            f"up to {limits.max_guidance_scale:g}",
+        ),
+        "scheduler": (
+            defaults.scheduler.sigmas in spacings.get(defaults.scheduler.id, ()),
+            "a scheduler that is served, with a spacing of its own",
+        ),
+    }
+
+
+def _is_side(side: int, limits: ModelLimits) -> bool:
+    return limits.min_side <= side <= limits.max_side and side % limits.side_multiple == 0
