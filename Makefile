@@ -57,7 +57,7 @@ serve: setup ## run service and bridge on the embedded model
 
 test: ## run every test but those that take many minutes
 	@$(MAKE) --no-print-directory --jobs=4 setup-tests
-	$(BIN)/python -m pytest -m 'not soak' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not soak' --numprocesses=logical --dist=loadfile $(PYTEST_ARGS)
 
 soak: ## run the tests that take many minutes
 	@$(MAKE) --no-print-directory --jobs=4 setup-tests
