@@ -21,7 +21,9 @@ from tools.embedded_model.scene import Scene, random_scene
 Size: TypeAlias = tuple[int, int]
 
 NATIVE: Final[Size] = (256, 256)
+SMALL: Final[Size] = (128, 128)
 # Pictures of each (width, height) in one chunk.
+SMALL_CHUNK: Final[dict[Size, int]] = {SMALL: 1200}
 CHUNK: Final[dict[Size, int]] = {NATIVE: 448, (512, 512): 32, (384, 256): 20, (256, 384): 20}
 _ENCODE_ROWS = 4
 
@@ -29,14 +31,17 @@ _ENCODE_ROWS = 4
 class LatentPool:
     """Scenes with their latents in model space, by picture size; grows chunk by chunk."""
 
-    def __init__(self, vae: AutoencoderTiny, folder: Path, *, seed: int) -> None:
+    def __init__(
+        self, vae: AutoencoderTiny, folder: Path, *, chunk: dict[Size, int], seed: int
+    ) -> None:
         """Starts empty; chunks already in `folder` are read instead of encoded."""
         self._vae = vae
         self._folder = folder
+        self._chunk = chunk
         self._seed = seed
         self._num_chunks = 0
-        self._scenes: dict[Size, list[Scene]] = {size: [] for size in CHUNK}
-        self._latents: dict[Size, list[Tensor]] = {size: [] for size in CHUNK}
+        self._scenes: dict[Size, list[Scene]] = {size: [] for size in chunk}
+        self._latents: dict[Size, list[Tensor]] = {size: [] for size in chunk}
         folder.mkdir(parents=True, exist_ok=True)
 
     def grow_to(self, num_chunks: int) -> None:
@@ -55,7 +60,7 @@ class LatentPool:
         path = self._folder / f"latents-{index:04d}.safetensors"
         scenes = {
             size: [random_scene(rng) for _ in range(count)]
-            for size, count in CHUNK.items()
+            for size, count in self._chunk.items()
             for rng in [random.Random(f"chunk {self._seed} {index} {size}")]
         }
         if not path.exists():
