@@ -1,9 +1,9 @@
 """The Python client of Latentwire: image generation with every denoising step on the wire.
 
-import latentwire
+    import latentwire
 
-with latentwire.Client() as client:
-client.generate("a red circle on a blue background", seed=42)[0].save("circle.png")
+    with latentwire.Client() as client:
+        client.generate("a red circle on a blue background", seed=42)[0].save("circle.png")
 """
 
 from latentwire._async_client import AsyncClient, AsyncGenerationStream
