@@ -175,6 +175,8 @@ class GenerationService:
             draining=load.is_draining,
             start_time=timestamp(facts.start_time),
             library_versions=facts.library_versions,
+            denoiser_call_count=load.denoiser_call_count,
+            denoiser_row_count=load.denoiser_row_count,
         )
 
 

@@ -158,3 +158,11 @@ async def test_the_server_tells_what_it_is(server: Serving):
     assert not info.draining
     assert info.start_time.ToNanoseconds() > 0
     assert {"torch", "grpcio"} <= set(info.library_versions)
+
+
+async def test_the_server_counts_its_denoiser_calls_and_their_rows(server: Serving):
+    wanted = request(num_images=3, num_inference_steps=4, guidance_scale=5.0)
+    await events_of(server.stub.GenerateImage(wanted))
+    info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert info.denoiser_call_count == 4
+    assert info.denoiser_row_count == 4 * 6

@@ -138,6 +138,8 @@ def server_info_from_proto(info: pb.GetServerInfoResponse) -> _resources.ServerI
         draining=info.draining,
         start_time=_utc_time(info.start_time),
         library_versions=dict(info.library_versions),
+        denoiser_call_count=info.denoiser_call_count,
+        denoiser_row_count=info.denoiser_row_count,
     )
 
 

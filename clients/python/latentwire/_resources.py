@@ -106,3 +106,6 @@ class ServerInfo:
     draining: bool
     start_time: datetime
     library_versions: Mapping[str, str]
+    denoiser_call_count: int
+    denoiser_row_count: int
+    """Rows of those calls, padding not counted."""

@@ -62,6 +62,10 @@ class Denoiser:
         self._row_limit = row_limit
         self._estimator = estimator
         self._is_reproducible = is_reproducible
+        self.num_calls = 0
+        """Calls that went well. Read by any thread."""
+        self.num_rows = 0
+        """Rows of those calls, padding not counted."""
 
     def evaluate(self, batch: Sequence[Trajectory]) -> dict[str, Outcome]:
         """Returns each trajectory's prediction, or why it has none; of those cancelled, nothing.
@@ -114,6 +118,8 @@ class Denoiser:
             error.__traceback__ = None
         else:
             self._row_limit.count_call(group)
+            self.num_calls += 1
+            self.num_rows += len(wanted)
             outcomes = dict(zip(map(id, wanted), predictions, strict=True))
             return [outcomes.get(id(row), Cancelled()) for row in rows]
         if kind is FaultKind.DEVICE:

@@ -73,6 +73,7 @@ class Engine:
             on_deadline=self._cancel,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._device_loop: DeviceLoop | None = None
         self._thread: threading.Thread | None = None
         self._housekeeping: asyncio.Task[None] | None = None
 
@@ -83,7 +84,7 @@ class Engine:
     async def start(self) -> None:
         """Starts the device thread."""
         self._loop = asyncio.get_running_loop()
-        device_loop = DeviceLoop(
+        self._device_loop = DeviceLoop(
             self._models,
             self._settings,
             inbox=self._inbox,
@@ -94,7 +95,7 @@ class Engine:
         self._thread = threading.Thread(
             # A daemon: a device call that never returns must not keep the process alive.
             target=self._run,
-            args=(device_loop,),
+            args=(self._device_loop,),
             name="latentwire-device",
             daemon=True,
         )
@@ -166,11 +167,14 @@ class Engine:
 
     def status(self) -> EngineStatus:
         """Returns the load right now."""
+        denoiser = None if self._device_loop is None else self._device_loop.denoiser
         return EngineStatus(
             queued_count=len(self._register.queued),
             running_count=len(self._register.running),
             is_draining=self._is_draining,
             has_failed=self.failed.is_set(),
+            denoiser_call_count=denoiser.num_calls if denoiser else 0,
+            denoiser_row_count=denoiser.num_rows if denoiser else 0,
         )
 
     async def drain(self, *, grace_s: float) -> None:

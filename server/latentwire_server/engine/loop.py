@@ -58,7 +58,7 @@ class DeviceLoop:
         self._policy = Policy(
             max_rows=settings.max_rows, decode_interval_ticks=settings.decode_interval_ticks
         )
-        self._denoiser = Denoiser(
+        self.denoiser = Denoiser(
             row_limit=self._policy.row_limit,
             estimator=estimator,
             is_reproducible=settings.batching is Batching.REPRODUCIBLE,
@@ -145,7 +145,7 @@ class DeviceLoop:
         self._running[generation.id] = trajectory
 
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
-        outcomes = self._denoiser.evaluate(batch)
+        outcomes = self.denoiser.evaluate(batch)
         for trajectory in batch:
             outcome = outcomes.get(trajectory.generation.id)
             match outcome:

@@ -214,6 +214,10 @@ class EngineStatus:
     running_count: int
     is_draining: bool
     has_failed: bool
+    denoiser_call_count: int
+    """Calls of the denoiser since the start."""
+    denoiser_row_count: int
+    """Rows of those calls, padding not counted."""
 
 
 class Batching(StrEnum):

@@ -118,10 +118,12 @@ def _model_page(model: Model) -> str:
 
 
 def _server_page(info: ServerInfo) -> str:
+    rows_per_call = info.denoiser_row_count / max(1, info.denoiser_call_count)
     pairs: list[tuple[str, object]] = [
         ("version", info.version),
         ("device", f"{info.device} {info.dtype}"),
         ("batching", f"{info.batching}, up to {info.max_rows} rows per call"),
+        ("denoiser calls", f"{info.denoiser_call_count}, {rows_per_call:.1f} rows each"),
         ("running", info.running_count),
         ("queued", f"{info.queued_count} of {info.max_queued}"),
         ("draining", "yes" if info.draining else "no"),

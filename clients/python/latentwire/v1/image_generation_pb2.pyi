@@ -546,7 +546,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "device", "dtype", "batching", "max_rows", "max_request_bytes", "max_queued", "queued_count", "running_count", "draining", "start_time", "library_versions")
+    __slots__ = ("version", "device", "dtype", "batching", "max_rows", "max_request_bytes", "max_queued", "queued_count", "running_count", "draining", "start_time", "library_versions", "denoiser_call_count", "denoiser_row_count")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -566,6 +566,8 @@ class GetServerInfoResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     LIBRARY_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    DENOISER_CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DENOISER_ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     version: str
     device: str
     dtype: str
@@ -578,7 +580,9 @@ class GetServerInfoResponse(_message.Message):
     draining: bool
     start_time: _timestamp_pb2.Timestamp
     library_versions: _containers.ScalarMap[str, str]
-    def __init__(self, version: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., batching: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_queued: _Optional[int] = ..., queued_count: _Optional[int] = ..., running_count: _Optional[int] = ..., draining: bool = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    denoiser_call_count: int
+    denoiser_row_count: int
+    def __init__(self, version: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., batching: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_queued: _Optional[int] = ..., queued_count: _Optional[int] = ..., running_count: _Optional[int] = ..., draining: bool = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., denoiser_call_count: _Optional[int] = ..., denoiser_row_count: _Optional[int] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
     __slots__ = ("name",)
