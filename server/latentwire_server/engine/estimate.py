@@ -6,6 +6,8 @@ figure of one call ago is well served. The model is simple on purpose:
 * the seconds of a denoiser call are kept per (model, latent area, padded rows) as an exponentially
   weighted mean, decodes per (model, latent area). The first call of a kind warms up and is not
   counted. A kind that was never measured is scaled from the nearest that was, by rows and area;
+* what is promised follows the mean, what is refused the least: a refused request makes no calls, so
+  a mean that one stalled call had spoilt would refuse for ever;
 * the device serves *rounds*: in one round every running row is evaluated once. A generation needs
   as many rounds as evaluations, plus its decodes;
 * the queue is a line for ``max_running`` places, each free when its generation's rounds are over.
@@ -51,7 +53,9 @@ class Estimator:
         self._is_reproducible = is_reproducible
         self._call_s: dict[tuple[str, int, int], float] = {}
         self._decode_s: dict[tuple[str, int], float] = {}
-        self._warmed_up: set[tuple[str, int, int]] = set()
+        self._least_call_s: dict[tuple[str, int, int], float] = {}
+        self._least_decode_s: dict[tuple[str, int], float] = {}
+        self._warmed_up: set[tuple[str, int, int] | tuple[str, int]] = set()
 
     def record_call(self, model: str, *, area: int, num_rows: int, seconds: float) -> None:
         """Takes in that a denoiser call of ``num_rows`` (before padding) took ``seconds``."""
@@ -61,15 +65,31 @@ class Estimator:
             return
         mean = self._call_s.get(kind, seconds)
         self._call_s[kind] = mean + SMOOTHING * (seconds - mean)
+        self._least_call_s[kind] = min(seconds, self._least_call_s.get(kind, seconds))
 
     def record_decode(self, model: str, *, area: int, seconds: float) -> None:
-        """Takes in that one image was decoded and encoded in ``seconds``."""
-        mean = self._decode_s.get((model, area), seconds)
-        self._decode_s[model, area] = mean + SMOOTHING * (seconds - mean)
+        """Takes in that the device was busy for ``seconds`` with finishing one image."""
+        kind = (model, area)
+        if kind not in self._warmed_up:
+            self._warmed_up.add(kind)
+            return
+        mean = self._decode_s.get(kind, seconds)
+        self._decode_s[kind] = mean + SMOOTHING * (seconds - mean)
+        self._least_decode_s[kind] = min(seconds, self._least_decode_s.get(kind, seconds))
 
-    def alone_s(self, work: WorkLeft) -> float | None:
-        """Returns how long ``work`` takes if nothing else runs."""
-        return self.remaining_s(work, company=())
+    def least_s(self, work: WorkLeft) -> float | None:
+        """Returns the least time that ``work`` can take: alone, and as fast as was ever measured.
+
+        ``None`` where calls of its kind were never measured: nothing is extrapolated here.
+        """
+        round_s = 0.0
+        for call in chunks(work.num_rows, max_rows=self._max_rows):
+            kind = (work.model, work.area, self._padded(len(call)))
+            if kind not in self._least_call_s:
+                return None
+            round_s += self._least_call_s[kind]
+        decode_s = self._least_decode_s.get((work.model, work.area), 0.0)
+        return work.num_evaluations * round_s + work.num_decodes * decode_s
 
     def remaining_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
         """Returns how long ``work`` takes while ``company`` goes on beside it."""
