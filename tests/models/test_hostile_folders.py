@@ -93,8 +93,24 @@ def test_a_pickle_in_the_clothes_of_weights_is_refused(
 ) -> None:
     [weights] = (folder / component).glob("*.safetensors")
     torch.save({"a": Bomb(canary)}, weights)
-    refused(folder, because="not a safetensors file")
+    refused(folder, because="is a pickle, which can run code")
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_pickled_checkpoint_is_refused_with_the_reason(
+    tmp_path: Path, canary: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps({"a": Bomb(canary)}))
+    refused(path, because=f"{name} is a pickle, which can run code")
+    assert not canary.exists()
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"GIF89a" * 100)
+    refused(path, because="not a safetensors file")
 
 
 @pytest.mark.parametrize("stem", ["unet/diffusion_pytorch_model", "text_encoder/model"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.models.loading import embedded_source, load_model
@@ -75,6 +77,78 @@ def test_a_variant_is_loaded_whole_or_in_shards(tmp_path: Path, max_shard_size: 
 )
 def test_what_is_not_there_is_told_in_one_line(name: str, because: str) -> None:
     refused(name, because=because)
+
+
+HUB_FILES = [
+    *("README.md", "model_index.json", "v1-5-pruned.safetensors", "v1-5-pruned.ckpt"),
+    *("safety_checker/config.json", "safety_checker/model.safetensors"),
+    *("feature_extractor/preprocessor_config.json", "scheduler/scheduler_config.json"),
+    *("tokenizer/merges.txt", "tokenizer/vocab.json", "text_encoder/config.json"),
+    *("text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors"),
+    *("text_encoder/pytorch_model.bin", "unet/config.json"),
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "unet/diffusion_pytorch_model.safetensors.index.json",
+    "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+    *("vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
+    *("vae/diffusion_pytorch_model.fp16.safetensors", "vae/onnx/model.json"),
+]
+ALWAYS = {name for name in HUB_FILES if name.count("/") == 1 and name.endswith((".json", ".txt"))}
+ALWAYS -= {name for name in ALWAYS if name.startswith(("safety", "feature")) or ".index." in name}
+ALWAYS |= {"model_index.json"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights"),
+    [
+        (
+            None,
+            {
+                "text_encoder/model.safetensors",
+                "unet/diffusion_pytorch_model.safetensors.index.json",
+                "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+                "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+                "vae/diffusion_pytorch_model.safetensors",
+            },
+        ),
+        (
+            "fp16",
+            {
+                "text_encoder/model.fp16.safetensors",
+                "unet/diffusion_pytorch_model.fp16.safetensors",
+                "vae/diffusion_pytorch_model.fp16.safetensors",
+            },
+        ),
+    ],
+)
+def test_of_a_hub_repository_only_what_is_used_is_downloaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, variant: str | None, weights: set[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(repository: str, **options: Any) -> str:
+        asked.update(options, repository=repository)
+        snapshot = folder.parent / "snapshots" / "c0ffee"
+        snapshot.parent.mkdir()
+        shutil.copytree(folder, snapshot)
+        return str(snapshot)
+
+    monkeypatch.setattr("latentwire_server.models.loading.snapshot_download", download)
+    for part in ("unet", "vae", "text_encoder") if variant else ():
+        for path in (folder / part).glob("*.safetensors"):
+            path.rename(path.with_suffix(f".{variant}.safetensors"))
+    model = load_model(source_of("org/name", variant=variant, revision="main", token="secret"))
+    assert model.info.revision == "c0ffee"
+    assert (asked["repository"], asked["revision"], asked["token"]) == (
+        "org/name",
+        "main",
+        "secret",
+    )
+    files = filter_repo_objects(
+        HUB_FILES, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert set(files) == ALWAYS | weights
 
 
 def test_an_empty_folder_is_told_to_have_no_index(tmp_path: Path) -> None:

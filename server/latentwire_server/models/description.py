@@ -11,7 +11,7 @@ from latentwire_server.models.info import (
     ModelLimits,
     SchedulerChoice,
 )
-from latentwire_server.models.inspection import read_json
+from latentwire_server.models.inspection import PREVIEW_FILE, read_json
 from latentwire_server.models.schedulers import choice_of, scheduler_infos
 from latentwire_server.models.source import LoadError
 from latentwire_server.models.stable_diffusion import (
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from latentwire_server.models.source import ModelSource
     from latentwire_server.models.stable_diffusion import Components
 
-PREVIEW_FILE: Final = "preview.json"
-"""In a model folder: the linear projection of its latents to RGB, for previews."""
 _NUM_INFERENCE_STEPS: Final = 25
 _GUIDANCE_SCALE: Final = 7.5
 _MAX_NATIVE_MULTIPLE: Final = 4

@@ -7,18 +7,16 @@ say, and how far a request may go. All of it is optional, and all of it is check
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from latentwire_server.models.info import ModelInfo, ModelLimits, SchedulerChoice
-from latentwire_server.models.inspection import read_json
+from latentwire_server.models.inspection import SETTINGS_FILE, read_json
 from latentwire_server.models.source import LoadError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SETTINGS_FILE: Final = "latentwire.json"
 
 
 class _Part(BaseModel):

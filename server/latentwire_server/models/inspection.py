@@ -25,6 +25,10 @@ ALLOWED: Final = {
 }
 """The components that a model is built of, and the classes that each may have."""
 
+SETTINGS_FILE: Final = "latentwire.json"
+"""In a model folder: what diffusers has no place for."""
+PREVIEW_FILE: Final = "preview.json"
+"""In a model folder: the linear projection of its latents to RGB, for previews."""
 WEIGHTS: Final = ("text_encoder", "unet", "vae")
 PIPELINES: Final = ("StableDiffusionPipeline",)
 _PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -53,6 +57,24 @@ def read_components(folder: Path) -> dict[str, str]:
             raise LoadError(source, f"{name} is {entry!r}; supported: {known}")
         found[name] = str(entry[1])
     return found
+
+
+def downloaded_patterns(*, variant: str | None) -> tuple[list[str], list[str]]:
+    """Returns which files of a hub repository are wanted, and which of those are not.
+
+    Patterns as ``huggingface_hub`` takes them, in which ``*`` crosses folders. A repository often
+    holds every variant of every component, and checkpoints of the whole beside them: of Stable
+    Diffusion 1.5's some 40 GB, a tenth is used.
+    """
+    names = ("*.json", "*.txt", "*.safetensors" if variant is None else f"*.{variant}*.safetensors")
+    wanted = ["model_index.json", SETTINGS_FILE, PREVIEW_FILE]
+    wanted += [f"{component}/{name}" for component in ALLOWED for name in names]
+    # The index of shards that are not fetched would name files that are not there.
+    if variant is not None:
+        return wanted, ["*/*/*", "*.safetensors.index.json"]
+    # A variant's name stands before the suffix, or before the number of a shard.
+    variants = ["*.*.safetensors", "*.*-?????-of-?????.safetensors", "*.safetensors.index.*.json"]
+    return wanted, ["*/*/*", *variants]
 
 
 def check_folder(folder: Path, *, variant: str | None, root: Path) -> tuple[Path, ...]:
@@ -140,8 +162,12 @@ def check_safetensors(path: Path, *, source: str) -> None:
         is_json = isinstance(json.loads(header), dict)
     except (ValueError, RecursionError):
         is_json = False
-    if not is_json:
-        raise LoadError(source, f"{path.name} is not a safetensors file, whatever its name says")
+    if is_json:
+        return
+    # What torch.save writes: a zip archive since 1.6, before that a bare pickle of protocol 2 on.
+    if path.suffix.lower() in _PICKLES or start.startswith((b"PK", b"\x80")):
+        raise LoadError(source, f"{path.name} is a pickle, which can run code, and is never read")
+    raise LoadError(source, f"{path.name} is not a safetensors file, whatever its name says")
 
 
 def read_json(path: Path, *, source: str) -> dict[str, object]:

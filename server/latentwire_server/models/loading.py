@@ -23,6 +23,7 @@ from latentwire_server.models.inspection import (
     check_folder,
     check_safetensors,
     digest,
+    downloaded_patterns,
     read_components,
     read_json,
 )
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadError", "ModelSource", "embedded_source", "load_model"]
 
-_DOWNLOADED: Final = ("*.json", "*.txt", "*.safetensors")
 _CONVOLUTION_DIMENSIONS: Final = 4
 
 _Loaded = tuple[torch.nn.Module, dict[str, list[object]]]
@@ -84,13 +84,15 @@ def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:
 
 
 def _download(source: ModelSource) -> Path:
+    wanted, unwanted = downloaded_patterns(variant=source.variant)
     try:
         return Path(
             snapshot_download(
                 source.source,
                 revision=source.revision,
                 token=source.token,
-                allow_patterns=list(_DOWNLOADED),
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
             )
         )
     except LocalEntryNotFoundError:
