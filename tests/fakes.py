@@ -110,6 +110,7 @@ class FakeModel:
     """How long a denoiser call takes."""
     faults: list[Fault] = field(default_factory=list)
     decode_faults: list[Fault] = field(default_factory=list)
+    encode_faults: list[Fault] = field(default_factory=list)
     scheduler_faults: dict[tuple[str, int], Exception] = field(default_factory=dict)
     """By scheduler id and position."""
     calls: list[Call] = field(default_factory=list)
@@ -154,6 +155,8 @@ class FakeModel:
     def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
         self.encoded_prompts.append(prompt)
         embeds = torch.from_numpy(colour_of(prompt, clip_skip=clip_skip)[None])
+        call = Call(number=len(self.encoded_prompts), prompts=(prompt,), timesteps=())
+        embeds = _with_faults(embeds, call, self.encode_faults)
         self._prompt_of[embeds.numpy().tobytes()] = prompt
         return Conditioning(prompt_embeds=embeds)
 

@@ -70,6 +70,13 @@ async def queued(case: Case) -> None:
     await asyncio.sleep(0)
 
 
+async def encoding(case: Case) -> None:
+    case.driver.model.encode_faults.append((lambda call: "victim" in call.prompts, case.gate))
+    case.submit_victim()
+    await eventually(lambda: case.gate.is_reached)
+    case.submit_other()
+
+
 async def inside_the_first_call(case: Case) -> None:
     case.driver.model.hold()
     case.submit_victim()
@@ -109,7 +116,7 @@ async def by_deadline(case: Case) -> None:
     await eventually(lambda: case.driver.state(case.victim) is GenerationState.CANCELLED)
 
 
-STATES = [queued, inside_the_first_call, inside_a_later_call, decoding]
+STATES = [queued, encoding, inside_the_first_call, inside_a_later_call, decoding]
 WAYS = [by_rpc, by_closing, by_cancelling_the_reader, by_deadline]
 
 
@@ -137,6 +144,26 @@ async def test_cancelled_in_any_state_is_absent_from_the_next_call(
         assert not result.of_kind(Completed, Image)
         expected = DeadlinePassed if way is by_deadline else Cancelled
         assert result.error is None if way is by_closing else isinstance(result.error, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_cancelled_between_two_images_keeps_the_first_and_decodes_no_more(start, way) -> None:
+    driver = await start(max_running=1)
+    deadline = time.monotonic() + DEADLINE_S if way is by_deadline else None
+    case = Case(driver, request("victim", num_images=3, deadline=deadline))
+    driver.model.decode_faults.append((on_call(2), case.gate))
+    case.submit_victim()
+    await eventually(lambda: case.gate.is_reached)
+    case.submit_other()
+    await way(case)
+    case.gate.open()
+    assert (await case.other_reading).is_complete
+    assert driver.model.num_decodes == 3  # Two of the victim's, one of the other's.
+    assert driver.state(case.victim) is GenerationState.CANCELLED
+    if not case.reading.cancelled():
+        result = await case.reading
+        assert len(result.images) <= 1
+        assert not result.of_kind(Completed)
 
 
 async def test_the_rows_of_a_cancelled_one_go_to_the_next_in_that_tick(start) -> None:
