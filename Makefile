@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 SERVE_ARGS ?=
+# Further wheels, such as https://download.pytorch.org/whl/cpu: torch without CUDA is 2 GB smaller.
+TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +14,8 @@ PROTOS := .venv-protos
 BUF := node_modules/.bin/buf
 
 # Byte code is made when a module is first imported: most of what comes along never is.
-PIP := -m pip --disable-pip-version-check --quiet install --no-compile
+PIP := -m pip --disable-pip-version-check --quiet install --no-compile \
+  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STUBS := clients/python
 PROTO := latentwire/v1/image_generation.proto
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from latentwire import AsyncClient
+from latentwire_bridge.browsers import is_loopback
 from latentwire_bridge.edge import EdgeProtocol, HttpEdge
 from latentwire_bridge.files import FileStore
 from latentwire_bridge.health import HealthRoutes
@@ -90,6 +91,8 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{port}"
         _logger.info("listening url=%s server=%s", url, settings.server)
+        if not is_loopback(settings.host):
+            _logger.warning("reachable from other machines: only the server's keys keep them out")
         yield url
         _logger.info("draining grace_s=%.1f", settings.grace_s)
     _logger.info("stopped")

@@ -155,6 +155,15 @@ def _scheduler_violations(draft: RequestDraft, info: ModelInfo) -> Iterator[Viol
             description=f"{scheduler.id} takes no sigmas {_quoted(choice.sigmas)};"
             f" it takes: {', '.join(scheduler.sigmas)}",
         )
+    steps = _given(draft.num_inference_steps, info.defaults.num_inference_steps)
+    most = scheduler.max_inference_steps
+    # Beyond the model's own limit it is out of range already.
+    if most is not None and most < steps <= info.limits.max_inference_steps:
+        yield Violation(
+            field="num_inference_steps",
+            reason="UNSUPPORTED_STEPS",
+            description=f"scheduler {scheduler.id} cannot take {steps} steps; allowed: 1 to {most}",
+        )
 
 
 def _output_violations(draft: RequestDraft) -> Iterator[Violation]:

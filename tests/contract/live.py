@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.contract.tooling import BUF, ROOT, run
 
@@ -43,12 +46,17 @@ class Live:
 
 @contextmanager
 def serving(folder: Path, *, port: int, bridge_port: int) -> Iterator[Live]:
-    """Runs ``latentwire serve`` on the embedded model."""
+    """Runs ``make serve``: the embedded model, and Ctrl-C at the end, which must leave nobody."""
     said = folder / "said"
     command = [sys.executable, "-m", "latentwire", "serve"]
     ports = ["--port", str(port), "--bridge-port", str(bridge_port)]
+    if Path(sys.prefix) == ROOT / ".venv":  # elsewhere make would set up another environment
+        command = ["make", "--directory", str(ROOT), "serve"]
+        ports = [f"SERVE_ARGS={' '.join(ports)}"]
     with said.open("wb") as output:
-        process = subprocess.Popen([*command, *ports], cwd=folder, stderr=output, stdout=output)
+        process = subprocess.Popen(
+            [*command, *ports], cwd=folder, stderr=output, stdout=output, start_new_session=True
+        )
         live = Live(
             server=f"127.0.0.1:{port}",
             bridge=f"127.0.0.1:{bridge_port}",
@@ -59,12 +67,15 @@ def serving(folder: Path, *, port: int, bridge_port: int) -> Iterator[Live]:
             _wait_until_ready(live)
             yield live
         finally:
-            process.send_signal(signal.SIGINT)
+            # To all of them, as a terminal does it.
+            os.killpg(process.pid, signal.SIGINT)
             try:
-                process.wait(timeout=30)
+                _wait_until_gone(process)
             finally:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+    assert "Traceback" not in said.read_text()
 
 
 def _wait_until_ready(live: Live) -> None:
@@ -73,6 +84,17 @@ def _wait_until_ready(live: Live) -> None:
         assert live.process.poll() is None, live.said.read_text()
         assert time.monotonic() < give_up_at, live.said.read_text()
         time.sleep(0.1)
+
+
+def _wait_until_gone(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a process and all that it has started."""
+    process.wait(timeout=30)
+    give_up_at = time.monotonic() + 30
+    with suppress(ProcessLookupError):
+        while time.monotonic() < give_up_at:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        pytest.fail("Ctrl-C leaves processes behind")
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -19,7 +19,7 @@ from latentwire_server.engine.errors import (
     NonFiniteOutput,
     PipelineFailed,
 )
-from latentwire_server.engine.types import Completed, GenerationState, PreviewMethod
+from latentwire_server.engine.types import Batching, Completed, GenerationState, PreviewMethod
 from latentwire_server.engine.types import EventOptions as Events
 from latentwire_server.models.model import DenoiserInput
 from tests.engine.detectors import check_bad_row_ends_only_its_own
@@ -166,6 +166,17 @@ async def test_a_batch_that_does_not_fit_is_split_until_it_does(start, error) ->
     failed = [call for call in driver.model.calls if call.num_rows > 2]
     # 8 rows, then 4: lowered once and for all, not tried again with every step.
     assert len(failed) <= 4
+
+
+async def test_in_reproducible_mode_the_padding_shrinks_before_anyone_is_given_up(start) -> None:
+    out_of_memory = raising(lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    driver = await start(
+        FakeModel(faults=[(above_rows(2), out_of_memory)]),
+        max_rows=8,
+        batching=Batching.REPRODUCIBLE,
+    )
+    assert_all_drawn_right(await driver.run(request("alone")))
+    assert [call.num_rows for call in driver.model.calls[:3]] == [8, 4, 2]
 
 
 async def test_one_that_does_not_fit_alone_ends_and_the_next_succeeds(start) -> None:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire_server.settings import SettingsError
 from tests.faults.process import REPOSITORY
-from tests.server.serving import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,11 +63,10 @@ def test_a_model_folder_that_holds_no_model(tmp_path: Path):
     assert "empty" in lines[-1]
 
 
-async def test_a_port_that_is_taken():
+def test_a_port_that_is_taken(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"port={port} is taken"):
-            async with serving(port=port):
-                pass
+        (line,) = start("--port", str(port), folder=tmp_path)
+    assert line.startswith(f"latentwire-server: port={port} is taken")

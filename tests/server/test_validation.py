@@ -9,7 +9,7 @@ import pytest
 from latentwire_server.draft import RequestDraft, complete
 from latentwire_server.engine.errors import InvalidRequest
 from latentwire_server.engine.types import ImageFormat
-from latentwire_server.models.info import SchedulerChoice
+from latentwire_server.models.info import SchedulerChoice, SchedulerInfo
 from latentwire_server.validation import violations
 from tests.fakes import FakeModel
 
@@ -19,6 +19,15 @@ GOOD = RequestDraft(prompt="a red circle")
 
 def found(**fields: object) -> dict[str, str]:
     return {one.field: one.reason for one in violations(replace(GOOD, **fields), INFO)}
+
+
+def test_a_sampler_can_have_a_limit_of_its_own():
+    lcm = SchedulerInfo(id="lcm", max_inference_steps=50)
+    info = replace(INFO, schedulers=(*INFO.schedulers, lcm))
+    wanted = replace(GOOD, scheduler_id="lcm", num_inference_steps=51, width=65)
+    reasons = [one.reason for one in violations(wanted, info)]
+    assert reasons == ["NOT_A_MULTIPLE", "UNSUPPORTED_STEPS"]
+    assert list(violations(replace(GOOD, scheduler_id="lcm", num_inference_steps=50), info)) == []
 
 
 def told(**fields: object) -> str:

@@ -1,5 +1,7 @@
 """The Python client of Latentwire: image generation with every denoising step on the wire.
 
+Example::
+
     import latentwire
 
     with latentwire.Client() as client:

@@ -125,7 +125,7 @@ class Denoiser:
         if kind is FaultKind.DEVICE:
             raise DeviceBroken(error_id)
         if kind is FaultKind.OUT_OF_MEMORY:
-            return self._predict_smaller(rows, num_failed=len(wanted))
+            return self._predict_smaller(rows, num_failed=self._padded(wanted))
         return self._predict_apart(rows, error_id=error_id)
 
     def _predict_smaller(self, rows: list[Row], *, num_failed: int) -> list[Outcome]:
@@ -133,6 +133,8 @@ class Denoiser:
         if num_failed == 1:
             return [out_of_memory(row.trajectory.request) for row in rows]
         self._row_limit.lower(rows[0].trajectory.candidate.group, failed_rows=num_failed)
+        # In reproducible mode the promise of equal bytes pauses with it: smaller calls round
+        # differently, and a picture that differs in its last bits beats none.
         _LOGGER.warning("denoiser call ran out of memory rows=%d", num_failed)
         return self._predict_each(rows)
 
@@ -150,12 +152,7 @@ class Denoiser:
         first = rows[0].trajectory
         model: DiffusionModel = first.phase.model
         started = time.monotonic()
-        num_rows = padded_rows(
-            len(rows),
-            max_rows=self._row_limit.of(first.candidate.group),
-            is_reproducible=self._is_reproducible,
-        )
-        padded = [*rows, *[rows[0]] * (num_rows - len(rows))]
+        padded = [*rows, *[rows[0]] * (self._padded(rows) - len(rows))]
         prediction = model.denoise(
             DenoiserInput(
                 latents=torch.stack([row.latents for row in padded]),
@@ -175,6 +172,14 @@ class Denoiser:
             row_prediction if is_finite else NonFiniteOutput(step=row.trajectory.step)
             for row, row_prediction, is_finite in zip(rows, prediction, are_finite, strict=True)
         ]
+
+    def _padded(self, rows: Sequence[Row]) -> int:
+        """Returns how many rows a call with these really has."""
+        return padded_rows(
+            len(rows),
+            max_rows=self._row_limit.of(rows[0].trajectory.candidate.group),
+            is_reproducible=self._is_reproducible,
+        )
 
 
 def _rows_of(trajectory: Trajectory) -> list[Row]:

@@ -60,6 +60,8 @@ def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
     """
     request = trajectory.request
     for index in range(request.num_images):
+        if trajectory.generation.is_ended:
+            return  # A decoder takes seconds: whoever left meanwhile is not waited for.
         picture = _picture(trajectory, original[index : index + 1])
         if not bool(torch.isfinite(picture).all()):
             raise NonFiniteOutput(step=trajectory.step)

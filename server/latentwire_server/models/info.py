@@ -26,6 +26,8 @@ class SchedulerInfo:
     id: str
     sigmas: tuple[str, ...] = ("default",)
     evaluations_per_step: int = 1
+    max_inference_steps: int | None = None
+    """Most steps that it can take; ``None``: as many as the model's limits allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ class _Kind:
     class_name: str
     options: Mapping[str, object] = field(default_factory=dict)
     evaluations_per_step: int = 1
+    max_inference_steps: int | None = None
 
 
 SCHEDULERS: Final[Mapping[str, _Kind]] = {
@@ -65,8 +66,9 @@ SCHEDULERS: Final[Mapping[str, _Kind]] = {
     ),
     "unipc": _Kind(class_name="UniPCMultistepScheduler"),
     "deis": _Kind(class_name="DEISMultistepScheduler", options={"algorithm_type": "deis"}),
-    "lcm": _Kind(class_name="LCMScheduler"),
-    "tcd": _Kind(class_name="TCDScheduler"),
+    # They pick from the 50 steps that their models were distilled on.
+    "lcm": _Kind(class_name="LCMScheduler", max_inference_steps=50),
+    "tcd": _Kind(class_name="TCDScheduler", max_inference_steps=50),
 }
 
 
@@ -103,6 +105,7 @@ def scheduler_infos() -> tuple[SchedulerInfo, ...]:
             id=id_,
             sigmas=("default", *_spacings(kind)),
             evaluations_per_step=kind.evaluations_per_step,
+            max_inference_steps=kind.max_inference_steps,
         )
         for id_, kind in SCHEDULERS.items()
     )

@@ -131,7 +131,7 @@ def _add_delivery_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--priority", type=int, help="-100 to 100; higher is served first")
     group.add_argument("--user", help="for your own accounting")
     group.add_argument("--label", action="append", metavar="KEY=VALUE", help="may be repeated")
-    group.add_argument("--request-id", metavar="UUID", help="makes the request idempotent")
+    group.add_argument("--request-id", metavar="UUID", help="idempotency; not served yet")
     group.add_argument("--validate-only", action="store_true", help="check it, draw nothing")
 
 

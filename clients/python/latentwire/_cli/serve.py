@@ -10,9 +10,11 @@ import asyncio
 import http.client
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 _POLL_INTERVAL_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0
 _PROBE_TIMEOUT_S: Final = 5.0
+_REMINDER_S: Final = 60.0
 
 _WELCOME: Final = """
 Latentwire is ready: gRPC on {server}, REST on {bridge}. Ctrl-C stops it. Try:
 
-  latentwire generate "a red circle on a blue background" -o circle.png --server {server}
+  {command} generate "a red circle on a blue background" -o circle.png --server {server}
 
   grpcurl -plaintext -d '{{"prompt": "a red circle on a blue background"}}' \\
     {server} latentwire.v1.ImageGeneration/GenerateImage
@@ -56,18 +59,18 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if importlib.util.find_spec(package) is None:
             msg = f"{package} is not installed: pip install 'latentwire[server,bridge]'"
             raise UsageError(msg)
-    host = arguments.host or os.environ.get("LATENTWIRE_HOST") or "127.0.0.1"
     with tempfile.TemporaryDirectory(prefix="latentwire-") as folder:
-        return asyncio.run(Serving(arguments, host=_reachable(host), folder=Path(folder)).run())
+        return asyncio.run(Serving(arguments, folder=Path(folder)).run())
 
 
 class Serving:
     """The two processes from the first start to the last stop. Event loop only."""
 
-    def __init__(self, arguments: argparse.Namespace, *, host: str, folder: Path) -> None:
-        """Takes the command line, where to connect to both, and a folder for their port files."""
+    def __init__(self, arguments: argparse.Namespace, *, folder: Path) -> None:
+        """Takes the command line and a folder for the port files."""
         self._arguments = arguments
-        self._host = host
+        self._server_host = _host(arguments, "LATENTWIRE_HOST")
+        self._bridge_host = _host(arguments, "LATENTWIRE_BRIDGE_HOST")
         self._folder = folder
         self._ends: dict[Child, asyncio.Task[int]] = {}
         """When each child has ended for good."""
@@ -93,16 +96,16 @@ class Serving:
         server_port = await self._port_of(server)
         if server_port is None:
             return
-        address = _address(self._host, server_port)
+        address = _address(self._server_host, server_port)
         bridge = self._start("bridge", ["--server", address, *self._bridge_flags()])
         bridge_port = await self._port_of(bridge)
         if bridge_port is None:
             return
-        if await self._unless_ended(_bridge_is_ready(self._host, bridge_port)):
+        if await self._unless_ended(_bridge_is_ready(self._bridge_host, bridge_port)):
             server.mark_ready()
             bridge.mark_ready()
-            url = f"http://{_address(self._host, bridge_port)}"
-            _say(_WELCOME.format(server=address, bridge=url))
+            url = f"http://{_address(self._bridge_host, bridge_port)}"
+            _say(_WELCOME.format(server=address, bridge=url, command=_command()))
             await self._unless_ended(asyncio.Event().wait())
 
     def _start(self, name: str, flags: list[str]) -> Child:
@@ -173,7 +176,11 @@ async def _read_port(port_file: Path) -> int:
 async def _bridge_is_ready(host: str, port: int) -> bool:
     """Returns once the bridge is ready, which it is when the server behind it is."""
     pause_s = _POLL_INTERVAL_S
+    remind_at = time.monotonic() + _REMINDER_S
     while not await asyncio.to_thread(_probe, host, port):
+        if time.monotonic() >= remind_at:
+            _say(f"Not ready yet: http://{_address(host, port)}/readyz does not answer 200.")
+            remind_at += _REMINDER_S
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     return True
@@ -190,9 +197,17 @@ def _probe(host: str, port: int) -> bool:
         connection.close()
 
 
-def _reachable(host: str) -> str:
-    """Returns where to connect to what listens on ``host``."""
+def _host(arguments: argparse.Namespace, variable: str) -> str:
+    """Returns where to connect to a child, which listens where it was told to."""
+    host: str = arguments.host or os.environ.get(variable) or "127.0.0.1"
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound
+
+
+def _command() -> str:
+    """Returns how this command is called where it was called from."""
+    if shutil.which("latentwire") is not None:
+        return "latentwire"
+    return os.path.relpath(sys.argv[0])
 
 
 def _address(host: str, port: int) -> str:
