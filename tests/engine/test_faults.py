@@ -19,6 +19,7 @@ from latentwire_server.engine.errors import (
     NonFiniteOutput,
     PipelineFailed,
 )
+from latentwire_server.engine.housekeeping import Housekeeper
 from latentwire_server.engine.types import Batching, Completed, GenerationState, PreviewMethod
 from latentwire_server.engine.types import EventOptions as Events
 from latentwire_server.models.model import DenoiserInput
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from tests.engine.driving import Result
 
 BUG = KeyError("bug")
+LAUNCH_FAILED = RuntimeError("CUDA error: unspecified launch failure")
 CPU_OUT_OF_MEMORY = "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried 1 GB"
 
 
@@ -275,3 +277,30 @@ async def test_the_engine_works_on_after_every_kind_of_own_fault(start) -> None:
     assert [result.is_complete for result in results] == [False, True] * 3
     await eventually(lambda: driver.engine.status().running_count == 0)
     assert driver.engine.status().queued_count == 0
+
+
+async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
+    start, monkeypatch, caplog
+) -> None:
+    driver = await start()
+
+    def look_around(*_):
+        raise BUG
+
+    monkeypatch.setattr(Housekeeper, "look_around", look_around)
+    stream = driver.engine.submit(request())
+    await asyncio.wait_for(driver.engine.failed.wait(), timeout=10)
+    await stream.aclose()
+    assert "housekeeping failed" in caplog.text
+    assert driver.engine.status().has_failed
+
+
+async def test_a_device_that_breaks_under_the_encoder_ends_the_generation(
+    start, monkeypatch
+) -> None:
+    def encode(pixels, **options):
+        raise LAUNCH_FAILED
+
+    monkeypatch.setattr(finishing, "encode_image", encode)
+    driver = await start(FakeModel(device_name="cpu:0"))
+    assert isinstance((await driver.run(request())).error, DeviceFailed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.types import Warning as RequestWarning
     from latentwire_server.models.model import DiffusionModel
 
+_LOGGER = logging.getLogger(__name__)
 _ENCODING_THREADS = 4
 
 
@@ -101,6 +103,7 @@ class Engine:
         )
         self._thread.start()
         self._housekeeping = asyncio.create_task(self._housekeeper.run())
+        self._housekeeping.add_done_callback(self._housekeeping_ended)
 
     def submit(
         self, request: GenerationRequest, *, warnings: Sequence[RequestWarning] | None = None
@@ -198,8 +201,7 @@ class Engine:
             self._thread = None
         if self._housekeeping is not None:
             self._housekeeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._housekeeping
+            await asyncio.wait([self._housekeeping])
             self._housekeeping = None
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -248,6 +250,12 @@ class Engine:
         for generation in self._register.active:
             generation.fail(error)
         self._inbox.wake()
+
+    def _housekeeping_ended(self, task: asyncio.Task[None]) -> None:
+        # Without it no deadline is kept and nobody hears of the queue: better to start anew.
+        if not task.cancelled() and task.exception() is not None:
+            _LOGGER.critical("housekeeping failed", exc_info=task.exception())
+            self._fail_all()
 
     def _fail_all(self) -> None:
         self.failed.set()

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from latentwire_server.engine.description import describe
-from latentwire_server.engine.errors import NonFiniteOutput
-from latentwire_server.engine.faults import own_failure
+from latentwire_server.engine.errors import DeviceFailed, GenerationError, NonFiniteOutput
+from latentwire_server.engine.faults import DeviceBroken, own_failure
 from latentwire_server.engine.types import Image
 from latentwire_server.imaging.encode import encode_image
 
@@ -104,7 +104,12 @@ class Finisher:
         try:
             self._deliver(generation, model, index=index, pixels=pixels)
         except Exception as error:  # Border: a task of the pool
-            generation.fail(own_failure(error, generation.request))
+            try:
+                failure: GenerationError = own_failure(error, generation.request)
+            except DeviceBroken:
+                # The device thread will find out by itself, and end the others.
+                failure = DeviceFailed()
+            generation.fail(failure)
 
 
 def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:
