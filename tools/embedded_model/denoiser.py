@@ -30,7 +30,7 @@ from tools.embedded_model.text import build_text_encoder, tokenize
 
 logger = logging.getLogger(__name__)
 
-NUM_STEPS = 6500
+NUM_STEPS = 9000
 LEARNING_RATE = 1e-3
 # The text encoder comes trained and only follows; see text_training.
 _TEXT_SHARE = 0.1
@@ -41,13 +41,14 @@ _EMA_DECAY = 0.997
 _MAX_WEIGHT = 5.0
 _TIMESTEP_POWER = 0.7
 _OBJECT_WEIGHT = 6.0
+_OBJECT_WEIGHT_UNTIL = 0.85
 _OBJECT_DISTANCE = 0.5  # in latents of unit variance
 _FIRST_CHUNKS = 4
 _STEPS_PER_CHUNK = 400
 # Words come first, on small pictures: a row of 128x128 costs a quarter of one at 256x256. Then what
 # they mean at the native size, then other sizes. Parts of all steps.
 _SMALL_UNTIL = 0.32
-_NATIVE_ONLY_UNTIL = 0.7
+_NATIVE_ONLY_UNTIL = 0.85
 _SAVE_EVERY = 200
 _LOG_EVERY = 100
 _SMALL_ROWS = 48
@@ -232,7 +233,7 @@ def train(
             token_ids,
             alphas_cumprod,
             # Last, equal weights: a weighted mean leans towards objects that may not be there.
-            object_weight=_OBJECT_WEIGHT if step < _DECAY_FROM * num_steps else 1.0,
+            object_weight=_OBJECT_WEIGHT if step < _OBJECT_WEIGHT_UNTIL * num_steps else 1.0,
             seed=rng.getrandbits(48),
         )
         # The text encoder can name the scene already; on small pictures the UNet learns to listen.
