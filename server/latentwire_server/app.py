@@ -22,7 +22,7 @@ from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
 from latentwire_server.health import Health
 from latentwire_server.interceptors import RpcEdge
-from latentwire_server.listening import bind, build_server, read_credentials
+from latentwire_server.listening import bind, build_server, check_address, read_credentials
 from latentwire_server.reflection import add_reflection
 from latentwire_server.service import GenerationService, ServerFacts
 from latentwire_server.servicer import ImageGenerationServicer
@@ -80,6 +80,7 @@ class Application:
             SettingsError: the port or the host cannot be had.
         """
         credentials = await asyncio.to_thread(read_credentials, self._settings)
+        await asyncio.to_thread(check_address, self._settings)
         self.address = bind(self._server, self._settings, credentials=credentials)
         await self._engine.start()
         await self._server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -37,6 +38,22 @@ def build_server(
     return grpc.aio.server(interceptors=list(interceptors), options=options)
 
 
+def check_address(settings: Settings) -> None:
+    """Looks whether the port can be had, since gRPC's core has a line of its own for a taken one.
+
+    Blocks for as long as the host's name takes to resolve.
+
+    Raises:
+        SettingsError: the port is taken, or the host is not ours.
+    """
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        for family, _, _, _, address in found:
+            socket.create_server(address, family=family).close()
+    except OSError:
+        raise SettingsError(_not_ours(settings)) from None
+
+
 def bind(
     server: grpc.aio.Server, settings: Settings, *, credentials: grpc.ServerCredentials | None
 ) -> str:
@@ -53,12 +70,18 @@ def bind(
         else:
             port = server.add_secure_port(wanted, credentials)
     except (RuntimeError, ValueError):
-        message = f"cannot listen on {wanted}: port={settings.port} is taken,"
-        message += f" or host={settings.host!r} is not an address of this machine"
+        message = _not_ours(settings)
         if settings.tls_cert_file:
             message += ", or the TLS certificate and key do not fit"
         raise SettingsError(message) from None
     return f"{host}:{port}"
+
+
+def _not_ours(settings: Settings) -> str:
+    return (
+        f"cannot listen: port={settings.port} is taken,"
+        f" or host={settings.host!r} is not an address of this machine"
+    )
 
 
 def read_credentials(settings: Settings) -> grpc.ServerCredentials | None:

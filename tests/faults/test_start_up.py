@@ -69,4 +69,4 @@ def test_a_port_that_is_taken(tmp_path: Path):
         taken.listen()
         port = taken.getsockname()[1]
         (line,) = start("--port", str(port), folder=tmp_path)
-    assert line.startswith(f"latentwire-server: port={port} is taken")
+    assert line.startswith(f"latentwire-server: cannot listen: port={port} is taken")
