@@ -72,6 +72,9 @@ SPECIAL = [
     Case(name="wide", width=2 * SIDE, scheduler="dpmpp-2m"),
     Case(name="tall", height=2 * SIDE, scheduler="heun"),
     Case(name="karras", sigmas="karras", scheduler="dpmpp-2m"),
+    Case(name="exponential", sigmas="exponential", scheduler="euler"),
+    Case(name="beta", sigmas="beta", scheduler="unipc"),
+    Case(name="karras of euler", sigmas="karras", scheduler="euler"),
     Case(name="one step", num_inference_steps=1, scheduler="euler"),
     Case(name="long prompt", prompt="a red circle on a blue background " * 30),
 ]
