@@ -17,7 +17,8 @@ from tests.embedded.picture_check import Expectation, ExpectedObject, problems
 
 MODEL: Final = Path("server/latentwire_server/embedded/model")
 HELD_OUT: Final = Path(__file__).with_name("held_out.json")
-GUIDANCE_SCALE: Final = 4.0
+DEFAULTS: Final = json.loads((MODEL / "latentwire.json").read_text())["defaults"]
+GUIDANCE_SCALE: Final[float] = DEFAULTS["guidance_scale"]
 NUM_INFERENCE_STEPS: Final = 20
 _ROWS = 8
 

@@ -67,11 +67,12 @@ PHASES = (
         edge_weight=6.0,
     ),
     Phase(
-        num_steps=450,
+        num_steps=750,
         learning_rate=1.5e-3,
         latent_noise=0.03,
         canvas_sides=(160, 192, 256, 256),
-        edge_weight=6.0,
+        # The points of a star are what goes last.
+        edge_weight=10.0,
         # The latents stay as they are: a denoiser may have learned them already.
         trains_encoder=False,
     ),

@@ -1,5 +1,6 @@
 """Draws the picture of pictures that the documentation shows."""
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -7,8 +8,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
-GUIDANCE_SCALE: Final = 4.0
-NUM_INFERENCE_STEPS: Final = 20
 PROMPTS: Final[tuple[str, ...]] = (
     "a red circle on a blue background",
     "a yellow star on a black background",
@@ -30,6 +29,7 @@ _COLUMNS = 4
 
 def write(model: Path, path: Path) -> None:
     """Writes one picture for each prompt, captioned, to `path`."""
+    defaults = json.loads((model / "latentwire.json").read_text())["defaults"]
     pipeline = StableDiffusionPipeline.from_pretrained(model, local_files_only=True)
     pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -39,8 +39,7 @@ def write(model: Path, path: Path) -> None:
     font = ImageFont.load_default(11)
     pictures = pipeline(
         list(PROMPTS),
-        num_inference_steps=NUM_INFERENCE_STEPS,
-        guidance_scale=GUIDANCE_SCALE,
+        **defaults,
         generator=[torch.Generator().manual_seed(7 + index) for index in range(len(PROMPTS))],
     ).images
     for index, (prompt, picture) in enumerate(zip(PROMPTS, pictures, strict=True)):

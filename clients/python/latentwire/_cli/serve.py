@@ -207,7 +207,10 @@ def _command() -> str:
     """Returns how this command is called where it was called from."""
     if shutil.which("latentwire") is not None:
         return "latentwire"
-    return os.path.relpath(sys.argv[0])
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return f"{os.path.relpath(sys.executable)} -m latentwire"
+    return os.path.relpath(program)
 
 
 def _address(host: str, port: int) -> str:
