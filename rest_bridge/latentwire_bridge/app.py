@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from latentwire import AsyncClient
-from latentwire_bridge.browsers import is_loopback
+from latentwire._process import is_loopback, stop_signals, write_port_file
 from latentwire_bridge.edge import EdgeProtocol, HttpEdge
 from latentwire_bridge.files import FileStore
 from latentwire_bridge.health import HealthRoutes
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 _CHANNEL_OPTIONS: Final = (("grpc.max_reconnect_backoff_ms", 1_000),)
 _KEEPALIVE_S: Final = 75.0
 _SWEEP_INTERVAL_S: Final = 60.0
-_SAME_SIGNAL_S: Final = 1.0
-"""Ctrl-C reaches us from the terminal and again from a supervisor: that is one request to stop."""
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -108,7 +104,7 @@ async def serve(settings: Settings, *, exit_at_once: Callable[[int], None]) -> N
     Raises:
         SettingsError: it cannot start.
     """
-    told_to_stop = _stop_signals(exit_at_once)
+    told_to_stop = stop_signals(exit_at_once, logger=_logger)
     async with running(settings):
         await told_to_stop.wait()
 
@@ -165,29 +161,7 @@ def _write_port(settings: Settings, port: int) -> None:
     if path is None:
         return
     try:
-        # Whoever waits for the file must never read half of it.
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(f"{port}\n")
-        partial.replace(path)
+        write_port_file(path, port)
     except OSError as error:
         message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
         raise SettingsError(message) from None
-
-
-def _stop_signals(exit_at_once: Callable[[int], None]) -> asyncio.Event:
-    told_to_stop = asyncio.Event()
-    first_at = 0.0
-
-    def stop(number: int) -> None:
-        nonlocal first_at
-        if not told_to_stop.is_set():
-            first_at = time.monotonic()
-            told_to_stop.set()
-        elif time.monotonic() - first_at > _SAME_SIGNAL_S:
-            _logger.warning("told to stop again: ending at once")
-            exit_at_once(128 + number)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    return told_to_stop

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from latentwire._process import version
 from latentwire_bridge.settings import (
     ENV_PREFIX,
     Settings,
@@ -43,14 +43,6 @@ def fail(message: str) -> NoReturn:
     one_line = " ".join(message.split())
     sys.stderr.write(f"{PROGRAM}: {one_line}\n")
     raise SystemExit(START_UP_ERROR)
-
-
-def version() -> str:
-    """Returns the version of Latentwire."""
-    try:
-        return metadata.version("latentwire")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 class _Parser(argparse.ArgumentParser):

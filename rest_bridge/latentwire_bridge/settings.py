@@ -20,7 +20,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from latentwire_bridge.browsers import ANY, BrowserPolicy, is_loopback
+from latentwire._process import is_loopback
+from latentwire_bridge.browsers import ANY, BrowserPolicy
 from latentwire_bridge.images import ImageSettings
 
 ENV_PREFIX: Final = "LATENTWIRE_BRIDGE_"

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
+from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.auth import Authenticator
 from latentwire_server.catalogue import Catalogue, LimitConflictError
-from latentwire_server.command_line import version
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
 from latentwire_server.health import Health
@@ -40,8 +39,6 @@ DEVICE_FAILED: Final = 70
 _STOP_GRACE_S: Final = 0.5
 """For calls that are not generations, open health watches among them."""
 _CLOSE_TIMEOUT_S: Final = 3.0
-_SAME_SIGNAL_S: Final = 1.0
-"""Ctrl-C reaches us from the terminal and again from a supervisor: that is one request to stop."""
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "grpcio", "pillow")
 
 _logger: Final = logging.getLogger(__name__)
@@ -85,7 +82,7 @@ class Application:
         await self._engine.start()
         await self._server.start()
         if self._settings.port_file is not None:
-            port = self.address.rpartition(":")[2]
+            port = int(self.address.rpartition(":")[2])
             await asyncio.to_thread(_write_port, self._settings, port)
         _logger.info("listening address=%s version=%s", self.address, self._version)
 
@@ -171,7 +168,7 @@ async def serve(
     Raises:
         SettingsError: it cannot start.
     """
-    told_to_stop = _stop_signals(exit_at_once)
+    told_to_stop = stop_signals(exit_at_once, logger=_logger)
     app = await build(settings, model)
     await app.start()
     loading = asyncio.create_task(app.load())
@@ -189,25 +186,6 @@ async def serve(
         grace_s = settings.grace_s if told_to_stop.is_set() else 0.0
         await app.stop(grace_s=grace_s)
     return DEVICE_FAILED if has_failed else 0
-
-
-def _stop_signals(exit_at_once: Callable[[int], None]) -> asyncio.Event:
-    told_to_stop = asyncio.Event()
-    first_at = 0.0
-
-    def stop(number: int) -> None:
-        nonlocal first_at
-        if not told_to_stop.is_set():
-            first_at = time.monotonic()
-            told_to_stop.set()
-        elif time.monotonic() - first_at > _SAME_SIGNAL_S:
-            _logger.warning("told to stop again: ending at once")
-            exit_at_once(128 + number)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    return told_to_stop
 
 
 async def _in_daemon_thread(load: Callable[[], DiffusionModel]) -> DiffusionModel:
@@ -251,15 +229,12 @@ def _facts(settings: Settings) -> ServerFacts:
     )
 
 
-def _write_port(settings: Settings, port: str) -> None:
+def _write_port(settings: Settings, port: int) -> None:
     path = settings.port_file
     if path is None:
         return
     try:
-        # Whoever waits for the file must never read half of it.
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(f"{port}\n")
-        partial.replace(path)
+        write_port_file(path, port)
     except OSError as error:
         message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
         raise SettingsError(message) from None

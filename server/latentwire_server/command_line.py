@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from latentwire._process import version
 from latentwire_server.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 from latentwire_server.settings_table import default_text, flag
 
@@ -37,14 +37,6 @@ def fail(message: str) -> NoReturn:
     one_line = " ".join(message.split())
     sys.stderr.write(f"{PROGRAM}: {one_line}\n")
     raise SystemExit(START_UP_ERROR)
-
-
-def version() -> str:
-    """Returns the version of Latentwire."""
-    try:
-        return metadata.version("latentwire")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 class _Parser(argparse.ArgumentParser):

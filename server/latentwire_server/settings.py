@@ -6,7 +6,6 @@ which beats the default. Nothing else in the server reads the environment.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
@@ -19,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from latentwire._process import is_loopback
 from latentwire_server.engine.types import Batching, EngineSettings
 
 ENV_PREFIX: Final = "LATENTWIRE_"
@@ -236,14 +236,6 @@ def read_file(field: str, path: Path) -> bytes:
     except OSError as error:
         message = f"{field}={str(path)!r}: {error.strerror or 'cannot be read'}"
         raise SettingsError(message) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def load_settings(flags: dict[str, object], *, config_file: Path | None = None) -> Settings:

@@ -18,15 +18,17 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from latentwire_server.engine.policy import chunks, padded_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
 SMOOTHING = 0.2
 """Weight of the newest call in the mean."""
+
+KindT = TypeVar("KindT", bound="Hashable")
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 120.0
@@ -55,27 +57,16 @@ class Estimator:
         self._decode_s: dict[tuple[str, int], float] = {}
         self._least_call_s: dict[tuple[str, int, int], float] = {}
         self._least_decode_s: dict[tuple[str, int], float] = {}
-        self._warmed_up: set[tuple[str, int, int] | tuple[str, int]] = set()
+        self._warmed_up: set[Hashable] = set()
 
     def record_call(self, model: str, *, area: int, num_rows: int, seconds: float) -> None:
         """Takes in that a denoiser call of ``num_rows`` (before padding) took ``seconds``."""
         kind = (model, area, self._padded(num_rows))
-        if kind not in self._warmed_up:
-            self._warmed_up.add(kind)
-            return
-        mean = self._call_s.get(kind, seconds)
-        self._call_s[kind] = mean + SMOOTHING * (seconds - mean)
-        self._least_call_s[kind] = min(seconds, self._least_call_s.get(kind, seconds))
+        self._record(kind, seconds, mean_s=self._call_s, least_s=self._least_call_s)
 
     def record_decode(self, model: str, *, area: int, seconds: float) -> None:
         """Takes in that the device was busy for ``seconds`` with finishing one image."""
-        kind = (model, area)
-        if kind not in self._warmed_up:
-            self._warmed_up.add(kind)
-            return
-        mean = self._decode_s.get(kind, seconds)
-        self._decode_s[kind] = mean + SMOOTHING * (seconds - mean)
-        self._least_decode_s[kind] = min(seconds, self._least_decode_s.get(kind, seconds))
+        self._record((model, area), seconds, mean_s=self._decode_s, least_s=self._least_decode_s)
 
     def least_s(self, work: WorkLeft) -> float | None:
         """Returns the least time that ``work`` can take: alone, and as fast as was ever measured.
@@ -125,6 +116,21 @@ class Estimator:
             heapq.heapreplace(places, places[0] + seconds)
             waits.append(places[0])
         return waits
+
+    def _record(
+        self,
+        kind: KindT,
+        seconds: float,
+        *,
+        mean_s: dict[KindT, float],
+        least_s: dict[KindT, float],
+    ) -> None:
+        if kind not in self._warmed_up:
+            self._warmed_up.add(kind)
+            return
+        mean = mean_s.get(kind, seconds)
+        mean_s[kind] = mean + SMOOTHING * (seconds - mean)
+        least_s[kind] = min(seconds, least_s.get(kind, seconds))
 
     def _round_s(self, works: Sequence[WorkLeft]) -> float | None:
         rows = Counter[tuple[str, int]]()
