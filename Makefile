@@ -110,7 +110,7 @@ protos: $(PROTOS)/.ready ## make the stubs anew from the contract
 	  --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) \
 	  --mypy_grpc_out=$(STUBS) $(PROTO)
 
-bench: setup ## measure throughput against a pipeline that serves one request at a time
+bench: setup ## measure speed against pipelines that serve one request at a time
 	$(BIN)/python -m benchmarks
 
 embedded-model: setup ## train the embedded model anew: up to three hours on two cores

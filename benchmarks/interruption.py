@@ -1,0 +1,53 @@
+"""A short request that arrives while a long one runs: what each of them loses by it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.workload import Request
+
+if TYPE_CHECKING:
+    from benchmarks.load import System
+    from benchmarks.workload import Interruption
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """Latencies in one round of one system, in seconds."""
+
+    system: str
+    round: int
+    long_alone_s: float
+    short_alone_s: float
+    long_s: float
+    short_s: float
+
+    @property
+    def slowdown(self) -> float:
+        """What the long request lost, as a multiple of what the short one takes alone."""
+        return (self.long_s - self.long_alone_s) / self.short_alone_s
+
+
+async def interrupt(system: System, case: Interruption, *, number: int) -> Interrupted:
+    """Draws both alone, then the short one into the long one."""
+    long, short = (Request(kind=kind, seed=number) for kind in (case.long, case.short))
+    long_alone = await system.draw(long)
+    short_alone = await system.draw(short)
+
+    async def arrive() -> float:
+        await asyncio.sleep(case.after_share * long_alone.latency_s)
+        return (await system.draw(short)).latency_s
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(system.draw(long))
+        arriving = tasks.create_task(arrive())
+    return Interrupted(
+        system=system.name,
+        round=number,
+        long_alone_s=long_alone.latency_s,
+        short_alone_s=short_alone.latency_s,
+        long_s=running.result().latency_s,
+        short_s=arriving.result(),
+    )

@@ -1,0 +1,153 @@
+"""What was measured, as a table for people, as JSON for machines, and as plots."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+import torch
+from rich.table import Table
+
+from benchmarks.experiment import SERVICE
+from benchmarks.summary import spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.ceiling import Ceiling
+    from benchmarks.experiment import Measurement, Result
+
+_COLUMNS: Final = (
+    "load",
+    "system",
+    "images/s",
+    "ratio",
+    "p50 s",
+    "p95 s",
+    "p99 s",
+    "queued p99 s",
+    "first progress s",
+    "first preview s",
+    "rows/call",
+    "occupancy",
+    "peak GiB",
+    "deadlines met",
+    "cancelled",
+    "refused",
+    "late",
+)
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype, ceiling: Ceiling) -> dict[str, str]:
+    """Returns what a figure is worth nothing without."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "device": name,
+        "cores": str(len(psutil.Process().cpu_affinity())),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "matmul": f"{ceiling.matmul_flops / 1e12:.2f} TFLOP/s",
+        "convolution": f"{ceiling.convolution_flops / 1e12:.2f} TFLOP/s",
+    }
+
+
+def table(result: Result, machine: dict[str, str]) -> Table:
+    """Returns the medians over all rounds; rates with least and greatest."""
+    shown = Table(
+        title=result.workload,
+        caption=", ".join(f"{name} {value}" for name, value in machine.items()),
+    )
+    for column in _COLUMNS:
+        shown.add_column(column, justify="left" if column in ("load", "system") else "right")
+    for load in dict.fromkeys(one.load for one in result.measurements):
+        rows = [one for one in result.measurements if one.load == load]
+        for system in dict.fromkeys(one.system for one in rows):
+            shown.add_row(
+                load, system, *_cells([one for one in rows if one.system == system], rows)
+            )
+    return shown
+
+
+def notes(result: Result) -> list[str]:
+    """Returns what fits into no row: leaving early, and short requests among long ones."""
+    told = []
+    if result.calls_after_cancel:
+        least, median, greatest = spread(result.calls_after_cancel)
+        told.append(
+            "denoiser calls from a client's leaving to its rows being free:"
+            f" {median:g} ({least}-{greatest})"
+        )
+    for system in dict.fromkeys(one.system for one in result.interruptions):
+        rows = [one for one in result.interruptions if one.system == system]
+        short_s = spread(one.short_s for one in rows)[1]
+        alone_s = spread(one.short_alone_s for one in rows)[1]
+        slowdown = spread(one.slowdown for one in rows)[1]
+        told.append(
+            f"{system}: a short request that meets a long one takes {short_s:.2f} s, alone"
+            f" {alone_s:.2f} s; the long one loses {slowdown:.2f} of the latter"
+        )
+    return told
+
+
+def ratios(own: Sequence[Measurement], others: Sequence[Measurement]) -> list[float]:
+    """Returns images per second of `own` over those of `others`, round by round."""
+    theirs = {one.round: one.summary.images_per_s for one in others}
+    return [one.summary.images_per_s / theirs[one.round] for one in own if theirs.get(one.round)]
+
+
+def write_json(path: Path, results: Sequence[Result], machine: dict[str, str]) -> None:
+    """Writes everything that was measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "results": [asdict(result) for result in results]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _cells(own: list[Measurement], all_of_load: list[Measurement]) -> list[str]:
+    least, median, greatest = spread(one.summary.images_per_s for one in own)
+    service = [one for one in all_of_load if one.system == SERVICE]
+    is_service = own[0].system == SERVICE
+    return [
+        f"{median:.3f} ({least:.3f}-{greatest:.3f})",
+        "" if is_service else f"{spread(ratios(service, own))[1]:.2f}",
+        *(
+            _median([getattr(one.summary, name) for one in own], "{:.2f}")
+            for name in (
+                "latency_p50_s",
+                "latency_p95_s",
+                "latency_p99_s",
+                "queued_p99_s",
+                "first_progress_p50_s",
+                "first_preview_p50_s",
+            )
+        ),
+        _median([one.rows_per_call for one in own], "{:.1f}"),
+        _median([one.occupancy for one in own], "{:.0%}"),
+        _median([_gib(one.peak_memory_bytes) for one in own], "{:.2f}"),
+        _median([one.summary.deadlines_met for one in own], "{:.0%}"),
+        *(
+            str(sum(getattr(one.summary, name) for one in own))
+            for name in ("num_cancelled", "num_refused", "num_late")
+        ),
+    ]
+
+
+def _median(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(spread(known)[1]) if known else ""
+
+
+def _gib(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else num_bytes / 2**30
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,102 @@
+"""What is asked for: kinds of requests and how they arrive, read from a TOML file."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kind(_Part):
+    """One kind of request in the mix."""
+
+    weight: PositiveFloat = 1.0
+    prompt: str = "a red circle on a blue background"
+    width: PositiveInt
+    height: PositiveInt
+    num_inference_steps: PositiveInt
+    scheduler: str = "dpmpp-2m"
+    guidance_scale: Annotated[float, Field(ge=0)] = 4.0
+    deadline_s: PositiveFloat | None = None
+    """From submission; what is later counts as missed."""
+    preview_interval_steps: Annotated[int, Field(ge=0)] = 0
+    cancel_after_steps: PositiveInt | None = None
+    """The client leaves at this step."""
+
+
+class ClosedLoop(_Part):
+    """So many clients, each of which asks again as soon as it was answered."""
+
+    num_clients: PositiveInt
+    num_requests: PositiveInt
+    """Of all clients together."""
+
+
+class OpenLoop(_Part):
+    """Requests that arrive at random, whether or not the server keeps up."""
+
+    share_of_capacity: PositiveFloat
+    num_requests: PositiveInt
+
+
+class Interruption(_Part):
+    """A short request arrives while a long one runs."""
+
+    long: Kind
+    short: Kind
+    after_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Of the time that the long one takes alone."""
+
+
+class Workload(_Part):
+    """A file of `workloads/`."""
+
+    name: str
+    description: str
+    model: Literal["embedded", "sd15"] = "embedded"
+    max_rows: PositiveInt = 16
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
+    closed: Annotated[tuple[ClosedLoop, ...], Field(min_length=1)]
+    open: tuple[OpenLoop, ...] = ()
+    """At these shares of the best rate of the closed loops."""
+    interruption: Interruption | None = None
+
+
+class Request(BaseModel):
+    """One request: its kind, its seed, and when it is sent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    seed: int
+    arrival_s: float = 0.0
+    """Since the start, in an open loop."""
+
+
+def read_workload(path: Path) -> Workload:
+    """Reads a file; pydantic names what is wrong."""
+    return Workload.model_validate(tomllib.loads(path.read_text()))
+
+
+def requests_of(
+    workload: Workload, *, num_requests: int, seed: int, rate: float | None = None
+) -> list[Request]:
+    """Draws requests from the mix; with a rate in requests per second, Poisson arrivals too."""
+    rng = random.Random(f"{workload.name} {seed}")
+    weights = [kind.weight for kind in workload.kinds]
+    arrival_s, requests = 0.0, []
+    for number in range(num_requests):
+        (kind,) = rng.choices(workload.kinds, weights)
+        if rate is not None:
+            arrival_s += rng.expovariate(rate)
+        requests.append(Request(kind=kind, seed=number, arrival_s=arrival_s))
+    return requests

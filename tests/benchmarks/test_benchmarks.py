@@ -1,0 +1,234 @@
+"""What the figures of `make bench` rest on: arrivals, percentiles, ratios, and who agrees."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.agreement import compare
+from benchmarks.experiment import Disagreement, Measurement, run
+from benchmarks.interruption import interrupt
+from benchmarks.load import Outcome, Run, closed_loop, open_loop
+from benchmarks.report import ratios
+from benchmarks.summary import percentile, summarise
+from benchmarks.workload import (
+    ClosedLoop,
+    Interruption,
+    Kind,
+    Request,
+    Workload,
+    read_workload,
+    requests_of,
+)
+
+WORKLOADS = sorted(Path("benchmarks/workloads").glob("*.toml"))
+
+
+class Counting:
+    """A system that draws nothing, and notes how many it is asked for at once."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.num_running = 0
+        self.most_running = 0
+
+    async def draw(self, request: Request) -> Outcome:
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+        await asyncio.sleep(0)
+        self.num_running -= 1
+        return Outcome(latency_s=1.0, outcome="completed")
+
+
+def _workload(*kinds: Kind) -> Workload:
+    return Workload(
+        name="test",
+        description="",
+        kinds=kinds,
+        closed=(ClosedLoop(num_clients=2, num_requests=4),),
+    )
+
+
+def _kind(**fields: object) -> Kind:
+    return Kind(width=64, height=64, num_inference_steps=2, **fields)
+
+
+@pytest.mark.parametrize("path", WORKLOADS, ids=lambda path: path.stem)
+def test_every_workload_of_the_project_reads(path: Path) -> None:
+    workload = read_workload(path)
+    assert workload.closed
+    assert requests_of(workload, num_requests=3, seed=0)
+
+
+def test_the_mix_follows_its_weights_and_is_the_same_for_every_system() -> None:
+    workload = _workload(_kind(weight=3), _kind(weight=1, guidance_scale=1.0))
+    requests = requests_of(workload, num_requests=4000, seed=1)
+    assert sum(one.kind.guidance_scale == 1.0 for one in requests) == pytest.approx(1000, rel=0.1)
+    assert requests == requests_of(workload, num_requests=4000, seed=1)
+    assert len({one.seed for one in requests}) == 4000
+
+
+def test_arrivals_are_a_poisson_process() -> None:
+    requests = requests_of(_workload(_kind()), num_requests=4000, seed=1, rate=5.0)
+    gaps = np.diff([one.arrival_s for one in requests])
+    assert gaps.mean() == pytest.approx(0.2, rel=0.1)
+    # Of an exponential distribution the deviation equals the mean.
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
+
+
+async def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:
+    system = Counting()
+    requests = requests_of(_workload(_kind()), num_requests=20, seed=0)
+    drawn = await closed_loop(system, requests, num_clients=3)
+    assert system.most_running == 3
+    assert len(drawn.outcomes) == 20
+
+
+async def test_an_open_loop_waits_for_nobody() -> None:
+    system = Counting()
+    requests = requests_of(_workload(_kind()), num_requests=20, seed=0, rate=1e6)
+    drawn = await open_loop(system, requests)
+    assert system.most_running > 3
+    assert len(drawn.outcomes) == 20
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50, 95, 99]
+    assert percentile([], 0.5) is None
+
+
+def test_only_completed_requests_count_as_images() -> None:
+    outcomes = tuple(
+        Outcome(latency_s=latency_s, outcome=outcome)
+        for latency_s, outcome in ((1, "completed"), (3, "completed"), (9, "late"), (9, "refused"))
+    )
+    summary = summarise(Run(outcomes=outcomes, elapsed_s=4.0))
+    assert summary.images_per_s == 0.5
+    assert (summary.latency_p50_s, summary.latency_p99_s) == (1, 3)
+    assert (summary.num_late, summary.num_refused, summary.num_cancelled) == (1, 1, 0)
+
+
+def test_ratios_compare_neighbours_in_time() -> None:
+    def measurement(system: str, number: int, seconds: float) -> Measurement:
+        outcomes = (Outcome(latency_s=seconds, outcome="completed"),)
+        summary = summarise(Run(outcomes=outcomes, elapsed_s=seconds))
+        return Measurement(system=system, load="", round=number, summary=summary)
+
+    service = [measurement("service", 0, 1.0), measurement("service", 1, 10.0)]
+    baseline = [measurement("D32", 1, 20.0), measurement("D32", 0, 2.0)]
+    assert ratios(service, baseline) == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("difference", "in_float32", "is_good"),
+    [(0, True, True), (2, True, True), (3, True, False), (3, False, True), (60, False, False)],
+)
+def test_pictures_that_differ_are_told_apart(
+    difference: int, *, in_float32: bool, is_good: bool
+) -> None:
+    picture = np.full((64, 64, 3), 100, np.uint8)
+    other = picture.copy()
+    other[:8] += np.uint8(difference)
+    agreement = compare(Image.fromarray(picture), Image.fromarray(other))
+    assert agreement.max_difference == difference
+    assert agreement.is_good(in_float32=in_float32) is is_good
+
+
+class Queue:
+    """A system that serves one at a time, in order of arrival; a step takes a hundredth second."""
+
+    name = "queue"
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def draw(self, request: Request) -> Outcome:
+        started = asyncio.get_running_loop().time()
+        async with self._lock:
+            await asyncio.sleep(request.kind.num_inference_steps / 100)
+        latency_s = asyncio.get_running_loop().time() - started
+        return Outcome(latency_s=latency_s, outcome="completed")
+
+
+async def test_an_interruption_tells_a_queue_from_fair_shares() -> None:
+    long = Kind(width=64, height=64, num_inference_steps=30)
+    short = Kind(width=64, height=64, num_inference_steps=3)
+    found = await interrupt(Queue(), Interruption(long=long, short=short), number=0)
+    assert found.short_s > 4 * found.short_alone_s
+    assert found.slowdown < 0.5
+
+
+class Drawing:
+    """A system that returns the same grey picture each time, and counts what it is asked."""
+
+    is_float32 = True
+
+    def __init__(self, name: str, grey: int) -> None:
+        self.name = name
+        self._image = Image.new("RGB", (64, 64), (grey,) * 3)
+        self.num_drawn = 0
+
+    async def draw(self, request: Request) -> Outcome:
+        self.num_drawn += 1
+        return Outcome(latency_s=1.0, outcome="completed")
+
+    async def draw_image(self, request: Request) -> tuple[Image.Image, Outcome]:
+        return self._image, Outcome(latency_s=1.0, outcome="completed")
+
+
+async def test_nothing_is_measured_where_pictures_differ() -> None:
+    service, baseline = Drawing("service", 100), Drawing("D32", 103)
+    with pytest.raises(Disagreement, match="kind 0: service and D32 draw different pictures"):
+        await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
+    assert service.num_drawn == baseline.num_drawn == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_workload_is_measured_from_end_to_end(tmp_path: Path) -> None:
+    workload = tmp_path / "tiny.toml"
+    workload.write_text(
+        """
+        name = "tiny"
+        description = "As little as can be measured."
+        kinds = [{ width = 64, height = 64, num_inference_steps = 4, preview_interval_steps = 2 }]
+        closed = [{ num_clients = 2, num_requests = 4 }]
+        open = [{ share_of_capacity = 0.5, num_requests = 2 }]
+        [interruption]
+        long = { width = 64, height = 64, num_inference_steps = 8 }
+        short = { width = 64, height = 64, num_inference_steps = 2 }
+        """
+    )
+    command = [sys.executable, "-m", "benchmarks", workload, "--rounds", "1", "--baselines", "D32"]
+    ended = subprocess.run(
+        [*command, "--out", tmp_path / "out"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "images/s" in ended.stdout
+    assert "D32: a short request that meets a long one" in ended.stdout
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    (result,) = written["results"]
+    closed, baseline, opened = result["measurements"]
+    assert (closed["system"], baseline["system"]) == ("service", "D32")
+    assert closed["summary"]["num_completed"] == 4
+    assert 1 < closed["rows_per_call"] <= 4
+    assert closed["summary"]["first_preview_p50_s"] > closed["summary"]["first_progress_p50_s"]
+    assert closed["peak_memory_bytes"] > 100 * 2**20
+    assert opened["summary"]["num_completed"] == 2
+    assert result["calls_after_cancel"][0] in (0, 1, 2)
+    assert result["agreements"]["D32, kind 0"]["max_difference"] <= 2
+    assert written["machine"]["dtype"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "results.json",
+        "tiny-latency.svg",
+        "tiny-rate.svg",
+    ]
