@@ -60,10 +60,10 @@ def test_company_in_the_same_calls_makes_each_call_longer() -> None:
     assert estimator.remaining_s(work(), company=[work()]) == pytest.approx(15.5)
 
 
-def test_company_that_cannot_share_a_call_adds_a_call_to_each_round() -> None:
+def test_company_that_cannot_share_a_call_takes_as_much_of_the_device() -> None:
     estimator = measured(rows2=1.0)
     wide = work(area=2 * AREA)
-    assert estimator.remaining_s(work(), company=[wide]) == pytest.approx(10 * (1 + 2) + 0.5)
+    assert estimator.remaining_s(work(), company=[wide]) == pytest.approx(10 * 2 + 0.5)
 
 
 def test_a_kind_that_was_not_measured_is_scaled_from_the_nearest() -> None:

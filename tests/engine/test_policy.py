@@ -138,6 +138,57 @@ def test_higher_priority_goes_first_and_leaves_the_floor_to_the_rest() -> None:
     assert served == {"high": 10 * (FLOOR_INTERVAL - 1), "low": 10}
 
 
+def test_groups_share_the_device_by_time_not_by_turns() -> None:
+    policy = Policy(max_rows=8)
+    crowd = [candidate("small"), candidate("large", group="128x128")]
+    cost_s = {"small": 1.0, "large": 4.0}
+    served = Counter[str]()
+    for _ in range(100):
+        (id_,) = denoised(policy, crowd)
+        served[id_] += 1
+        policy.charge(crowd[id_ == "large"].group, seconds=cost_s[id_])
+    assert served == {"small": 80, "large": 20}
+
+
+def test_a_group_that_comes_late_is_owed_nothing_for_the_time_before() -> None:
+    policy = Policy(max_rows=8)
+    for _ in range(10):
+        denoised(policy, [candidate("old")])
+        policy.charge("64x64", seconds=1.0)
+    crowd = [candidate("old"), candidate("new", group="128x128")]
+    served = Counter[str]()
+    for _ in range(10):
+        (id_,) = denoised(policy, crowd)
+        served[id_] += 1
+        policy.charge(crowd[id_ == "new"].group, seconds=1.0)
+    assert served == {"old": 5, "new": 5}
+
+
+def test_a_group_that_is_gone_is_charged_nothing() -> None:
+    policy = Policy(max_rows=8)
+    denoised(policy, [candidate("a")])
+    policy.charge("128x128", seconds=100.0)
+    crowd = [candidate("a"), candidate("b", group="128x128")]
+    assert {denoised(policy, crowd)[0] for _ in range(2)} == {"a", "b"}
+
+
+def test_who_is_in_a_hurry_goes_first_by_deadline_and_leaves_the_floor_to_the_rest() -> None:
+    policy = Policy(max_rows=2)
+    crowd = [candidate("patient"), candidate("later", hurry=20.0), candidate("sooner", hurry=10.0)]
+    served = Counter[str]()
+    for _ in range(10 * FLOOR_INTERVAL):
+        served.update(denoised(policy, crowd))
+    # The floor is for all by turn, so that those in a hurry have little of it.
+    assert served["sooner"] >= 10 * (FLOOR_INTERVAL - 1)
+    assert served["patient"] >= 4
+    assert served["later"] >= 4
+
+
+def test_priority_counts_more_than_hurry() -> None:
+    crowd = [candidate("hurried", hurry=1.0), candidate("important", priority=1)]
+    assert denoised(Policy(max_rows=2), crowd) == ("important",)
+
+
 def test_a_newcomer_waits_behind_those_who_wait() -> None:
     policy = Policy(max_rows=2)
     assert denoised(policy, [candidate("a"), candidate("b")]) == ("a",)
@@ -180,6 +231,11 @@ def test_the_queue_is_left_by_priority_with_a_floor_by_arrival() -> None:
     waiting = [candidate("old"), candidate("urgent", priority=9)]
     admitted = [policy.admit(waiting) for _ in range(FLOOR_INTERVAL)]
     assert admitted == ["urgent"] * (FLOOR_INTERVAL - 1) + ["old"]
+
+
+def test_the_queue_is_left_by_deadline_among_equals() -> None:
+    waiting = [candidate("old"), candidate("later", hurry=2.0), candidate("sooner", hurry=1.0)]
+    assert Policy(max_rows=8).admit(waiting) == "sooner"
 
 
 def test_equals_leave_the_queue_in_the_order_of_arrival() -> None:

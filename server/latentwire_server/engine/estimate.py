@@ -84,7 +84,7 @@ class Estimator:
 
     def remaining_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
         """Returns how long ``work`` takes while ``company`` goes on beside it."""
-        round_s = self._round_s([work, *company])
+        round_s = self._round_s(work, company=company)
         if round_s is None:
             return None
         decode_s = self._decode_s.get((work.model, work.area), round_s)
@@ -132,18 +132,19 @@ class Estimator:
         mean_s[kind] = mean + SMOOTHING * (seconds - mean)
         least_s[kind] = min(seconds, least_s.get(kind, seconds))
 
-    def _round_s(self, works: Sequence[WorkLeft]) -> float | None:
+    def _round_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
+        """Returns the time from one evaluation of ``work`` to its next."""
         rows = Counter[tuple[str, int]]()
-        for work in works:
-            rows[work.model, work.area] += work.num_rows
-        total_s = 0.0
-        for (model, area), num_rows in rows.items():
-            for call in chunks(num_rows, max_rows=self._max_rows):
-                seconds = self._seconds_of_call(model, area=area, num_rows=len(call))
-                if seconds is None:
-                    return None
-                total_s += seconds
-        return total_s
+        for each in (work, *company):
+            rows[each.model, each.area] += each.num_rows
+        own_s = 0.0
+        for call in chunks(rows[work.model, work.area], max_rows=self._max_rows):
+            seconds = self._seconds_of_call(work.model, area=work.area, num_rows=len(call))
+            if seconds is None:
+                return None
+            own_s += seconds
+        # The policy gives each group as much of the device.
+        return own_s * len(rows)
 
     def _seconds_of_call(self, model: str, *, area: int, num_rows: int) -> float | None:
         wanted = self._padded(num_rows)

@@ -7,8 +7,10 @@ never logs per step. Sleeps when there is nothing to do.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 import torch
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from latentwire_server.models.model import DiffusionModel
 
 _LOGGER = logging.getLogger(__name__)
+
+HURRY_MARGIN = 1.5
+"""How much more time than expected a deadline must leave not to be in danger."""
 
 
 class DeviceLoop:
@@ -91,7 +96,7 @@ class DeviceLoop:
         self._take_in()
         self._drop_ended()
         self._admit()
-        work = self._policy.choose([run.candidate for run in self._running.values()])
+        work = self._policy.choose(self._candidates())
         match work:
             case Denoise(ids=ids):
                 self._denoise([self._running[id_] for id_ in ids])
@@ -102,6 +107,25 @@ class DeviceLoop:
             case _:
                 assert_never(work)
         return True
+
+    def _candidates(self) -> list[Candidate]:
+        return [
+            replace(run.candidate, hurry=self._hurry(run.generation))
+            for run in self._running.values()
+        ]
+
+    def _hurry(self, generation: Generation) -> float:
+        """Returns the deadline if fair turns may miss it and all of the device would not."""
+        deadline, work = generation.request.deadline, generation.work_left
+        if deadline is None:
+            return math.inf
+        left_s = deadline - time.monotonic()
+        least_s = self._estimator.least_s(work)
+        if least_s is not None and least_s > left_s:
+            return math.inf  # Too late: nobody else shall lose time by it.
+        fair_s = self._estimator.remaining_s(work, company=self._company_of(generation))
+        is_safe = fair_s is not None and HURRY_MARGIN * fair_s < left_s
+        return math.inf if is_safe else deadline
 
     def _take_in(self) -> None:
         for generation in self._inbox.take():
@@ -126,7 +150,13 @@ class DeviceLoop:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._settings.max_running:
             candidates = [
-                Candidate(id=id_, group=None, num_rows=1, priority=generation.request.priority)
+                Candidate(
+                    id=id_,
+                    group=None,
+                    num_rows=1,
+                    priority=generation.request.priority,
+                    hurry=self._hurry(generation),
+                )
                 for id_, generation in self._waiting.items()
             ]
             generation = self._waiting.pop(self._policy.admit(candidates))
@@ -145,6 +175,7 @@ class DeviceLoop:
         self._running[generation.id] = trajectory
 
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
+        started = time.monotonic()
         outcomes = self.denoiser.evaluate(batch)
         for trajectory in batch:
             outcome = outcomes.get(trajectory.generation.id)
@@ -157,6 +188,10 @@ class DeviceLoop:
                     self._drop(trajectory.generation.id)
                 case _:
                     assert_never(outcome)
+        self._charge(batch[0], started=started)
+
+    def _charge(self, trajectory: Trajectory, *, started: float) -> None:
+        self._policy.charge(trajectory.candidate.group, seconds=time.monotonic() - started)
 
     def _advance(self, trajectory: Trajectory, rows_pred: torch.Tensor) -> None:
         def advance(generation: Generation) -> None:
@@ -174,6 +209,8 @@ class DeviceLoop:
         self._guard(trajectory.generation, advance)
 
     def _decode(self, trajectory: Trajectory) -> None:
+        started = time.monotonic()
+
         def decode(generation: Generation) -> None:
             self._report(trajectory, PhaseName.DECODING)
             self._finisher.finish_image(trajectory)
@@ -182,20 +219,21 @@ class DeviceLoop:
                 del self._running[generation.id]
 
         self._guard(trajectory.generation, decode)
+        self._charge(trajectory, started=started)
 
     def _report(self, trajectory: Trajectory, phase: PhaseName) -> None:
         report_progress(
             trajectory,
             phase,
             estimator=self._estimator,
-            company=self._company_of(trajectory),
+            company=self._company_of(trajectory.generation),
         )
 
-    def _company_of(self, trajectory: Trajectory) -> list[WorkLeft]:
+    def _company_of(self, generation: Generation) -> list[WorkLeft]:
         return [
-            other.generation.work_left
-            for other in self._running.values()
-            if other is not trajectory and other.stage is Stage.DENOISING
+            run.generation.work_left
+            for run in self._running.values()
+            if run.generation is not generation and run.stage is Stage.DENOISING
         ]
 
     def _guard(self, generation: Generation, work: Callable[[Generation], None]) -> None:

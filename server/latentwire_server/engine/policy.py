@@ -1,14 +1,16 @@
 """Which work the device does next: pure arithmetic, no torch, no clock.
 
 Called on the device thread. Trajectories of one *group* (same model, same latent size) can share a
-denoiser call. Whoever was served longest ago goes first among equals, so that every stream advances
-at the same pace: inside a group that has more rows than a call holds, and between groups.
-Higher priorities go first, except that every ``FLOOR_INTERVAL``-th choice ignores
-priority: a flood of important work slows the rest down and never stops it.
+denoiser call. Groups take turns by the device time that they received, so that large pictures don't
+crowd out small ones; inside a group, whoever was served longest ago goes first.
+Higher priorities go first, and among equals those in a hurry, by their deadlines; except that
+every ``FLOOR_INTERVAL``-th choice ignores both: a flood of important work slows the rest down and
+never stops it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,8 @@ class Candidate:
     num_rows: int
     """Rows that one evaluation of it takes."""
     priority: int = 0
+    hurry: float = math.inf
+    """The deadline, if it is in danger; on any clock that all candidates share."""
     needs_decoding: bool = False
     """Whether it waits for the decoder; otherwise it waits for the denoiser."""
 
@@ -59,6 +63,7 @@ class Policy:
         self._decode_interval_ticks = decode_interval_ticks
         self._turns: dict[str, int] = {}
         self._next_turn = 0
+        self._received_s: dict[Hashable, float] = {}
         self._choice_count = 0
         self._admission_count = 0
         self._calls_since_decode = 0
@@ -83,24 +88,40 @@ class Policy:
         self._serve(batch)
         return Denoise(ids=tuple(candidate.id for candidate in batch))
 
+    def charge(self, group: Hashable, *, seconds: float) -> None:
+        """Takes in that the device worked for ``group``."""
+        # A group that has ended meanwhile is forgotten already.
+        if group in self._received_s:
+            self._received_s[group] += seconds
+
     def admit(self, waiting: Sequence[Candidate]) -> str:
         """Returns which of the waiting starts next. They come in the order of their arrival."""
         self._admission_count += 1
         if self._admission_count % FLOOR_INTERVAL == 0:
             return waiting[0].id
-        return max(waiting, key=lambda candidate: candidate.priority).id
+        return min(waiting, key=_urgency).id
 
     def _in_order(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        by_turn = sorted(candidates, key=lambda candidate: self._turns[candidate.id])
+        by_turn = sorted(
+            candidates,
+            key=lambda candidate: (self._received_s[candidate.group], self._turns[candidate.id]),
+        )
         if (self._choice_count + 1) % FLOOR_INTERVAL == 0:
             return by_turn
-        return sorted(by_turn, key=lambda candidate: -candidate.priority)
+        return sorted(by_turn, key=_urgency)
 
     def _forget_all_but(self, candidates: Sequence[Candidate]) -> None:
         present = {candidate.id for candidate in candidates}
         for gone in self._turns.keys() - present:
             del self._turns[gone]
         self._serve([candidate for candidate in candidates if candidate.id not in self._turns])
+        groups = dict.fromkeys(candidate.group for candidate in candidates)
+        for gone_group in self._received_s.keys() - groups.keys():
+            del self._received_s[gone_group]
+        # A newcomer is owed nothing for the time before it came.
+        least_s = min(self._received_s.values(), default=0.0)
+        for group in groups:
+            self._received_s.setdefault(group, least_s)
 
     def _serve(self, served: Iterable[Candidate]) -> None:
         """Moves the served, and newcomers, to the end of the line."""
@@ -133,6 +154,10 @@ class RowLimit:
         self._calls_left[group] -= 1
         if self._calls_left[group] <= 0:
             del self._calls_left[group], self._lowered[group]
+
+
+def _urgency(candidate: Candidate) -> tuple[int, float]:
+    return -candidate.priority, candidate.hurry
 
 
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:
