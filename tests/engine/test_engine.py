@@ -7,10 +7,13 @@ import gc
 import json
 import threading
 import time
+from functools import partial
 
 import pytest
 
+from latentwire_server.engine import loop
 from latentwire_server.engine.channel import Channel
+from latentwire_server.engine.encoding import PromptEncoder
 from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.errors import GenerationNotFound, ModelNotFound
 from latentwire_server.engine.trajectory import Trajectory
@@ -113,6 +116,19 @@ async def test_a_prompt_is_encoded_once_per_owner(start) -> None:
     for owner in ("ann", "ann", "bob"):
         assert_drawn_right(await driver.run(request("again", owner=owner)))
     assert driver.model.encoded_prompts == ["again", "again"]
+
+
+async def test_the_prompts_longest_unused_are_forgotten_first(
+    start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_prompt = FakeModel().encode_prompt("any", clip_skip=0).num_bytes
+    monkeypatch.setattr(
+        loop, "PromptEncoder", partial(PromptEncoder, capacity_bytes=2 * one_prompt)
+    )
+    driver = await start()
+    for prompt in ("first", "second", "first", "third", "first", "second"):
+        await driver.run(request(prompt))
+    assert driver.model.encoded_prompts == ["first", "second", "third", "second"]
 
 
 async def test_images_are_encoded_in_a_pool_where_the_device_is_not_the_processor(start) -> None:

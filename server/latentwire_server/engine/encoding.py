@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from latentwire_server.engine.trajectory import Trajectory
     from latentwire_server.models.model import Conditioning
 
-CAPACITY = 64
-"""Prompts remembered: 64 of Stable Diffusion's 77 x 768 float32 are 15 MB."""
+CAPACITY_BYTES = 64 * 2**20
+"""What remembered prompts may take on the device: 270 of Stable Diffusion 1.5's in float32."""
 
 _Key = tuple[str, str, str, int]
 
@@ -22,8 +22,10 @@ _Key = tuple[str, str, str, int]
 class PromptEncoder:
     """Gives trajectories their conditioning."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, capacity_bytes: int = CAPACITY_BYTES) -> None:
+        self._capacity_bytes = capacity_bytes
         self._recent: OrderedDict[_Key, Conditioning] = OrderedDict()
+        self._num_bytes = 0
 
     def encode(self, trajectory: Trajectory) -> None:
         """Conditions ``trajectory`` on its prompts."""
@@ -43,6 +45,8 @@ class PromptEncoder:
             return self._recent[key]
         conditioning = model.encode_prompt(prompt, clip_skip=clip_skip)
         self._recent[key] = conditioning
-        if len(self._recent) > CAPACITY:
-            self._recent.popitem(last=False)
+        self._num_bytes += conditioning.num_bytes
+        while self._num_bytes > self._capacity_bytes:
+            _, oldest = self._recent.popitem(last=False)
+            self._num_bytes -= oldest.num_bytes
         return conditioning

@@ -24,6 +24,11 @@ class Conditioning:
     prompt_embeds: torch.Tensor
     """(tokens, features), in the denoiser's dtype and on its device."""
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on the device."""
+        return self.prompt_embeds.nbytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DenoiserInput:
