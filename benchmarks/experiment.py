@@ -137,7 +137,7 @@ async def _measure_closed(
 ) -> None:
     name = f"{load.num_clients} clients" if load.num_clients > 1 else "1 client"
     requests = requests_of(workload, num_requests=load.num_requests, seed=number)
-    async with _observed(service, max_rows=workload.max_rows) as observed:
+    async with _observed(service) as observed:
         run = await closed_loop(service, requests, num_clients=load.num_clients)
     result.measurements.append(observed.of(load=name, number=number, summary=summarise(run)))
     for baseline in baselines:
@@ -159,7 +159,7 @@ async def _measure_open(
     requests = requests_of(
         workload, num_requests=load.num_requests, seed=number, rate=rate * load.share_of_capacity
     )
-    async with _observed(service, max_rows=workload.max_rows) as observed:
+    async with _observed(service) as observed:
         run = await open_loop(service, requests)
     name = f"open, {load.share_of_capacity:g} of capacity"
     result.measurements.append(observed.of(load=name, number=number, summary=summarise(run)))
@@ -204,7 +204,7 @@ class _Observation:
 
 
 @contextlib.asynccontextmanager
-async def _observed(service: Service, *, max_rows: int) -> AsyncIterator[_Observation]:
+async def _observed(service: Service) -> AsyncIterator[_Observation]:
     """Gives what is filled in by its end."""
     observation = _Observation()
     before = await service.work_done()
@@ -224,4 +224,4 @@ async def _observed(service: Service, *, max_rows: int) -> AsyncIterator[_Observ
     num_calls = after.num_calls - before.num_calls
     if num_calls:
         observation.rows_per_call = (after.num_rows - before.num_rows) / num_calls
-        observation.occupancy = observation.rows_per_call / max_rows
+        observation.occupancy = observation.rows_per_call / after.max_rows

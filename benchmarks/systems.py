@@ -39,6 +39,8 @@ class WorkDone:
 
     num_calls: int
     num_rows: int
+    max_rows: int
+    """What one call may hold at the model's own size."""
 
 
 class Service:
@@ -46,9 +48,11 @@ class Service:
 
     name = "service"
 
-    def __init__(self, model: str, *, max_rows: int, dtype: str = "auto") -> None:
+    def __init__(self, model: str, *, max_rows: int | None) -> None:
         """Takes what to serve: ``embedded`` or a folder."""
-        self._arguments = ["--model", model, "--max-rows", str(max_rows), "--dtype", dtype]
+        self._arguments = ["--model", model]
+        if max_rows is not None:
+            self._arguments += ["--max-rows", str(max_rows)]
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -83,7 +87,11 @@ class Service:
     async def work_done(self) -> WorkDone:
         """Returns what the server's denoiser has done since it started."""
         info = await self.client.server_info()
-        return WorkDone(num_calls=info.denoiser_call_count, num_rows=info.denoiser_row_count)
+        return WorkDone(
+            num_calls=info.denoiser_call_count,
+            num_rows=info.denoiser_row_count,
+            max_rows=info.max_rows,
+        )
 
     async def wait_idle(self) -> None:
         """Returns once no generation is running."""

@@ -63,7 +63,8 @@ class Workload(_Part):
     name: str
     description: str
     model: Literal["embedded", "sd15"] = "embedded"
-    max_rows: PositiveInt = 16
+    max_rows: PositiveInt | None = None
+    """Of a denoiser call; by default what the server finds best."""
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
     closed: Annotated[tuple[ClosedLoop, ...], Field(min_length=1)]
     open: tuple[OpenLoop, ...] = ()

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import threading
 import time
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
@@ -19,6 +20,8 @@ from latentwire_server.auth import Authenticator
 from latentwire_server.catalogue import Catalogue, LimitConflictError
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
+from latentwire_server.engine.row_budget import measure_knee
+from latentwire_server.engine.types import Batching
 from latentwire_server.health import Health
 from latentwire_server.interceptors import RpcEdge
 from latentwire_server.listening import bind, build_server, check_address, read_credentials
@@ -42,6 +45,8 @@ _CLOSE_TIMEOUT_S: Final = 3.0
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "grpcio", "pillow")
 
 _logger: Final = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
 
 
 class Application:
@@ -94,20 +99,29 @@ class Application:
         """
         started = time.monotonic()
         model = await _in_daemon_thread(self._model.load)
+        knee = await self._knee_of(model)
         try:
             self._catalogue.add(model, model_id=self._model.id)
         except LimitConflictError as error:
             raise SettingsError(str(error)) from None
-        self._engine.add_model(model)
+        self._engine.add_model(model, knee=knee)
         self._health.model_ready(model_name(self._model.id), is_default=True)
         _logger.info(
-            "ready address=%s model=%s device=%s dtype=%s load_s=%.1f",
+            "ready address=%s model=%s device=%s dtype=%s max_rows=%d load_s=%.1f",
             self.address,
             self._model.id,
             model.device_name,
             model.dtype_name,
+            self._engine.status().max_rows,
             time.monotonic() - started,
         )
+
+    async def _knee_of(self, model: DiffusionModel) -> int | None:
+        settings = self._settings.engine
+        # The same bytes under any load must be the same after the next start too.
+        if settings.max_rows is not None or settings.batching is Batching.REPRODUCIBLE:
+            return None
+        return await _in_daemon_thread(partial(measure_knee, model))
 
     async def failed(self) -> None:
         """Returns when the device is broken."""
@@ -188,26 +202,22 @@ async def serve(
     return DEVICE_FAILED if has_failed else 0
 
 
-async def _in_daemon_thread(load: Callable[[], DiffusionModel]) -> DiffusionModel:
-    """Runs ``load`` in a thread that does not hold up the end of the process, unlike a pool's."""
+async def _in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
+    """Runs ``work`` in a thread that does not hold up the end of the process, unlike a pool's."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[DiffusionModel] = loop.create_future()
+    future: asyncio.Future[ResultT] = loop.create_future()
 
-    def settle(model: DiffusionModel | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if model is not None:
-            future.set_result(model)
-        elif error is not None:
-            future.set_exception(error)
+    def settle(settles: Callable[[], None]) -> None:
+        if not future.done():
+            settles()
 
     def run() -> None:
         try:
-            model = load()
+            result = work()
         except Exception as error:
-            loop.call_soon_threadsafe(settle, None, error)
+            loop.call_soon_threadsafe(settle, partial(future.set_exception, error))
         else:
-            loop.call_soon_threadsafe(settle, model, None)
+            loop.call_soon_threadsafe(settle, partial(future.set_result, result))
 
     threading.Thread(target=run, name="latentwire-load", daemon=True).start()
     return await future

@@ -167,7 +167,7 @@ class GenerationService:
             device=model.device_name if model else "",
             dtype=model.dtype_name if model else "",
             batching=facts.settings.batching.value,
-            max_rows=facts.settings.max_rows,
+            max_rows=load.max_rows,
             max_request_bytes=facts.max_request_bytes,
             max_queued=facts.settings.max_queued,
             queued_count=load.queued_count,

@@ -118,7 +118,13 @@ class Settings(BaseSettings):
         Batching.DYNAMIC,
         description="'dynamic' is fastest; 'reproducible' gives the same bytes under any load.",
     )
-    max_rows: int = Field(8, ge=1, le=1024, description="Most rows in one denoiser call.")
+    max_rows: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Most rows in one denoiser call; by default as many as pay, measured at the"
+        " start, or 8 with reproducible batching.",
+    )
     max_queued: int = Field(64, ge=1, le=100_000, description="Most generations that wait.")
     max_running: int = Field(
         16, ge=1, le=10_000, description="Most generations in progress at once."

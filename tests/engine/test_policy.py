@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -14,16 +15,24 @@ from latentwire_server.engine.policy import (
     Candidate,
     Decode,
     Denoise,
+    Group,
     Policy,
     RowLimit,
     chunks,
     padded_rows,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SQUARE = Group(model="m", height=64, width=64)
+LARGE = Group(model="m", height=128, width=128)
+OTHER_MODEL = Group(model="other", height=64, width=64)
+
 crowds = st.lists(
     st.builds(
         lambda group, num_rows, priority: (group, num_rows, priority),
-        st.sampled_from(["64x64", "32x64", "other model"]),
+        st.sampled_from([SQUARE, LARGE, OTHER_MODEL]),
         st.integers(1, 20),
         st.integers(-2, 2),
     ),
@@ -37,8 +46,12 @@ crowds = st.lists(
 )
 
 
+def always(max_rows: int) -> Callable[[object], int]:
+    return lambda group: max_rows
+
+
 def candidate(id_: str, **changes: object) -> Candidate:
-    fields: dict[str, object] = {"id": id_, "group": "64x64", "num_rows": 2, **changes}
+    fields: dict[str, object] = {"id": id_, "group": SQUARE, "num_rows": 2, **changes}
     return Candidate(**fields)  # type: ignore[arg-type]
 
 
@@ -49,7 +62,7 @@ def denoised(policy: Policy, candidates: list[Candidate]) -> tuple[str, ...]:
 
 
 def test_nothing_waiting_is_nothing_to_do() -> None:
-    assert Policy(max_rows=8).choose([]) is None
+    assert Policy(max_rows=always(8)).choose([]) is None
 
 
 @given(crowds, st.integers(1, 16))
@@ -57,7 +70,7 @@ def test_nothing_waiting_is_nothing_to_do() -> None:
 def test_a_call_holds_one_group_and_no_more_rows_than_fit(
     crowd: list[Candidate], max_rows: int
 ) -> None:
-    policy = Policy(max_rows=max_rows)
+    policy = Policy(max_rows=always(max_rows))
     by_id = {one.id: one for one in crowd}
     for _ in range(20):
         batch = [by_id[id_] for id_ in denoised(policy, crowd)]
@@ -71,7 +84,7 @@ def test_a_call_holds_one_group_and_no_more_rows_than_fit(
 def test_nobody_waits_longer_than_a_round_of_the_floor(
     crowd: list[Candidate], max_rows: int
 ) -> None:
-    policy = Policy(max_rows=max_rows)
+    policy = Policy(max_rows=always(max_rows))
     last_served = dict.fromkeys((one.id for one in crowd), 0)
     for tick in range(1, 8 * FLOOR_INTERVAL * len(crowd)):
         for id_ in denoised(policy, crowd):
@@ -86,7 +99,7 @@ def test_among_equals_everybody_advances_at_the_same_pace(
     crowd: list[Candidate], max_rows: int
 ) -> None:
     equals = [candidate(one.id, group=one.group, num_rows=one.num_rows) for one in crowd]
-    policy = Policy(max_rows=max_rows)
+    policy = Policy(max_rows=always(max_rows))
     # The one whose turn it is longest is always in: after n rounds everybody had n turns at least.
     served = Counter[str]()
     for _ in range(4 * len(equals)):
@@ -97,40 +110,44 @@ def test_among_equals_everybody_advances_at_the_same_pace(
 @given(crowds)
 @settings(max_examples=50)
 def test_the_choice_is_a_function_of_what_came_before(crowd: list[Candidate]) -> None:
-    one, other = Policy(max_rows=8), Policy(max_rows=8)
+    one, other = Policy(max_rows=always(8)), Policy(max_rows=always(8))
     assert [one.choose(crowd) for _ in range(20)] == [other.choose(crowd) for _ in range(20)]
 
 
 def test_those_that_fit_share_a_call() -> None:
     crowd = [candidate(id_) for id_ in "abcd"]
-    assert denoised(Policy(max_rows=8), crowd) == ("a", "b", "c", "d")
+    assert denoised(Policy(max_rows=always(8)), crowd) == ("a", "b", "c", "d")
 
 
 def test_more_rows_than_fit_take_turns() -> None:
-    policy = Policy(max_rows=4)
+    policy = Policy(max_rows=always(4))
     crowd = [candidate(id_) for id_ in "abc"]
     assert [denoised(policy, crowd) for _ in range(3)] == [("a", "b"), ("c", "a"), ("b", "c")]
 
 
 def test_groups_that_cannot_share_a_call_take_turns() -> None:
-    policy = Policy(max_rows=8)
-    crowd = [candidate("a"), candidate("b"), candidate("wide", group="32x128")]
+    policy = Policy(max_rows=always(8))
+    crowd = [
+        candidate("a"),
+        candidate("b"),
+        candidate("wide", group=Group(model="m", height=32, width=128)),
+    ]
     assert [denoised(policy, crowd) for _ in range(4)] == [("a", "b"), ("wide",)] * 2
 
 
 def test_a_trajectory_with_more_rows_than_fit_is_alone() -> None:
-    policy = Policy(max_rows=8)
+    policy = Policy(max_rows=always(8))
     crowd = [candidate("large", num_rows=20), candidate("small")]
     assert [denoised(policy, crowd) for _ in range(2)] == [("large",), ("small",)]
 
 
 def test_a_gap_that_the_next_cannot_fill_is_filled_by_the_one_after() -> None:
     crowd = [candidate("a", num_rows=6), candidate("b", num_rows=4), candidate("c", num_rows=2)]
-    assert denoised(Policy(max_rows=8), crowd) == ("a", "c")
+    assert denoised(Policy(max_rows=always(8)), crowd) == ("a", "c")
 
 
 def test_higher_priority_goes_first_and_leaves_the_floor_to_the_rest() -> None:
-    policy = Policy(max_rows=2)
+    policy = Policy(max_rows=always(2))
     crowd = [candidate("low"), candidate("high", priority=5)]
     served = Counter[str]()
     for _ in range(10 * FLOOR_INTERVAL):
@@ -139,8 +156,8 @@ def test_higher_priority_goes_first_and_leaves_the_floor_to_the_rest() -> None:
 
 
 def test_groups_share_the_device_by_time_not_by_turns() -> None:
-    policy = Policy(max_rows=8)
-    crowd = [candidate("small"), candidate("large", group="128x128")]
+    policy = Policy(max_rows=always(8))
+    crowd = [candidate("small"), candidate("large", group=LARGE)]
     cost_s = {"small": 1.0, "large": 4.0}
     served = Counter[str]()
     for _ in range(100):
@@ -151,11 +168,11 @@ def test_groups_share_the_device_by_time_not_by_turns() -> None:
 
 
 def test_a_group_that_comes_late_is_owed_nothing_for_the_time_before() -> None:
-    policy = Policy(max_rows=8)
+    policy = Policy(max_rows=always(8))
     for _ in range(10):
         denoised(policy, [candidate("old")])
-        policy.charge("64x64", seconds=1.0)
-    crowd = [candidate("old"), candidate("new", group="128x128")]
+        policy.charge(SQUARE, seconds=1.0)
+    crowd = [candidate("old"), candidate("new", group=LARGE)]
     served = Counter[str]()
     for _ in range(10):
         (id_,) = denoised(policy, crowd)
@@ -165,15 +182,15 @@ def test_a_group_that_comes_late_is_owed_nothing_for_the_time_before() -> None:
 
 
 def test_a_group_that_is_gone_is_charged_nothing() -> None:
-    policy = Policy(max_rows=8)
+    policy = Policy(max_rows=always(8))
     denoised(policy, [candidate("a")])
-    policy.charge("128x128", seconds=100.0)
-    crowd = [candidate("a"), candidate("b", group="128x128")]
+    policy.charge(LARGE, seconds=100.0)
+    crowd = [candidate("a"), candidate("b", group=LARGE)]
     assert {denoised(policy, crowd)[0] for _ in range(2)} == {"a", "b"}
 
 
 def test_who_is_in_a_hurry_goes_first_by_deadline_and_leaves_the_floor_to_the_rest() -> None:
-    policy = Policy(max_rows=2)
+    policy = Policy(max_rows=always(2))
     crowd = [candidate("patient"), candidate("later", hurry=20.0), candidate("sooner", hurry=10.0)]
     served = Counter[str]()
     for _ in range(10 * FLOOR_INTERVAL):
@@ -186,18 +203,18 @@ def test_who_is_in_a_hurry_goes_first_by_deadline_and_leaves_the_floor_to_the_re
 
 def test_priority_counts_more_than_hurry() -> None:
     crowd = [candidate("hurried", hurry=1.0), candidate("important", priority=1)]
-    assert denoised(Policy(max_rows=2), crowd) == ("important",)
+    assert denoised(Policy(max_rows=always(2)), crowd) == ("important",)
 
 
 def test_a_newcomer_waits_behind_those_who_wait() -> None:
-    policy = Policy(max_rows=2)
+    policy = Policy(max_rows=always(2))
     assert denoised(policy, [candidate("a"), candidate("b")]) == ("a",)
     newcomers = [candidate("a"), candidate("b"), candidate("new")]
     assert [denoised(policy, newcomers) for _ in range(3)] == [("b",), ("a",), ("new",)]
 
 
 def test_short_newcomers_without_end_do_not_starve_a_long_one() -> None:
-    policy = Policy(max_rows=2)
+    policy = Policy(max_rows=always(2))
     served = Counter[str]()
     for tick in range(40):
         crowd = [candidate("long"), candidate(f"short {tick}"), candidate(f"short {tick + 1}")]
@@ -206,28 +223,28 @@ def test_short_newcomers_without_end_do_not_starve_a_long_one() -> None:
 
 
 def test_decodes_and_calls_alternate() -> None:
-    policy = Policy(max_rows=8)
+    policy = Policy(max_rows=always(8))
     crowd = [candidate("a"), candidate("done", needs_decoding=True)]
     works = [policy.choose(crowd) for _ in range(4)]
     assert works == [Denoise(ids=("a",)), Decode(id="done")] * 2
 
 
 def test_decodes_keep_the_interval_that_is_set() -> None:
-    policy = Policy(max_rows=8, decode_interval_ticks=3)
+    policy = Policy(max_rows=always(8), decode_interval_ticks=3)
     crowd = [candidate("a"), candidate("done", needs_decoding=True)]
     kinds = [type(policy.choose(crowd)) for _ in range(8)]
     assert kinds == [Denoise, Denoise, Denoise, Decode] * 2
 
 
 def test_decodes_go_on_when_nothing_is_to_be_denoised() -> None:
-    policy = Policy(max_rows=8, decode_interval_ticks=3)
+    policy = Policy(max_rows=always(8), decode_interval_ticks=3)
     crowd = [candidate("a", needs_decoding=True), candidate("b", needs_decoding=True)]
     works = [policy.choose(crowd) for _ in range(3)]
     assert works == [Decode(id="a"), Decode(id="b"), Decode(id="a")]
 
 
 def test_the_queue_is_left_by_priority_with_a_floor_by_arrival() -> None:
-    policy = Policy(max_rows=8)
+    policy = Policy(max_rows=always(8))
     waiting = [candidate("old"), candidate("urgent", priority=9)]
     admitted = [policy.admit(waiting) for _ in range(FLOOR_INTERVAL)]
     assert admitted == ["urgent"] * (FLOOR_INTERVAL - 1) + ["old"]
@@ -235,11 +252,11 @@ def test_the_queue_is_left_by_priority_with_a_floor_by_arrival() -> None:
 
 def test_the_queue_is_left_by_deadline_among_equals() -> None:
     waiting = [candidate("old"), candidate("later", hurry=2.0), candidate("sooner", hurry=1.0)]
-    assert Policy(max_rows=8).admit(waiting) == "sooner"
+    assert Policy(max_rows=always(8)).admit(waiting) == "sooner"
 
 
 def test_equals_leave_the_queue_in_the_order_of_arrival() -> None:
-    assert Policy(max_rows=8).admit([candidate("a"), candidate("b")]) == "a"
+    assert Policy(max_rows=always(8)).admit([candidate("a"), candidate("b")]) == "a"
 
 
 @pytest.mark.parametrize(
@@ -267,18 +284,18 @@ def test_chunks_cover_all_rows_in_order(num_rows: int, max_rows: int) -> None:
 
 
 def test_the_row_limit_is_lowered_for_one_group_and_restored() -> None:
-    limit = RowLimit(max_rows=8)
-    limit.lower("64x64", failed_rows=8)
-    assert (limit.of("64x64"), limit.of("32x64")) == (4, 8)
-    limit.lower("64x64", failed_rows=4)
-    assert limit.of("64x64") == 2
+    limit = RowLimit(max_rows=always(8))
+    limit.lower(SQUARE, failed_rows=8)
+    assert (limit.of(SQUARE), limit.of(LARGE)) == (4, 8)
+    limit.lower(SQUARE, failed_rows=4)
+    assert limit.of(SQUARE) == 2
     for _ in range(LOWERED_CALLS):
-        limit.count_call("64x64")
-    assert limit.of("64x64") == 8
+        limit.count_call(SQUARE)
+    assert limit.of(SQUARE) == 8
 
 
 def test_the_row_limit_never_falls_below_one_nor_rises_by_failing() -> None:
-    limit = RowLimit(max_rows=8)
+    limit = RowLimit(max_rows=always(8))
     for failed_rows in (1, 8, 2):
-        limit.lower("64x64", failed_rows=failed_rows)
-        assert limit.of("64x64") == 1
+        limit.lower(SQUARE, failed_rows=failed_rows)
+        assert limit.of(SQUARE) == 1

@@ -41,7 +41,7 @@ async def serving(
     model: FakeModel | None = None, *, loads: bool = True, **settings: object
 ) -> AsyncIterator[Serving]:
     fake = model or FakeModel()
-    given = await asyncio.to_thread(load_settings, {"port": 0, **settings})
+    given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
     app = await build(given, ModelToLoad(id="fake", load=lambda: fake))
     await app.start()
     try:

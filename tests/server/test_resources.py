@@ -150,6 +150,23 @@ async def test_the_operators_limits_replace_the_models():
     assert set(told(caught.value).violations) == {"num_images", "num_inference_steps"}
 
 
+async def test_the_most_rows_are_measured_before_the_model_is_ready():
+    model = FakeModel(call_s=0.002)
+    async with serving(model, max_rows=None) as server:
+        num_calls = len(model.calls)
+        info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert num_calls > 0
+    assert info.max_rows == 64
+    assert info.denoiser_call_count == 0
+
+
+async def test_the_same_bytes_after_a_restart_need_the_same_rows():
+    async with serving(max_rows=None, batching="reproducible") as server:
+        info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+        assert server.model.calls == []
+    assert info.max_rows == 8
+
+
 async def test_the_server_tells_what_it_is(server: Serving):
     info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.device, info.dtype, info.batching) == ("cpu", "float32", "dynamic")

@@ -97,7 +97,7 @@ class Denoiser:
         predictions: list[Outcome] = []
         while len(predictions) < len(rows):
             # Asked anew for each call: it may have been lowered by the one before.
-            limit = self._row_limit.of(rows[0].trajectory.candidate.group)
+            limit = self._row_limit.of(rows[0].trajectory.group)
             start = len(predictions)
             predictions.extend(self._predict(rows[start : start + limit]))
         return predictions
@@ -107,7 +107,7 @@ class Denoiser:
         wanted = [row for row in rows if not row.trajectory.generation.is_ended]
         if not wanted:
             return [Cancelled() for _ in rows]
-        group = wanted[0].trajectory.candidate.group
+        group = wanted[0].trajectory.group
         kind, error_id = FaultKind.UNKNOWN, ""
         try:
             predictions = self._call(wanted)
@@ -132,7 +132,7 @@ class Denoiser:
         free_memory()
         if num_failed == 1:
             return [out_of_memory(row.trajectory.request) for row in rows]
-        self._row_limit.lower(rows[0].trajectory.candidate.group, failed_rows=num_failed)
+        self._row_limit.lower(rows[0].trajectory.group, failed_rows=num_failed)
         # In reproducible mode the promise of equal bytes pauses with it: smaller calls round
         # differently, and a picture that differs in its last bits beats none.
         _LOGGER.warning("denoiser call ran out of memory rows=%d", num_failed)
@@ -177,7 +177,7 @@ class Denoiser:
         """Returns how many rows a call with these really has."""
         return padded_rows(
             len(rows),
-            max_rows=self._row_limit.of(rows[0].trajectory.candidate.group),
+            max_rows=self._row_limit.of(rows[0].trajectory.group),
             is_reproducible=self._is_reproducible,
         )
 

@@ -29,6 +29,7 @@ from latentwire_server.engine.housekeeping import Housekeeper
 from latentwire_server.engine.inbox import Inbox
 from latentwire_server.engine.loop import DeviceLoop
 from latentwire_server.engine.register import Register
+from latentwire_server.engine.row_budget import DEFAULT_ROWS, RowBudget
 from latentwire_server.engine.stream import GenerationStream
 from latentwire_server.engine.types import Accepted, Batching, EngineStatus
 
@@ -59,8 +60,9 @@ class Engine:
         self._settings = settings
         self._register = Register()
         self._inbox = Inbox()
+        self._row_budget = RowBudget(told=settings.max_rows)
         self._estimator = Estimator(
-            max_rows=settings.max_rows,
+            row_budget=self._row_budget,
             max_running=settings.max_running,
             is_reproducible=settings.batching is Batching.REPRODUCIBLE,
         )
@@ -79,8 +81,15 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._housekeeping: asyncio.Task[None] | None = None
 
-    def add_model(self, model: DiffusionModel) -> None:
-        """Makes a loaded model available."""
+    def add_model(self, model: DiffusionModel, *, knee: int | None = None) -> None:
+        """Makes a loaded model available.
+
+        Args:
+            model: the model.
+            knee: the most rows of a call at its own size, where no ``max_rows`` is set.
+        """
+        if knee is not None:
+            self._row_budget.learn(model.info.id, num_rows=knee, area=_own_area(model))
         self._models[model.info.id] = model
 
     async def start(self) -> None:
@@ -91,6 +100,7 @@ class Engine:
             self._settings,
             inbox=self._inbox,
             estimator=self._estimator,
+            row_budget=self._row_budget,
             pool=self._pool,
             on_failed=lambda: self._call_soon(self._fail_all),
         )
@@ -178,6 +188,7 @@ class Engine:
             has_failed=self.failed.is_set(),
             denoiser_call_count=denoiser.num_calls if denoiser else 0,
             denoiser_row_count=denoiser.num_rows if denoiser else 0,
+            max_rows=self._max_rows,
         )
 
     async def drain(self, *, grace_s: float) -> None:
@@ -204,6 +215,12 @@ class Engine:
             await asyncio.wait([self._housekeeping])
             self._housekeeping = None
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _max_rows(self) -> int:
+        for model in self._models.values():
+            return self._row_budget.of(model.info.id, area=_own_area(model))
+        return DEFAULT_ROWS
 
     def _generation_of(self, request: GenerationRequest, model: DiffusionModel) -> Generation:
         _, height, width = model.latent_shape(width=request.width, height=request.height)
@@ -279,3 +296,9 @@ class Engine:
         # A closed event loop means that nobody is left who could care.
         with contextlib.suppress(RuntimeError):
             self._running_loop().call_soon_threadsafe(callback)
+
+
+def _own_area(model: DiffusionModel) -> int:
+    defaults = model.info.defaults
+    _, height, width = model.latent_shape(width=defaults.width, height=defaults.height)
+    return height * width

@@ -25,6 +25,8 @@ from latentwire_server.engine.policy import chunks, padded_rows
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from latentwire_server.engine.row_budget import RowBudget
+
 SMOOTHING = 0.2
 """Weight of the newest call in the mean."""
 
@@ -49,8 +51,8 @@ class WorkLeft:
 class Estimator:
     """Turns measured calls into expected times. ``None`` means that nothing was measured yet."""
 
-    def __init__(self, *, max_rows: int, max_running: int, is_reproducible: bool) -> None:
-        self._max_rows = max_rows
+    def __init__(self, *, row_budget: RowBudget, max_running: int, is_reproducible: bool) -> None:
+        self._row_budget = row_budget
         self._max_running = max_running
         self._is_reproducible = is_reproducible
         self._call_s: dict[tuple[str, int, int], float] = {}
@@ -61,7 +63,7 @@ class Estimator:
 
     def record_call(self, model: str, *, area: int, num_rows: int, seconds: float) -> None:
         """Takes in that a denoiser call of ``num_rows`` (before padding) took ``seconds``."""
-        kind = (model, area, self._padded(num_rows))
+        kind = (model, area, self._padded(num_rows, model=model, area=area))
         self._record(kind, seconds, mean_s=self._call_s, least_s=self._least_call_s)
 
     def record_decode(self, model: str, *, area: int, seconds: float) -> None:
@@ -74,8 +76,12 @@ class Estimator:
         ``None`` where calls of its kind were never measured: nothing is extrapolated here.
         """
         round_s = 0.0
-        for call in chunks(work.num_rows, max_rows=self._max_rows):
-            kind = (work.model, work.area, self._padded(len(call)))
+        for call in chunks(work.num_rows, max_rows=self._row_budget.of(work.model, area=work.area)):
+            kind = (
+                work.model,
+                work.area,
+                self._padded(len(call), model=work.model, area=work.area),
+            )
             if kind not in self._least_call_s:
                 return None
             round_s += self._least_call_s[kind]
@@ -138,7 +144,8 @@ class Estimator:
         for each in (work, *company):
             rows[each.model, each.area] += each.num_rows
         own_s = 0.0
-        for call in chunks(rows[work.model, work.area], max_rows=self._max_rows):
+        max_rows = self._row_budget.of(work.model, area=work.area)
+        for call in chunks(rows[work.model, work.area], max_rows=max_rows):
             seconds = self._seconds_of_call(work.model, area=work.area, num_rows=len(call))
             if seconds is None:
                 return None
@@ -147,7 +154,7 @@ class Estimator:
         return own_s * len(rows)
 
     def _seconds_of_call(self, model: str, *, area: int, num_rows: int) -> float | None:
-        wanted = self._padded(num_rows)
+        wanted = self._padded(num_rows, model=model, area=area)
         if (model, area, wanted) in self._call_s:
             return self._call_s[model, area, wanted]
         measured = [kind for kind in list(self._call_s) if kind[0] == model]
@@ -158,8 +165,12 @@ class Estimator:
         )
         return self._call_s[nearest] * (area * wanted) / (nearest[1] * nearest[2])
 
-    def _padded(self, num_rows: int) -> int:
-        return padded_rows(num_rows, max_rows=self._max_rows, is_reproducible=self._is_reproducible)
+    def _padded(self, num_rows: int, *, model: str, area: int) -> int:
+        return padded_rows(
+            num_rows,
+            max_rows=self._row_budget.of(model, area=area),
+            is_reproducible=self._is_reproducible,
+        )
 
 
 def retry_after_s(wait_s: float | None) -> float:

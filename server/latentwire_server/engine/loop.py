@@ -21,7 +21,7 @@ from latentwire_server.engine.errors import DeadlinePassed, DeviceOutOfMemory, G
 from latentwire_server.engine.faults import DeviceBroken, free_memory, own_failure
 from latentwire_server.engine.finishing import Finisher
 from latentwire_server.engine.lifecycle import Stage
-from latentwire_server.engine.policy import Candidate, Decode, Denoise, Policy
+from latentwire_server.engine.policy import Candidate, Decode, Denoise, Policy, Waiting
 from latentwire_server.engine.reporting import report_preview, report_progress, wants_preview
 from latentwire_server.engine.trajectory import Phase, Trajectory
 from latentwire_server.engine.types import Batching, PhaseName
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.estimate import Estimator, WorkLeft
     from latentwire_server.engine.generation import Generation
     from latentwire_server.engine.inbox import Inbox
+    from latentwire_server.engine.row_budget import RowBudget
     from latentwire_server.engine.types import EngineSettings
     from latentwire_server.models.model import DiffusionModel
 
@@ -52,6 +53,7 @@ class DeviceLoop:
         *,
         inbox: Inbox,
         estimator: Estimator,
+        row_budget: RowBudget,
         pool: Executor,
         on_failed: Callable[[], None],
     ) -> None:
@@ -61,7 +63,8 @@ class DeviceLoop:
         self._estimator = estimator
         self._on_failed = on_failed
         self._policy = Policy(
-            max_rows=settings.max_rows, decode_interval_ticks=settings.decode_interval_ticks
+            max_rows=lambda group: row_budget.of(group.model, area=group.area),
+            decode_interval_ticks=settings.decode_interval_ticks,
         )
         self.denoiser = Denoiser(
             row_limit=self._policy.row_limit,
@@ -149,17 +152,11 @@ class DeviceLoop:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._settings.max_running:
-            candidates = [
-                Candidate(
-                    id=id_,
-                    group=None,
-                    num_rows=1,
-                    priority=generation.request.priority,
-                    hurry=self._hurry(generation),
-                )
+            waiting = [
+                Waiting(id=id_, priority=generation.request.priority, hurry=self._hurry(generation))
                 for id_, generation in self._waiting.items()
             ]
-            generation = self._waiting.pop(self._policy.admit(candidates))
+            generation = self._waiting.pop(self._policy.admit(waiting))
             if generation.start():
                 self._guard(generation, self._begin)
 
@@ -191,7 +188,7 @@ class DeviceLoop:
         self._charge(batch[0], started=started)
 
     def _charge(self, trajectory: Trajectory, *, started: float) -> None:
-        self._policy.charge(trajectory.candidate.group, seconds=time.monotonic() - started)
+        self._policy.charge(trajectory.group, seconds=time.monotonic() - started)
 
     def _advance(self, trajectory: Trajectory, rows_pred: torch.Tensor) -> None:
         def advance(generation: Generation) -> None:

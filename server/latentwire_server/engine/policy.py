@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 FLOOR_INTERVAL = 4
 """Every so many choices, priority does not count."""
@@ -25,16 +25,37 @@ LOWERED_CALLS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A trajectory as the policy sees it."""
+class Group:
+    """What trajectories must have in common to share a denoiser call."""
+
+    model: str
+    height: int
+    """Of the latents, as is the width."""
+    width: int
+
+    @property
+    def area(self) -> int:
+        """Height times width."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A generation in the queue, as the policy sees it."""
 
     id: str
-    group: Hashable
-    num_rows: int
-    """Rows that one evaluation of it takes."""
     priority: int = 0
     hurry: float = math.inf
-    """The deadline, if it is in danger; on any clock that all candidates share."""
+    """The deadline, if it is in danger; on any clock that all of them share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate(Waiting):
+    """A trajectory as the policy sees it."""
+
+    group: Group
+    num_rows: int
+    """Rows that one evaluation of it takes."""
     needs_decoding: bool = False
     """Whether it waits for the decoder; otherwise it waits for the denoiser."""
 
@@ -59,11 +80,12 @@ Work = Denoise | Decode
 class Policy:
     """Chooses the work of each tick and remembers whose turn it is."""
 
-    def __init__(self, *, max_rows: int, decode_interval_ticks: int = 1) -> None:
+    def __init__(self, *, max_rows: Callable[[Group], int], decode_interval_ticks: int = 1) -> None:
+        """Takes the most rows of a call, by group."""
         self._decode_interval_ticks = decode_interval_ticks
         self._turns: dict[str, int] = {}
         self._next_turn = 0
-        self._received_s: dict[Hashable, float] = {}
+        self._received_s: dict[Group, float] = {}
         self._choice_count = 0
         self._admission_count = 0
         self._calls_since_decode = 0
@@ -88,13 +110,13 @@ class Policy:
         self._serve(batch)
         return Denoise(ids=tuple(candidate.id for candidate in batch))
 
-    def charge(self, group: Hashable, *, seconds: float) -> None:
+    def charge(self, group: Group, *, seconds: float) -> None:
         """Takes in that the device worked for ``group``."""
         # A group that has ended meanwhile is forgotten already.
         if group in self._received_s:
             self._received_s[group] += seconds
 
-    def admit(self, waiting: Sequence[Candidate]) -> str:
+    def admit(self, waiting: Sequence[Waiting]) -> str:
         """Returns which of the waiting starts next. They come in the order of their arrival."""
         self._admission_count += 1
         if self._admission_count % FLOOR_INTERVAL == 0:
@@ -133,21 +155,23 @@ class Policy:
 class RowLimit:
     """How many rows one call of a group may hold: fewer for a while after it ran out of memory."""
 
-    def __init__(self, *, max_rows: int) -> None:
+    def __init__(self, *, max_rows: Callable[[Group], int]) -> None:
+        """Takes the limit of each group while memory lasts."""
         self._max_rows = max_rows
-        self._lowered: dict[Hashable, int] = {}
-        self._calls_left: dict[Hashable, int] = {}
+        self._lowered: dict[Group, int] = {}
+        self._calls_left: dict[Group, int] = {}
 
-    def of(self, group: Hashable) -> int:
+    def of(self, group: Group) -> int:
         """Returns the most rows of one call of ``group``."""
-        return self._lowered.get(group, self._max_rows)
+        lowered = self._lowered.get(group)
+        return self._max_rows(group) if lowered is None else lowered
 
-    def lower(self, group: Hashable, *, failed_rows: int) -> None:
+    def lower(self, group: Group, *, failed_rows: int) -> None:
         """Takes in that ``failed_rows`` did not fit."""
         self._lowered[group] = min(self.of(group), max(1, failed_rows // 2))
         self._calls_left[group] = LOWERED_CALLS
 
-    def count_call(self, group: Hashable) -> None:
+    def count_call(self, group: Group) -> None:
         """Takes in that a call of ``group`` went well."""
         if group not in self._calls_left:
             return
@@ -156,8 +180,8 @@ class RowLimit:
             del self._calls_left[group], self._lowered[group]
 
 
-def _urgency(candidate: Candidate) -> tuple[int, float]:
-    return -candidate.priority, candidate.hurry
+def _urgency(one: Waiting) -> tuple[int, float]:
+    return -one.priority, one.hurry
 
 
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:

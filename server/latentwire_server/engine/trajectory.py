@@ -13,7 +13,7 @@ import torch
 
 from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.lifecycle import Stage, TrajectoryEvent, next_stage
-from latentwire_server.engine.policy import Candidate
+from latentwire_server.engine.policy import Candidate, Group
 
 if TYPE_CHECKING:
     from latentwire_server.engine.generation import Generation
@@ -83,11 +83,17 @@ class Trajectory:
         return self.generation.request
 
     @property
+    def group(self) -> Group:
+        """Those that it can share a denoiser call with."""
+        height, width = self._latent_size
+        return Group(model=self.phase.model.info.id, height=height, width=width)
+
+    @property
     def candidate(self) -> Candidate:
         """The trajectory as the policy sees it."""
         return Candidate(
             id=self.generation.id,
-            group=(self.phase.model.info.id, self._latent_size),
+            group=self.group,
             num_rows=self.request.num_rows,
             priority=self.request.priority,
             needs_decoding=self.stage is Stage.DECODING,

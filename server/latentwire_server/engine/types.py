@@ -218,6 +218,8 @@ class EngineStatus:
     """Calls of the denoiser since the start."""
     denoiser_row_count: int
     """Rows of those calls, padding not counted."""
+    max_rows: int
+    """Most rows of one call, at the own size of the first model."""
 
 
 class Batching(StrEnum):
@@ -234,8 +236,8 @@ class EngineSettings:
     """What the engine may be told."""
 
     batching: Batching = Batching.DYNAMIC
-    max_rows: int = 8
-    """Most rows in one denoiser call."""
+    max_rows: int | None = None
+    """Most rows in one denoiser call; None: as many as pay, or 8 while nothing was measured."""
     max_queued: int = 64
     """Most generations that wait for their first step; one more is refused."""
     max_running: int = 16
