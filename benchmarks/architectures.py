@@ -5,9 +5,7 @@ Made once, in the user's cache folder; never committed. float16 files, as models
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -19,10 +17,12 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from latentwire_server.models.backends import user_cache
 from latentwire_server.models.source import EMBEDDED_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _CLIP_VOCABULARY: Final = 49408
 _RECIPE: Final = 1
@@ -33,8 +33,7 @@ def model_folder(name: str) -> Path:
     """Returns the folder of a benchmark model, made first if need be."""
     if name == "embedded":
         return EMBEDDED_FOLDER
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "latentwire" / "benchmarks" / f"{name}-{_RECIPE}"
+    folder = user_cache() / "benchmarks" / f"{name}-{_RECIPE}"
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -106,6 +106,8 @@ class FakeModel:
     id: str = "fake"
     device_name: str = "cpu"
     dtype_name: str = "float32"
+    backend_name: str = "eager"
+    compiled_shapes: tuple[str, ...] = ()
     call_s: float = 0.0
     """How long a denoiser call takes."""
     faults: list[Fault] = field(default_factory=list)
@@ -145,6 +147,10 @@ class FakeModel:
             ),
             aliases=(f"{self.id}-alias",),
         )
+
+    def prepare(self, num_rows: int) -> None:
+        if self.backend_name != "eager":
+            self.compiled_shapes += (f"{num_rows}x{LATENT_CHANNELS}x8x8",)
 
     def dropped_text(self, prompt: str) -> str:
         return " ".join(prompt.split(" ")[MAX_WORDS:])

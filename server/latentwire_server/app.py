@@ -20,8 +20,8 @@ from latentwire_server.auth import Authenticator
 from latentwire_server.catalogue import Catalogue, LimitConflictError
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
-from latentwire_server.engine.row_budget import measure_knee
-from latentwire_server.engine.types import Batching
+from latentwire_server.engine.errors import ModelUnusable
+from latentwire_server.engine.faults import DeviceBroken
 from latentwire_server.health import Health
 from latentwire_server.interceptors import RpcEdge
 from latentwire_server.listening import bind, build_server, check_address, read_credentials
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from latentwire_server.model_choice import ModelToLoad
-    from latentwire_server.models.model import DiffusionModel
     from latentwire_server.settings import Settings
 
 DEVICE_FAILED: Final = 70
@@ -92,36 +91,36 @@ class Application:
         _logger.info("listening address=%s version=%s", self.address, self._version)
 
     async def load(self) -> None:
-        """Loads the model and starts to serve it.
+        """Loads the model and starts to serve it; with a broken device, ``failed`` returns.
 
         Raises:
-            SettingsError: it cannot be loaded.
+            SettingsError: it cannot be loaded, or cannot draw.
         """
         started = time.monotonic()
         model = await _in_daemon_thread(self._model.load)
-        knee = await self._knee_of(model)
         try:
-            self._catalogue.add(model, model_id=self._model.id)
-        except LimitConflictError as error:
+            # Before anything that takes minutes.
+            self._catalogue.check(model, model_id=self._model.id)
+            await _in_daemon_thread(partial(self._engine.warm_up, model))
+        except (LimitConflictError, ModelUnusable) as error:
             raise SettingsError(str(error)) from None
-        self._engine.add_model(model, knee=knee)
+        except DeviceBroken as broken:
+            _logger.critical("device failed error_id=%s", broken)
+            self._engine.failed.set()
+            return
+        self._catalogue.add(model, model_id=self._model.id)
+        self._engine.add_model(model)
         self._health.model_ready(model_name(self._model.id), is_default=True)
         _logger.info(
-            "ready address=%s model=%s device=%s dtype=%s max_rows=%d load_s=%.1f",
+            "ready address=%s model=%s device=%s dtype=%s backend=%s max_rows=%d load_s=%.1f",
             self.address,
             self._model.id,
             model.device_name,
             model.dtype_name,
+            model.backend_name,
             self._engine.status().max_rows,
             time.monotonic() - started,
         )
-
-    async def _knee_of(self, model: DiffusionModel) -> int | None:
-        settings = self._settings.engine
-        # The same bytes under any load must be the same after the next start too.
-        if settings.max_rows is not None or settings.batching is Batching.REPRODUCIBLE:
-            return None
-        return await _in_daemon_thread(partial(measure_knee, model))
 
     async def failed(self) -> None:
         """Returns when the device is broken."""

@@ -49,22 +49,33 @@ class Catalogue:
         self._limits = dict(limits)
         self._aliases = dict.fromkeys(aliases, self._default)
 
+    def check(self, model: DiffusionModel, *, model_id: str) -> None:
+        """Returns if ``add`` would take the model.
+
+        Raises:
+            LimitConflictError: the limits forbid the model's own defaults.
+        """
+        _check(self._info_of(model, model_id=model_id))
+
     def add(self, model: DiffusionModel, *, model_id: str) -> None:
         """Makes a loaded model available under ``model_id``.
 
         Raises:
             LimitConflictError: the limits forbid the model's own defaults.
         """
-        aliases = (*model.info.aliases, *(a for a, id_ in self._aliases.items() if id_ == model_id))
-        info = replace(
-            model.info,
-            limits=replace(model.info.limits, **self._limits),
-            aliases=tuple(dict.fromkeys(aliases)),
-        )
+        info = self._info_of(model, model_id=model_id)
         _check(info)
         for alias in info.aliases:
             self._aliases.setdefault(alias, model_id)
         self._ready[model_id] = _Ready(model=model, info=info)
+
+    def _info_of(self, model: DiffusionModel, *, model_id: str) -> ModelInfo:
+        aliases = (*model.info.aliases, *(a for a, id_ in self._aliases.items() if id_ == model_id))
+        return replace(
+            model.info,
+            limits=replace(model.info.limits, **self._limits),
+            aliases=tuple(dict.fromkeys(aliases)),
+        )
 
     def ready(self, name: str) -> tuple[DiffusionModel, ModelInfo]:
         """Returns the model of a name, id or alias with its information; empty: the default.

@@ -47,7 +47,9 @@ def chosen_model(settings: Settings) -> ModelToLoad:
 def source_of(settings: Settings) -> ModelSource:
     """Returns where the model comes from; its id is the last part of that, if none is given."""
     if settings.model == EMBEDDED_ID:
-        source = embedded_source(device=settings.device, dtype=settings.dtype)
+        source = embedded_source(
+            device=settings.device, dtype=settings.dtype, backend=settings.denoiser_backend
+        )
         return replace(source, id=settings.model_id or source.id)
     name = PurePath(settings.model).name.removesuffix(".safetensors")
     return ModelSource(
@@ -57,6 +59,7 @@ def source_of(settings: Settings) -> ModelSource:
         variant=settings.variant,
         dtype=settings.dtype,
         device=settings.device,
+        backend=settings.denoiser_backend,
         single_file_config=settings.single_file_config,
     )
 
@@ -70,6 +73,7 @@ def _load(source: ModelSource) -> DiffusionModel:
     from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
+    from latentwire_server.models.backends import BackendError  # noqa: PLC0415
     from latentwire_server.models.loading import load_model  # noqa: PLC0415
     from latentwire_server.models.precision import PrecisionError  # noqa: PLC0415
 
@@ -79,7 +83,7 @@ def _load(source: ModelSource) -> DiffusionModel:
         library.disable_progress_bar()
     try:
         return load_model(source)
-    except (LoadError, PrecisionError) as error:
+    except (BackendError, LoadError, PrecisionError) as error:
         raise SettingsError(str(error)) from error
     except Exception as error:
         # The libraries fail in many ways; the operator gets one line, and the rest on demand.

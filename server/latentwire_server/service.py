@@ -177,6 +177,9 @@ class GenerationService:
             library_versions=facts.library_versions,
             denoiser_call_count=load.denoiser_call_count,
             denoiser_row_count=load.denoiser_row_count,
+            denoiser_place_count=load.denoiser_place_count,
+            denoiser_backend=model.backend_name if model else "",
+            compiled_shapes=model.compiled_shapes if model else (),
         )
 
 

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.",
     )
+    denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] = Field(
+        "auto",
+        description="How the denoiser runs: 'inductor' and 'openvino' compile it before the server"
+        " is ready; 'auto' is 'eager'.",
+    )
     model_id: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
@@ -173,7 +178,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("log_level", "batching", "dtype", mode="before")
+    @field_validator("log_level", "batching", "dtype", "denoiser_backend", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

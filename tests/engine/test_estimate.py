@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from latentwire_server.engine.estimate import Estimator, WorkLeft, retry_after_s
+from latentwire_server.engine.policy import Group
 from latentwire_server.engine.row_budget import RowBudget
 
-AREA = 64
+GROUP = Group(model="fake", height=8, width=8)
+WIDE = Group(model="fake", height=8, width=16)
 
 
 def work(**changes: object) -> WorkLeft:
     fields: dict[str, object] = {
-        "model": "fake",
-        "area": AREA,
+        "group": GROUP,
         "num_rows": 2,
         "num_evaluations": 10,
         "num_decodes": 1,
@@ -30,9 +31,9 @@ def measured(*, max_running: int = 2, **seconds_by_rows: float) -> Estimator:
     for name, seconds in seconds_by_rows.items():
         for _ in range(2):
             num_rows = int(name.removeprefix("rows"))
-            estimator.record_call("fake", area=AREA, num_rows=num_rows, seconds=seconds)
+            estimator.record_call(GROUP, num_rows=num_rows, seconds=seconds)
     for _ in range(2):
-        estimator.record_decode("fake", area=AREA, seconds=0.5)
+        estimator.record_decode(GROUP, seconds=0.5)
     return estimator
 
 
@@ -48,9 +49,9 @@ def test_nothing_is_said_before_anything_is_measured() -> None:
 
 def test_the_first_call_of_a_kind_warms_up_and_is_not_counted() -> None:
     estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
-    estimator.record_call("fake", area=AREA, num_rows=2, seconds=60.0)
+    estimator.record_call(GROUP, num_rows=2, seconds=60.0)
     assert alone_s(estimator, work()) is None
-    estimator.record_call("fake", area=AREA, num_rows=2, seconds=1.0)
+    estimator.record_call(GROUP, num_rows=2, seconds=1.0)
     assert alone_s(estimator, work(num_decodes=0)) == pytest.approx(10.0)
 
 
@@ -65,43 +66,59 @@ def test_company_in_the_same_calls_makes_each_call_longer() -> None:
 
 def test_company_that_cannot_share_a_call_takes_as_much_of_the_device() -> None:
     estimator = measured(rows2=1.0)
-    wide = work(area=2 * AREA)
+    wide = work(group=WIDE)
     assert estimator.remaining_s(work(), company=[wide]) == pytest.approx(10 * 2 + 0.5)
+
+
+def test_the_same_area_turned_round_is_another_group() -> None:
+    estimator = measured(rows2=1.0)
+    tall, wide = (Group(model="fake", height=h, width=w) for h, w in ((16, 4), (4, 16)))
+    both = estimator.remaining_s(work(group=tall, num_decodes=0), company=[work(group=wide)])
+    assert both == pytest.approx(10 * 2)
+
+
+def test_a_call_that_was_made_smaller_is_not_taken_for_a_whole_one() -> None:
+    estimator = measured(rows8=4.0)
+    for _ in range(2):
+        estimator.record_call(GROUP, num_rows=4, seconds=0.5)
+    assert estimator.least_s(work(num_rows=8, num_decodes=0)) == pytest.approx(40.0)
 
 
 def test_a_kind_that_was_not_measured_is_scaled_from_the_nearest() -> None:
     estimator = measured(rows2=1.0)
     assert alone_s(estimator, work(num_rows=4, num_decodes=0)) == pytest.approx(20.0)
-    assert alone_s(estimator, work(area=3 * AREA, num_decodes=0)) == pytest.approx(30.0)
-    assert alone_s(estimator, work(model="other")) is None
+    assert alone_s(
+        estimator, work(group=Group(model="fake", height=8, width=24), num_decodes=0)
+    ) == pytest.approx(30.0)
+    assert alone_s(estimator, work(group=Group(model="other", height=8, width=8))) is None
 
 
 def test_measurements_are_smoothed() -> None:
     estimator = measured(rows2=1.0)
-    estimator.record_call("fake", area=AREA, num_rows=2, seconds=2.0)
+    estimator.record_call(GROUP, num_rows=2, seconds=2.0)
     assert alone_s(estimator, work(num_evaluations=1, num_decodes=0)) == pytest.approx(1.2)
 
 
 def test_the_first_decode_warms_up_too() -> None:
     estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
     for seconds in (9.0, 1.0):
-        estimator.record_call("fake", area=AREA, num_rows=2, seconds=seconds)
-        estimator.record_decode("fake", area=AREA, seconds=seconds)
+        estimator.record_call(GROUP, num_rows=2, seconds=seconds)
+        estimator.record_decode(GROUP, seconds=seconds)
     assert alone_s(estimator, work(num_evaluations=0)) == pytest.approx(1.0)
 
 
 def test_the_least_time_forgets_a_call_that_stalled() -> None:
     estimator = measured(rows2=1.0)
-    estimator.record_call("fake", area=AREA, num_rows=2, seconds=100.0)
-    estimator.record_decode("fake", area=AREA, seconds=100.0)
+    estimator.record_call(GROUP, num_rows=2, seconds=100.0)
+    estimator.record_decode(GROUP, seconds=100.0)
     assert estimator.least_s(work()) == pytest.approx(10.5)
 
 
 def test_the_least_time_of_an_unmeasured_kind_is_not_guessed() -> None:
     estimator = measured(rows2=1.0)
     assert estimator.least_s(work(num_rows=4)) is None
-    assert estimator.least_s(work(area=2 * AREA)) is None
-    assert estimator.least_s(work(model="other")) is None
+    assert estimator.least_s(work(group=WIDE)) is None
+    assert estimator.least_s(work(group=Group(model="other", height=8, width=8))) is None
 
 
 def test_nobody_waits_while_there_is_a_place() -> None:

@@ -8,6 +8,7 @@ import torch
 from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.generation import Generation
 from latentwire_server.engine.lifecycle import Stage
+from latentwire_server.engine.policy import Group
 from latentwire_server.engine.trajectory import Phase, Trajectory
 from latentwire_server.models.model import Conditioning
 from tests.engine.requests import request
@@ -17,7 +18,11 @@ from tests.fakes import FakeModel
 def begun(**changes: object) -> Trajectory:
     wanted = request(**changes)
     generation = Generation(
-        wanted, arrival=0, latent_area=64, num_evaluations=4, on_change=lambda: None
+        wanted,
+        arrival=0,
+        group=Group(model="fake", height=8, width=8),
+        num_evaluations=4,
+        on_change=lambda: None,
     )
     model = FakeModel()
     trajectory = Trajectory(generation, phase=Phase.of(wanted, model))

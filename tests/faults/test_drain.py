@@ -112,7 +112,8 @@ def test_while_the_model_loads_it_ends_at_once(tmp_path: Path):
 
 
 def test_a_broken_device_ends_every_stream_and_the_process(tmp_path: Path):
-    with server_process(tmp_path, environment={"FAKE_BREAKS_AT": "3"}) as server:
+    flags = ("--max-rows", "8")  # Told, so that no call is made before the first request.
+    with server_process(tmp_path, *flags, environment={"FAKE_BREAKS_AT": "3"}) as server:
 
         def outcome(_: int) -> grpc.StatusCode:
             with pytest.raises(grpc.RpcError) as caught:
@@ -122,3 +123,10 @@ def test_a_broken_device_ends_every_stream_and_the_process(tmp_path: Path):
         with ThreadPoolExecutor(3) as pool:
             assert set(pool.map(outcome, range(3))) == {grpc.StatusCode.UNAVAILABLE}
         assert server.exit_code() == 70
+
+
+def test_a_device_that_breaks_while_it_warms_up_ends_the_process(tmp_path: Path):
+    environment = {"FAKE_BREAKS_AT": "1"}
+    with server_process(tmp_path, environment=environment, waits=False) as server:
+        assert server.exit_code() == 70
+        assert "device failed error_id=" in server.log

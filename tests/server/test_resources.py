@@ -8,7 +8,9 @@ import grpc
 import pytest
 
 from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.settings import SettingsError
 from tests.eventually import eventually
+from tests.fake_faults import above_rows, raising
 from tests.fakes import FakeModel
 from tests.server.serving import Serving, events_of, request, serving, told
 
@@ -158,6 +160,41 @@ async def test_the_most_rows_are_measured_before_the_model_is_ready():
     assert num_calls > 0
     assert info.max_rows == 64
     assert info.denoiser_call_count == 0
+
+
+async def test_every_size_of_a_call_is_compiled_before_the_model_is_ready():
+    async with serving(FakeModel(backend_name="inductor"), max_rows=6) as server:
+        info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert info.denoiser_backend == "inductor"
+    assert list(info.compiled_shapes) == ["6x4x8x8", "4x4x8x8", "2x4x8x8", "1x4x8x8"]
+
+
+async def test_a_model_that_cannot_draw_here_ends_the_start_with_one_line():
+    broken = FakeModel(faults=[(above_rows(1), raising(lambda: ValueError("no\nsuch kernel")))])
+    with pytest.raises(SettingsError, match=r"^model 'fake': cannot draw here \(ValueError: no\)$"):
+        async with serving(broken, max_rows=None):
+            pass
+
+
+async def test_limits_that_forbid_the_models_own_size_are_told_before_anything_is_measured():
+    model = FakeModel()
+    with pytest.raises(SettingsError, match="max_inference_steps=1"):
+        async with serving(model, max_rows=None, max_inference_steps=1):
+            pass
+    assert model.calls == []
+
+
+async def test_a_size_that_does_not_compile_runs_as_it_is(caplog: pytest.LogCaptureFixture):
+    class Stubborn(FakeModel):
+        def prepare(self, num_rows: int) -> None:
+            if num_rows == 4:
+                raise RuntimeError
+            super().prepare(num_rows)
+
+    async with serving(Stubborn(backend_name="inductor"), max_rows=4) as server:
+        info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert list(info.compiled_shapes) == ["2x4x8x8", "1x4x8x8"]
+    assert "does not compile rows=4" in caplog.text
 
 
 async def test_the_same_bytes_after_a_restart_need_the_same_rows():

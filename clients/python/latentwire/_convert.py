@@ -140,6 +140,9 @@ def server_info_from_proto(info: pb.GetServerInfoResponse) -> _resources.ServerI
         library_versions=dict(info.library_versions),
         denoiser_call_count=info.denoiser_call_count,
         denoiser_row_count=info.denoiser_row_count,
+        denoiser_place_count=info.denoiser_place_count,
+        denoiser_backend=info.denoiser_backend,
+        compiled_shapes=tuple(info.compiled_shapes),
     )
 
 

@@ -109,3 +109,9 @@ class ServerInfo:
     denoiser_call_count: int
     denoiser_row_count: int
     """Rows of those calls, padding not counted."""
+    denoiser_place_count: int
+    """Rows that those calls could have had."""
+    denoiser_backend: str
+    """How the denoiser is run, such as ``"eager"``; empty with servers older than this."""
+    compiled_shapes: tuple[str, ...]
+    """Shapes of latents that it is compiled for, such as ``"8x4x64x64"``."""

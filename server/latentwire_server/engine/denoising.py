@@ -66,6 +66,8 @@ class Denoiser:
         """Calls that went well. Read by any thread."""
         self.num_rows = 0
         """Rows of those calls, padding not counted."""
+        self.num_places = 0
+        """Rows that those calls could have had."""
 
     def evaluate(self, batch: Sequence[Trajectory]) -> dict[str, Outcome]:
         """Returns each trajectory's prediction, or why it has none; of those cancelled, nothing.
@@ -120,6 +122,7 @@ class Denoiser:
             self._row_limit.count_call(group)
             self.num_calls += 1
             self.num_rows += len(wanted)
+            self.num_places += self._row_limit.of(group)
             outcomes = dict(zip(map(id, wanted), predictions, strict=True))
             return [outcomes.get(id(row), Cancelled()) for row in rows]
         if kind is FaultKind.DEVICE:
@@ -163,9 +166,8 @@ class Denoiser:
         are_finite = torch.isfinite(prediction).flatten(1).all(1).tolist()
         # Only now is the call over on an asynchronous device.
         self._estimator.record_call(
-            model.info.id,
-            area=first.latent_area,
-            num_rows=len(rows),
+            first.group,
+            num_rows=len(padded),
             seconds=time.monotonic() - started,
         )
         return [

@@ -22,12 +22,16 @@ from latentwire_server.engine.errors import (
     Draining,
     GenerationError,
     ModelNotFound,
+    ModelUnusable,
 )
 from latentwire_server.engine.estimate import Estimator
+from latentwire_server.engine.faults import raise_if_broken
 from latentwire_server.engine.generation import Generation
 from latentwire_server.engine.housekeeping import Housekeeper
 from latentwire_server.engine.inbox import Inbox
+from latentwire_server.engine.knee import measure_knee
 from latentwire_server.engine.loop import DeviceLoop
+from latentwire_server.engine.policy import Group
 from latentwire_server.engine.register import Register
 from latentwire_server.engine.row_budget import DEFAULT_ROWS, RowBudget
 from latentwire_server.engine.stream import GenerationStream
@@ -81,15 +85,34 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._housekeeping: asyncio.Task[None] | None = None
 
-    def add_model(self, model: DiffusionModel, *, knee: int | None = None) -> None:
-        """Makes a loaded model available.
+    def warm_up(self, model: DiffusionModel) -> None:
+        """Finds out how many rows pay, and compiles for them; seconds to minutes.
 
-        Args:
-            model: the model.
-            knee: the most rows of a call at its own size, where no ``max_rows`` is set.
+        Any thread, before ``add_model``: nobody else may use the model meanwhile.
+
+        Raises:
+            ModelUnusable: it cannot draw one image here.
+            DeviceBroken: the device is broken.
         """
-        if knee is not None:
-            self._row_budget.learn(model.info.id, num_rows=knee, area=_own_area(model))
+        group = _group_of(model)
+        is_reproducible = self._settings.batching is Batching.REPRODUCIBLE
+        # The same bytes under any load must be the same after the next start too.
+        if self._settings.max_rows is None and not is_reproducible:
+            try:
+                num_rows = measure_knee(model)
+            except Exception as error:  # Border: the loading thread
+                raise_if_broken(error)
+                raise ModelUnusable(model.info.id, error) from error
+            self._row_budget.learn(group, num_rows=num_rows)
+        for num_rows in self._row_budget.sizes(group, is_reproducible=is_reproducible):
+            try:
+                model.prepare(num_rows)
+            except Exception as error:  # Border: the loading thread
+                raise_if_broken(error)
+                _LOGGER.warning("denoiser does not compile rows=%d", num_rows, exc_info=True)
+
+    def add_model(self, model: DiffusionModel) -> None:
+        """Makes a loaded model available."""
         self._models[model.info.id] = model
 
     async def start(self) -> None:
@@ -188,6 +211,7 @@ class Engine:
             has_failed=self.failed.is_set(),
             denoiser_call_count=denoiser.num_calls if denoiser else 0,
             denoiser_row_count=denoiser.num_rows if denoiser else 0,
+            denoiser_place_count=denoiser.num_places if denoiser else 0,
             max_rows=self._max_rows,
         )
 
@@ -219,16 +243,15 @@ class Engine:
     @property
     def _max_rows(self) -> int:
         for model in self._models.values():
-            return self._row_budget.of(model.info.id, area=_own_area(model))
-        return DEFAULT_ROWS
+            return self._row_budget.of(_group_of(model))
+        return self._settings.max_rows or DEFAULT_ROWS
 
     def _generation_of(self, request: GenerationRequest, model: DiffusionModel) -> Generation:
-        _, height, width = model.latent_shape(width=request.width, height=request.height)
         evaluations = {info.id: info.evaluations_per_step for info in model.info.schedulers}
         return Generation(
             request,
             arrival=self._num_submitted,
-            latent_area=height * width,
+            group=_group_of(model, width=request.width, height=request.height),
             num_evaluations=request.num_inference_steps * evaluations.get(request.scheduler.id, 1),
             on_change=lambda: self._call_soon(self._housekeeper.notify),
         )
@@ -298,7 +321,10 @@ class Engine:
             self._running_loop().call_soon_threadsafe(callback)
 
 
-def _own_area(model: DiffusionModel) -> int:
+def _group_of(model: DiffusionModel, *, width: int = 0, height: int = 0) -> Group:
+    """Returns the group of a picture; without a size, of the model's own."""
     defaults = model.info.defaults
-    _, height, width = model.latent_shape(width=defaults.width, height=defaults.height)
-    return height * width
+    _, latent_height, latent_width = model.latent_shape(
+        width=width or defaults.width, height=height or defaults.height
+    )
+    return Group(model=model.info.id, height=latent_height, width=latent_width)

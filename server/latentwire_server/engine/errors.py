@@ -132,3 +132,12 @@ class PipelineFailed(ServerError):
     """This generation failed for a reason that is in the log under ``error_id``."""
 
     error_id: str
+
+
+class ModelUnusable(Exception):
+    """A model was loaded and cannot draw one image here; the text is one line."""
+
+    def __init__(self, model: str, error: Exception) -> None:
+        first_line = (str(error).strip().splitlines() or [""])[0][:200]
+        what = f"{type(error).__name__}: {first_line}"
+        super().__init__(f"model {model!r}: cannot draw here ({what})")

@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from latentwire_server.engine.policy import chunks, padded_rows
+from latentwire_server.engine.policy import Group, chunks, padded_rows
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -40,9 +40,7 @@ MAX_RETRY_S = 120.0
 class WorkLeft:
     """The device work that a generation still needs."""
 
-    model: str
-    area: int
-    """Height times width of its latents."""
+    group: Group
     num_rows: int
     num_evaluations: int
     num_decodes: int
@@ -55,20 +53,20 @@ class Estimator:
         self._row_budget = row_budget
         self._max_running = max_running
         self._is_reproducible = is_reproducible
-        self._call_s: dict[tuple[str, int, int], float] = {}
-        self._decode_s: dict[tuple[str, int], float] = {}
-        self._least_call_s: dict[tuple[str, int, int], float] = {}
-        self._least_decode_s: dict[tuple[str, int], float] = {}
+        self._call_s: dict[tuple[Group, int], float] = {}
+        self._decode_s: dict[Group, float] = {}
+        self._least_call_s: dict[tuple[Group, int], float] = {}
+        self._least_decode_s: dict[Group, float] = {}
         self._warmed_up: set[Hashable] = set()
 
-    def record_call(self, model: str, *, area: int, num_rows: int, seconds: float) -> None:
-        """Takes in that a denoiser call of ``num_rows`` (before padding) took ``seconds``."""
-        kind = (model, area, self._padded(num_rows, model=model, area=area))
+    def record_call(self, group: Group, *, num_rows: int, seconds: float) -> None:
+        """Takes in that a denoiser call of ``num_rows``, padding included, took ``seconds``."""
+        kind = (group, num_rows)
         self._record(kind, seconds, mean_s=self._call_s, least_s=self._least_call_s)
 
-    def record_decode(self, model: str, *, area: int, seconds: float) -> None:
+    def record_decode(self, group: Group, *, seconds: float) -> None:
         """Takes in that the device was busy for ``seconds`` with finishing one image."""
-        self._record((model, area), seconds, mean_s=self._decode_s, least_s=self._least_decode_s)
+        self._record(group, seconds, mean_s=self._decode_s, least_s=self._least_decode_s)
 
     def least_s(self, work: WorkLeft) -> float | None:
         """Returns the least time that ``work`` can take: alone, and as fast as was ever measured.
@@ -76,16 +74,12 @@ class Estimator:
         ``None`` where calls of its kind were never measured: nothing is extrapolated here.
         """
         round_s = 0.0
-        for call in chunks(work.num_rows, max_rows=self._row_budget.of(work.model, area=work.area)):
-            kind = (
-                work.model,
-                work.area,
-                self._padded(len(call), model=work.model, area=work.area),
-            )
+        for call in chunks(work.num_rows, max_rows=self._row_budget.of(work.group)):
+            kind = (work.group, self._padded(len(call), group=work.group))
             if kind not in self._least_call_s:
                 return None
             round_s += self._least_call_s[kind]
-        decode_s = self._least_decode_s.get((work.model, work.area), 0.0)
+        decode_s = self._least_decode_s.get(work.group, 0.0)
         return work.num_evaluations * round_s + work.num_decodes * decode_s
 
     def remaining_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
@@ -93,7 +87,7 @@ class Estimator:
         round_s = self._round_s(work, company=company)
         if round_s is None:
             return None
-        decode_s = self._decode_s.get((work.model, work.area), round_s)
+        decode_s = self._decode_s.get(work.group, round_s)
         return work.num_evaluations * round_s + work.num_decodes * decode_s
 
     def waits_s(
@@ -140,35 +134,40 @@ class Estimator:
 
     def _round_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
         """Returns the time from one evaluation of ``work`` to its next."""
-        rows = Counter[tuple[str, int]]()
+        rows = Counter[Group]()
         for each in (work, *company):
-            rows[each.model, each.area] += each.num_rows
+            rows[each.group] += each.num_rows
         own_s = 0.0
-        max_rows = self._row_budget.of(work.model, area=work.area)
-        for call in chunks(rows[work.model, work.area], max_rows=max_rows):
-            seconds = self._seconds_of_call(work.model, area=work.area, num_rows=len(call))
+        for call in chunks(rows[work.group], max_rows=self._row_budget.of(work.group)):
+            seconds = self._seconds_of_call(work.group, num_rows=len(call))
             if seconds is None:
                 return None
             own_s += seconds
         # The policy gives each group as much of the device.
         return own_s * len(rows)
 
-    def _seconds_of_call(self, model: str, *, area: int, num_rows: int) -> float | None:
-        wanted = self._padded(num_rows, model=model, area=area)
-        if (model, area, wanted) in self._call_s:
-            return self._call_s[model, area, wanted]
-        measured = [kind for kind in list(self._call_s) if kind[0] == model]
+    def _seconds_of_call(self, group: Group, *, num_rows: int) -> float | None:
+        wanted = self._padded(num_rows, group=group)
+        if (group, wanted) in self._call_s:
+            return self._call_s[group, wanted]
+        measured = [kind for kind in list(self._call_s) if kind[0].model == group.model]
         if not measured:
             return None
-        nearest = min(
-            measured, key=lambda kind: (kind[1] != area, abs(kind[1] - area), abs(kind[2] - wanted))
+        nearest, nearest_rows = min(
+            measured,
+            key=lambda kind: (
+                kind[0].area != group.area,
+                abs(kind[0].area - group.area),
+                abs(kind[1] - wanted),
+            ),
         )
-        return self._call_s[nearest] * (area * wanted) / (nearest[1] * nearest[2])
+        seconds = self._call_s[nearest, nearest_rows]
+        return seconds * (group.area * wanted) / (nearest.area * nearest_rows)
 
-    def _padded(self, num_rows: int, *, model: str, area: int) -> int:
+    def _padded(self, num_rows: int, *, group: Group) -> int:
         return padded_rows(
             num_rows,
-            max_rows=self._row_budget.of(model, area=area),
+            max_rows=self._row_budget.of(group),
             is_reproducible=self._is_reproducible,
         )
 

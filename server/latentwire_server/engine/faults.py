@@ -57,6 +57,18 @@ def fault_kind(error: BaseException) -> FaultKind:
     return FaultKind.UNKNOWN
 
 
+def raise_if_broken(error: Exception) -> None:
+    """Returns unless ``error`` says that the device is broken.
+
+    Raises:
+        DeviceBroken: it does; what is not said is in the log.
+    """
+    if fault_kind(error) is FaultKind.DEVICE:
+        error_id = uuid.uuid4().hex[:12]
+        _LOGGER.error("device call failed error_id=%s", error_id, exc_info=error)
+        raise DeviceBroken(error_id) from None
+
+
 def free_memory() -> None:
     """Gives back what a failed call held. To be called outside its ``except`` block."""
     gc.collect()

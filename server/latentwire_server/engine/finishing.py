@@ -59,9 +59,7 @@ class Finisher:
             self._pool.submit(
                 self._deliver_apart, trajectory.generation, model, index=index, pixels=pixels
             )
-        self._estimator.record_decode(
-            model.info.id, area=trajectory.latent_area, seconds=time.monotonic() - started
-        )
+        self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
 
     def _deliver(
         self,

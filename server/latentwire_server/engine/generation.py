@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine.channel import Channel
     from latentwire_server.engine.errors import GenerationError
+    from latentwire_server.engine.policy import Group
     from latentwire_server.engine.types import Event, GenerationRequest, Image
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Generation:
         request: GenerationRequest,
         *,
         arrival: int,
-        latent_area: int,
+        group: Group,
         num_evaluations: int,
         on_change: Callable[[], None],
     ) -> None:
@@ -79,7 +80,7 @@ class Generation:
         self.fraction = 0.0
         self.num_evaluations = num_evaluations
         self.evaluations_done = 0
-        self._latent_area = latent_area
+        self._group = group
         self._num_delivered = 0
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -104,8 +105,7 @@ class Generation:
     def work_left(self) -> WorkLeft:
         """The device work that it still needs."""
         return WorkLeft(
-            model=self.request.model,
-            area=self._latent_area,
+            group=self._group,
             num_rows=self.request.num_rows,
             num_evaluations=max(0, self.num_evaluations - self.evaluations_done),
             num_decodes=self.request.num_images - self._num_delivered,

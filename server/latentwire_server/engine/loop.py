@@ -7,7 +7,6 @@ never logs per step. Sleeps when there is nothing to do.
 from __future__ import annotations
 
 import logging
-import math
 import time
 import uuid
 from dataclasses import replace
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-HURRY_MARGIN = 1.5
-"""How much more time than expected a deadline must leave not to be in danger."""
+DEADLINE_MARGIN = 1.5
+"""How much more time than expected a deadline must leave not to be urgent."""
 
 
 class DeviceLoop:
@@ -63,7 +62,7 @@ class DeviceLoop:
         self._estimator = estimator
         self._on_failed = on_failed
         self._policy = Policy(
-            max_rows=lambda group: row_budget.of(group.model, area=group.area),
+            max_rows=row_budget.of,
             decode_interval_ticks=settings.decode_interval_ticks,
         )
         self.denoiser = Denoiser(
@@ -100,6 +99,7 @@ class DeviceLoop:
         self._drop_ended()
         self._admit()
         work = self._policy.choose(self._candidates())
+        started = time.monotonic()
         match work:
             case Denoise(ids=ids):
                 self._denoise([self._running[id_] for id_ in ids])
@@ -109,26 +109,43 @@ class DeviceLoop:
                 return False
             case _:
                 assert_never(work)
+        self._policy.charge(seconds=time.monotonic() - started)
         return True
 
     def _candidates(self) -> list[Candidate]:
+        works = self._works()
         return [
-            replace(run.candidate, hurry=self._hurry(run.generation))
+            replace(run.candidate, urgent_deadline=self._urgent_deadline(run.generation, works))
             for run in self._running.values()
         ]
 
-    def _hurry(self, generation: Generation) -> float:
-        """Returns the deadline if fair turns may miss it and all of the device would not."""
+    def _urgent_deadline(
+        self, generation: Generation, works: Mapping[str, WorkLeft]
+    ) -> float | None:
+        """Returns the deadline if fair turns may miss it and all of the device would not.
+
+        Args:
+            generation: whose deadline it is.
+            works: what is being denoised, by generation.
+        """
         deadline, work = generation.request.deadline, generation.work_left
         if deadline is None:
-            return math.inf
+            return None
         left_s = deadline - time.monotonic()
         least_s = self._estimator.least_s(work)
         if least_s is not None and least_s > left_s:
-            return math.inf  # Too late: nobody else shall lose time by it.
-        fair_s = self._estimator.remaining_s(work, company=self._company_of(generation))
-        is_safe = fair_s is not None and HURRY_MARGIN * fair_s < left_s
-        return math.inf if is_safe else deadline
+            return None  # Too late: nobody else shall lose time by it.
+        company = [other for id_, other in works.items() if id_ != generation.id]
+        fair_s = self._estimator.remaining_s(work, company=company)
+        is_safe = fair_s is not None and DEADLINE_MARGIN * fair_s < left_s
+        return None if is_safe else deadline
+
+    def _works(self) -> dict[str, WorkLeft]:
+        return {
+            id_: run.generation.work_left
+            for id_, run in self._running.items()
+            if run.stage is Stage.DENOISING
+        }
 
     def _take_in(self) -> None:
         for generation in self._inbox.take():
@@ -152,8 +169,13 @@ class DeviceLoop:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._settings.max_running:
+            works = self._works()
             waiting = [
-                Waiting(id=id_, priority=generation.request.priority, hurry=self._hurry(generation))
+                Waiting(
+                    id=id_,
+                    priority=generation.request.priority,
+                    urgent_deadline=self._urgent_deadline(generation, works),
+                )
                 for id_, generation in self._waiting.items()
             ]
             generation = self._waiting.pop(self._policy.admit(waiting))
@@ -172,7 +194,6 @@ class DeviceLoop:
         self._running[generation.id] = trajectory
 
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
-        started = time.monotonic()
         outcomes = self.denoiser.evaluate(batch)
         for trajectory in batch:
             outcome = outcomes.get(trajectory.generation.id)
@@ -185,10 +206,6 @@ class DeviceLoop:
                     self._drop(trajectory.generation.id)
                 case _:
                     assert_never(outcome)
-        self._charge(batch[0], started=started)
-
-    def _charge(self, trajectory: Trajectory, *, started: float) -> None:
-        self._policy.charge(trajectory.group, seconds=time.monotonic() - started)
 
     def _advance(self, trajectory: Trajectory, rows_pred: torch.Tensor) -> None:
         def advance(generation: Generation) -> None:
@@ -206,8 +223,6 @@ class DeviceLoop:
         self._guard(trajectory.generation, advance)
 
     def _decode(self, trajectory: Trajectory) -> None:
-        started = time.monotonic()
-
         def decode(generation: Generation) -> None:
             self._report(trajectory, PhaseName.DECODING)
             self._finisher.finish_image(trajectory)
@@ -216,22 +231,16 @@ class DeviceLoop:
                 del self._running[generation.id]
 
         self._guard(trajectory.generation, decode)
-        self._charge(trajectory, started=started)
 
     def _report(self, trajectory: Trajectory, phase: PhaseName) -> None:
         report_progress(
             trajectory,
             phase,
             estimator=self._estimator,
-            company=self._company_of(trajectory.generation),
+            company=[
+                work for id_, work in self._works().items() if id_ != trajectory.generation.id
+            ],
         )
-
-    def _company_of(self, generation: Generation) -> list[WorkLeft]:
-        return [
-            run.generation.work_left
-            for run in self._running.values()
-            if run.generation is not generation and run.stage is Stage.DENOISING
-        ]
 
     def _guard(self, generation: Generation, work: Callable[[Generation], None]) -> None:
         """Does work that belongs to one generation; a failure of it ends that one only."""

@@ -3,7 +3,7 @@
 Called on the device thread. Trajectories of one *group* (same model, same latent size) can share a
 denoiser call. Groups take turns by the device time that they received, so that large pictures don't
 crowd out small ones; inside a group, whoever was served longest ago goes first.
-Higher priorities go first, and among equals those in a hurry, by their deadlines; except that
+Higher priorities go first, and among equals urgent deadlines, the earliest first; except that
 every ``FLOOR_INTERVAL``-th choice ignores both: a flood of important work slows the rest down and
 never stops it.
 """
@@ -41,12 +41,18 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A generation in the queue, as the policy sees it."""
+    """What waits for the device, as the policy sees it."""
 
     id: str
     priority: int = 0
-    hurry: float = math.inf
-    """The deadline, if it is in danger; on any clock that all of them share."""
+    urgent_deadline: float | None = None
+    """The deadline, if fair turns may miss it; on any clock that all of them share."""
+
+    @property
+    def urgency(self) -> tuple[int, float]:
+        """Sorts the most urgent first."""
+        deadline = math.inf if self.urgent_deadline is None else self.urgent_deadline
+        return -self.priority, deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,10 @@ class Decode:
 
 Work = Denoise | Decode
 
+_Account = tuple[Group, int, bool]
+"""Group, priority, and whether urgent: time that somebody took by that is not held against the
+ordinary work of the same size."""
+
 
 class Policy:
     """Chooses the work of each tick and remembers whose turn it is."""
@@ -85,71 +95,83 @@ class Policy:
         self._decode_interval_ticks = decode_interval_ticks
         self._turns: dict[str, int] = {}
         self._next_turn = 0
-        self._received_s: dict[Group, float] = {}
-        self._choice_count = 0
+        self._received_s: dict[_Account, float] = {}
+        self._charged: _Account | None = None
+        self._denoise_count = 0
+        self._decode_count = 0
         self._admission_count = 0
         self._calls_since_decode = 0
         self.row_limit = RowLimit(max_rows=max_rows)
 
     def choose(self, candidates: Sequence[Candidate]) -> Work | None:
         """Returns what to do next, or ``None`` if nothing waits. Counts the chosen as served."""
-        self._forget_all_but(candidates)
-        ordered = self._in_order(candidates)
-        to_decode = [candidate for candidate in ordered if candidate.needs_decoding]
-        to_denoise = [candidate for candidate in ordered if not candidate.needs_decoding]
-        if not ordered:
+        if not candidates:
             return None
-        self._choice_count += 1
+        self._forget_all_but(candidates)
+        to_decode = [candidate for candidate in candidates if candidate.needs_decoding]
+        to_denoise = [candidate for candidate in candidates if not candidate.needs_decoding]
         has_waited = self._calls_since_decode >= self._decode_interval_ticks
         if to_decode and (has_waited or not to_denoise):
             self._calls_since_decode = 0
-            self._serve([to_decode[0]])
-            return Decode(id=to_decode[0].id)
-        batch = fill(to_denoise, max_rows=self.row_limit.of(to_denoise[0].group))
+            self._decode_count += 1
+            first = self._in_order(to_decode, choice=self._decode_count)[0]
+            self._serve([first])
+            return Decode(id=first.id)
         self._calls_since_decode += 1
+        self._denoise_count += 1
+        ordered = self._in_order(to_denoise, choice=self._denoise_count)
+        batch = fill(ordered, max_rows=self.row_limit.of(ordered[0].group))
         self._serve(batch)
         return Denoise(ids=tuple(candidate.id for candidate in batch))
 
-    def charge(self, group: Group, *, seconds: float) -> None:
-        """Takes in that the device worked for ``group``."""
-        # A group that has ended meanwhile is forgotten already.
-        if group in self._received_s:
-            self._received_s[group] += seconds
+    def charge(self, *, seconds: float) -> None:
+        """Takes in how long the device worked on what was chosen last."""
+        if self._charged is not None:
+            self._received_s[self._charged] += seconds
 
     def admit(self, waiting: Sequence[Waiting]) -> str:
         """Returns which of the waiting starts next. They come in the order of their arrival."""
         self._admission_count += 1
         if self._admission_count % FLOOR_INTERVAL == 0:
             return waiting[0].id
-        return min(waiting, key=_urgency).id
+        return min(waiting, key=lambda one: one.urgency).id
 
-    def _in_order(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+    def _in_order(self, candidates: Iterable[Candidate], *, choice: int) -> list[Candidate]:
         by_turn = sorted(
             candidates,
-            key=lambda candidate: (self._received_s[candidate.group], self._turns[candidate.id]),
+            key=lambda candidate: (
+                self._received_s[_account(candidate)],
+                self._turns[candidate.id],
+            ),
         )
-        if (self._choice_count + 1) % FLOOR_INTERVAL == 0:
+        if choice % FLOOR_INTERVAL == 0:
             return by_turn
-        return sorted(by_turn, key=_urgency)
+        return sorted(by_turn, key=lambda one: one.urgency)
 
     def _forget_all_but(self, candidates: Sequence[Candidate]) -> None:
         present = {candidate.id for candidate in candidates}
         for gone in self._turns.keys() - present:
             del self._turns[gone]
-        self._serve([candidate for candidate in candidates if candidate.id not in self._turns])
-        groups = dict.fromkeys(candidate.group for candidate in candidates)
-        for gone_group in self._received_s.keys() - groups.keys():
-            del self._received_s[gone_group]
+        for candidate in candidates:
+            if candidate.id not in self._turns:
+                self._move_to_end(candidate)
+        accounts = dict.fromkeys(map(_account, candidates))
+        for closed in self._received_s.keys() - accounts.keys():
+            del self._received_s[closed]
         # A newcomer is owed nothing for the time before it came.
         least_s = min(self._received_s.values(), default=0.0)
-        for group in groups:
-            self._received_s.setdefault(group, least_s)
+        for account in accounts:
+            self._received_s.setdefault(account, least_s)
 
-    def _serve(self, served: Iterable[Candidate]) -> None:
-        """Moves the served, and newcomers, to the end of the line."""
+    def _serve(self, served: Sequence[Candidate]) -> None:
         for candidate in served:
-            self._turns[candidate.id] = self._next_turn
-            self._next_turn += 1
+            self._move_to_end(candidate)
+        # The others of the batch ride along.
+        self._charged = _account(served[0])
+
+    def _move_to_end(self, candidate: Candidate) -> None:
+        self._turns[candidate.id] = self._next_turn
+        self._next_turn += 1
 
 
 class RowLimit:
@@ -180,8 +202,8 @@ class RowLimit:
             del self._calls_left[group], self._lowered[group]
 
 
-def _urgency(one: Waiting) -> tuple[int, float]:
-    return -one.priority, one.hurry
+def _account(candidate: Candidate) -> _Account:
+    return candidate.group, candidate.priority, candidate.urgent_deadline is not None
 
 
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:

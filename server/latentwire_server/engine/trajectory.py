@@ -100,11 +100,6 @@ class Trajectory:
         )
 
     @property
-    def latent_area(self) -> int:
-        """Height times width of the latents."""
-        return self._latent_size[0] * self._latent_size[1]
-
-    @property
     def step(self) -> int:
         """Denoising steps done, derived from the evaluations done."""
         return self.step_after(0)

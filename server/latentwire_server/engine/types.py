@@ -218,6 +218,8 @@ class EngineStatus:
     """Calls of the denoiser since the start."""
     denoiser_row_count: int
     """Rows of those calls, padding not counted."""
+    denoiser_place_count: int
+    """Rows that those calls could have had."""
     max_rows: int
     """Most rows of one call, at the own size of the first model."""
 

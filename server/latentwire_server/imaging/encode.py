@@ -23,7 +23,7 @@ PNG_DESCRIPTION_KEY: Final = "latentwire"
 # Measured on one Xeon core, 1024x1024 with grain: level 0 75 ms and 3.1 MB, level 1 to 3 about
 # 200 ms and 2.1 MB, level 4 to 9 about 300 ms and 1.9 MB. The device waits for what follows, the
 # network does not mind a tenth more.
-_PNG_COMPRESS_LEVEL: Final = 1
+PNG_COMPRESS_LEVEL: Final = 1
 _PREVIEW_JPEG_QUALITY: Final = 80
 
 _EXIF_IFD: Final = 0x8769
@@ -67,9 +67,7 @@ def encode_image(
     image = _image_from_pixels(pixels)
     buffer = io.BytesIO()
     if image_format == "png":
-        image.save(
-            buffer, "PNG", compress_level=_PNG_COMPRESS_LEVEL, pnginfo=_png_info(description)
-        )
+        image.save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(description))
     elif image_format == "jpeg":
         exif = _exif(description)
         image.save(

@@ -17,6 +17,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.description import describe, latent_projection
 from latentwire_server.models.folder_settings import FolderSettings, read_folder_settings
 from latentwire_server.models.inspection import (
@@ -50,6 +51,7 @@ def load_model(source: ModelSource) -> StableDiffusion:
     Raises:
         LoadError: it cannot be had or is not to be trusted; one line says why.
         PrecisionError: the device or the number format cannot be had here.
+        BackendError: the denoiser's backend cannot be had here.
     """
     device = choose_device(source.device)
     dtype = choose_dtype(source.dtype, device)
@@ -68,7 +70,11 @@ def load_model(source: ModelSource) -> StableDiffusion:
     _check_weights(parts, source=source.source)
     components = _place(parts, device=device)
     info = describe(source, components, revision=revision, settings=settings)
-    return StableDiffusion(_with_limits(info, source.limit_overrides), components)
+    return StableDiffusion(
+        _with_limits(info, source.limit_overrides),
+        components,
+        backend=DenoiserBackend(source.backend),
+    )
 
 
 def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:

@@ -90,6 +90,20 @@ class DiffusionModel(Protocol):
     def dtype_name(self) -> str:
         """The number format that the denoiser computes in, such as ``"float32"``. Any thread."""
 
+    @property
+    def backend_name(self) -> str:
+        """How the denoiser is run, such as ``"eager"`` or ``"inductor"``. Any thread."""
+
+    @property
+    def compiled_shapes(self) -> tuple[str, ...]:
+        """Latent shapes that the denoiser is compiled for, as ``"8x4x64x64"``. Any thread."""
+
+    def prepare(self, num_rows: int) -> None:
+        """Compiles for calls of so many rows at the model's own size, if its backend compiles.
+
+        Before the engine has the model: it may take minutes.
+        """
+
     def dropped_text(self, prompt: str) -> str:
         """Returns the end of ``prompt`` that the encoder does not read, or ``""``. Any thread."""
 

@@ -26,6 +26,8 @@ class ModelSource:
     """Of the hub. None: huggingface_hub's own environment variables and login hold."""
     dtype: str = "auto"
     device: str = "auto"
+    backend: str = "auto"
+    """How the denoiser is run: a value of ``DenoiserBackend``."""
     display_name: str = ""
     aliases: tuple[str, ...] = ()
     single_file_config: str | None = None
@@ -46,6 +48,10 @@ class LoadError(Exception):
         self.reason = reason
 
 
-def embedded_source(*, device: str = "auto", dtype: str = "auto") -> ModelSource:
+def embedded_source(
+    *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+) -> ModelSource:
     """Returns the model that ships with the product."""
-    return ModelSource(id=EMBEDDED_ID, source=str(EMBEDDED_FOLDER), device=device, dtype=dtype)
+    return ModelSource(
+        id=EMBEDDED_ID, source=str(EMBEDDED_FOLDER), device=device, dtype=dtype, backend=backend
+    )

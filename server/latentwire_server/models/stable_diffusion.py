@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from latentwire_server.models.model import Conditioning
+from latentwire_server.models.backends import DenoiserBackend, PreparedUnet, UnetInput
+from latentwire_server.models.model import Conditioning, DenoiserInput
 from latentwire_server.models.precision import dtype_name
 from latentwire_server.models.schedulers import DiffusersScheduler
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from latentwire_server.models.info import ModelInfo, SchedulerChoice
-    from latentwire_server.models.model import DenoiserInput
 
 FAMILY: Final = "stable-diffusion"
 
@@ -63,10 +63,21 @@ class Components:
 class StableDiffusion:
     """A loaded Stable Diffusion model."""
 
-    def __init__(self, info: ModelInfo, components: Components) -> None:
-        """Takes parts that are already on their device."""
+    def __init__(
+        self,
+        info: ModelInfo,
+        components: Components,
+        *,
+        backend: DenoiserBackend = DenoiserBackend.EAGER,
+    ) -> None:
+        """Takes parts that are already on their device.
+
+        Raises:
+            BackendError: the backend cannot be had here.
+        """
         self._info = info
         self._parts = components
+        self._unet = PreparedUnet(components.unet, backend=backend)
         self._device: torch.device = components.unet.device
         self._dtype: torch.dtype = components.unet.dtype
         self._vae_scale_factor = vae_scale_factor(components.vae)
@@ -87,6 +98,33 @@ class StableDiffusion:
     def dtype_name(self) -> str:
         """The number format that the denoiser computes in."""
         return dtype_name(self._dtype)
+
+    @property
+    def backend_name(self) -> str:
+        """How the denoiser is run."""
+        return self._unet.backend.value
+
+    @property
+    def compiled_shapes(self) -> tuple[str, ...]:
+        """The latent shapes that the denoiser is compiled for."""
+        return self._unet.shapes
+
+    @torch.inference_mode()
+    def prepare(self, num_rows: int) -> None:
+        """Compiles for calls of so many rows at the model's own size, if the backend compiles."""
+        defaults = self._info.defaults
+        shape = self.latent_shape(width=defaults.width, height=defaults.height)
+        generator = torch.Generator().manual_seed(0)
+        text = self.encode_prompt("", clip_skip=0)
+        self._unet.prepare(
+            self._input(
+                DenoiserInput(
+                    latents=torch.randn((num_rows, *shape), generator=generator),
+                    timesteps=torch.linspace(0, 999, num_rows).round(),
+                    conditioning=[text] * num_rows,
+                )
+            )
+        )
 
     def dropped_text(self, prompt: str) -> str:
         """Returns the end of ``prompt`` that the text encoder does not read, or ``""``."""
@@ -127,15 +165,7 @@ class StableDiffusion:
     @torch.inference_mode()
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:
         """Predicts noise (or velocity) for each row, (rows, channels, height, width) float32."""
-        latents = rows.latents.to(self._device, self._dtype)
-        embeds = torch.stack([row.prompt_embeds for row in rows.conditioning])
-        predicted: torch.Tensor = self._parts.unet(
-            latents,
-            rows.timesteps.to(self._device),
-            encoder_hidden_states=embeds,
-            return_dict=False,
-        )[0]
-        return predicted.float()
+        return self._unet(self._input(rows)).float()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -153,6 +183,13 @@ class StableDiffusion:
         bias = torch.tensor(self._parts.projection.bias, device=latents.device)
         rgb = torch.einsum("chw,cr->rhw", latents[0].float(), factors) + bias.view(3, 1, 1)
         return (rgb / 2 + 0.5).clamp(0, 1)
+
+    def _input(self, rows: DenoiserInput) -> UnetInput:
+        return UnetInput(
+            latents=rows.latents.to(self._device, self._dtype),
+            timesteps=rows.timesteps.to(self._device),
+            prompt_embeds=torch.stack([row.prompt_embeds for row in rows.conditioning]),
+        )
 
     def _tokenize(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder

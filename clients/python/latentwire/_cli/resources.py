@@ -123,6 +123,7 @@ def _server_page(info: ServerInfo) -> str:
         ("version", info.version),
         ("device", f"{info.device} {info.dtype}"),
         ("batching", f"{info.batching}, up to {info.max_rows} rows per call"),
+        ("denoiser", " ".join((info.denoiser_backend, *info.compiled_shapes))),
         ("denoiser calls", f"{info.denoiser_call_count}, {rows_per_call:.1f} rows each"),
         ("running", info.running_count),
         ("queued", f"{info.queued_count} of {info.max_queued}"),
