@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import torch
@@ -14,16 +15,16 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
 from benchmarks.architectures import model_folder
-from benchmarks.ceiling import measure_ceiling
+from benchmarks.ceiling import Ceiling, measure_ceiling, operations_of
 from benchmarks.experiment import Disagreement, Result, run
+from benchmarks.overhead import BareEngine
 from benchmarks.plots import write_plots
 from benchmarks.report import describe_machine, notes, table, write_json
-from benchmarks.systems import Pipeline, Service
+from benchmarks.systems import Baseline, Pipeline, Service
 from benchmarks.workload import Workload, read_workload
 from latentwire_server.models.precision import choose_device, choose_dtype
 
 FOLDER: Final = Path(__file__).parent / "workloads"
-BASELINES: Final = ("D32", "Dbest")
 
 
 def main() -> int:
@@ -34,7 +35,13 @@ def main() -> int:
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    machine = describe_machine(device, dtype, measure_ceiling(device, dtype))
+    ceiling = measure_ceiling(device, dtype)
+    machine = describe_machine(device, dtype, ceiling)
+    baselines = options.baselines
+    if baselines is None:
+        baselines = [
+            one for one in Baseline if one is not Baseline.OPENVINO or device.type == "cpu"
+        ]
     results = []
     for name in options.workloads:
         path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
@@ -43,7 +50,8 @@ def main() -> int:
             result = asyncio.run(
                 _measure(
                     workload,
-                    baselines=options.baselines,
+                    baselines=baselines,
+                    backend=options.backend,
                     num_rounds=options.rounds,
                     in_float32=dtype is torch.float32,
                 )
@@ -51,28 +59,54 @@ def main() -> int:
         except Disagreement as error:
             sys.stderr.write(f"{error}\n")
             return 1
+        result.least_image_s = _least_image_s(workload, ceiling)
         results.append(result)
         console.print(table(result, machine))
         for note in notes(result):
             console.print(note)
-    if options.out is not None:
-        write_json(options.out / "results.json", results, machine)
-        write_plots(options.out, results)
+        if options.out is not None:
+            write_json(options.out / "results.json", results, machine)
+            write_plots(options.out, results)
     return 0
 
 
 async def _measure(
-    workload: Workload, *, baselines: list[str], num_rounds: int, in_float32: bool
+    workload: Workload,
+    *,
+    baselines: list[Baseline],
+    backend: str,
+    num_rounds: int,
+    in_float32: bool,
 ) -> Result:
     folder = model_folder(workload.model)
-    with ExitStack() as stack:
-        pipelines = [Pipeline(name, folder, is_optimised=name == "Dbest") for name in baselines]
-        for pipeline in pipelines:
-            stack.callback(pipeline.close)
-        async with Service(str(folder), max_rows=workload.max_rows) as service:
-            return await run(
-                workload, service, pipelines, num_rounds=num_rounds, in_float32=in_float32
-            )
+    async with AsyncExitStack() as stack:
+        pipelines = []
+        for baseline in baselines:
+            pipelines.append(Pipeline(baseline, folder))
+            stack.callback(pipelines[-1].close)
+        service = await stack.enter_async_context(
+            Service(str(folder), max_rows=workload.max_rows, backend=backend)
+        )
+        engine = None
+        if workload.overhead:
+            engine = await stack.enter_async_context(BareEngine(folder, service=service))
+        return await run(
+            workload,
+            service,
+            pipelines,
+            num_rounds=num_rounds,
+            in_float32=in_float32,
+            engine=engine,
+        )
+
+
+def _least_image_s(workload: Workload, ceiling: Ceiling) -> float:
+    folder = model_folder(workload.model)
+    kinds = [kind for kind in workload.kinds if not kind.cancel_after_steps]
+    return fmean(
+        [ceiling.seconds_of(operations_of(folder, kind)) for kind in kinds],
+        [kind.weight for kind in kinds],
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -86,7 +120,14 @@ def _options() -> argparse.Namespace:
         help=f"of {', '.join(known)}, or a file of your own (default: embedded)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="of each load (default: 3)")
-    parser.add_argument("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES))
+    parser.add_argument(
+        "--baselines",
+        nargs="*",
+        type=Baseline,
+        choices=list(Baseline),
+        help="default: all, OV on a CPU only",
+    )
+    parser.add_argument("--backend", default="auto", help="the service's denoiser backend")
     parser.add_argument("--out", type=Path, help="folder for results.json and the plots")
     return parser.parse_args()
 

@@ -1,6 +1,7 @@
 """What the device can do at all: its rates of matrix products and convolutions, measured.
 
-The shapes are those of Stable Diffusion 1.5's UNet, where most of its time goes.
+The shapes are those of Stable Diffusion 1.5's UNet, where most of its time goes. What a picture
+costs at those rates is the least time that it can take.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from benchmarks.workload import Kind
 
 _SECONDS: Final = 1.0
 _TOKENS, _WIDTH = 4096, 1280
 _CHANNELS, _SIDE = 320, 64
+_TEXT_TOKENS: Final = 77
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +32,21 @@ class Ceiling:
 
     matmul_flops: float
     convolution_flops: float
+
+    def seconds_of(self, operations: Operations) -> float:
+        """Returns the least time that so much work takes."""
+        return (
+            operations.matmul_flop / self.matmul_flops
+            + operations.convolution_flop / self.convolution_flops
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operations:
+    """Floating-point operations of some work; a multiplication with its addition counts two."""
+
+    matmul_flop: int
+    convolution_flop: int
 
 
 @torch.inference_mode()
@@ -39,6 +61,32 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
     return Ceiling(
         matmul_flops=2 * _TOKENS * _WIDTH * _WIDTH / _best_s(lambda: left @ right, device),
         convolution_flops=2 * image.numel() * _CHANNELS * 9 / _best_s(lambda: layer(image), device),
+    )
+
+
+def operations_of(folder: Path, kind: Kind) -> Operations:
+    """Counts those of one image's denoiser calls; text and decoding come on top.
+
+    Args:
+        folder: A diffusers folder; its weights are not read.
+        kind: What is drawn.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        vae_config = AutoencoderKL.load_config(folder / "vae")
+        factor = 2 ** (len(vae_config["block_out_channels"]) - 1)
+        num_rows = 2 if kind.guidance_scale > 1 else 1
+        rows = torch.empty(
+            num_rows, unet.config.in_channels, kind.height // factor, kind.width // factor
+        )
+        text = torch.empty(num_rows, _TEXT_TOKENS, unet.config.cross_attention_dim)
+        with FlopCounterMode(display=False) as counter:
+            unet(rows, torch.empty(num_rows), encoder_hidden_states=text)
+    counts = counter.get_flop_counts()["Global"]
+    convolution = sum(count for name, count in counts.items() if "convolution" in str(name))
+    return Operations(
+        matmul_flop=kind.num_inference_steps * (sum(counts.values()) - convolution),
+        convolution_flop=kind.num_inference_steps * convolution,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.agreement import compare
 from benchmarks.interruption import interrupt
 from benchmarks.load import closed_loop, open_loop
+from benchmarks.overhead import measure_overhead
 from benchmarks.summary import Summary, spread, summarise
 from benchmarks.workload import Request, requests_of
 
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 
     from benchmarks.agreement import Agreement
     from benchmarks.interruption import Interrupted
+    from benchmarks.load import System
+    from benchmarks.overhead import BareEngine, Overhead
     from benchmarks.systems import Pipeline, Service
     from benchmarks.workload import ClosedLoop, Kind, OpenLoop, Workload
 
 SERVICE: Final = "service"
 _SAMPLE_S: Final = 0.1
 _AGREEMENT_SEED: Final = 1234
+_OTHER_SEED: Final = 4321
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +44,10 @@ class Measurement:
     summary: Summary
     rows_per_call: float | None = None
     occupancy: float | None = None
-    """Rows of a call over the most it may have, 0 to 1."""
+    """Rows of the calls over what they could have had, 0 to 1."""
     peak_memory_bytes: int | None = None
+    memory_after_bytes: int | None = None
+    """Of the server, once it is idle again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,12 +55,17 @@ class Result:
     """Everything that was measured of a workload."""
 
     workload: str
+    service: dict[str, str] = field(default_factory=dict)
+    """How the server ran."""
+    least_image_s: float | None = None
+    """What an image of the mix takes in the denoiser at the rates of the device's ceiling."""
     agreements: dict[str, Agreement] = field(default_factory=dict)
     """By baseline and kind."""
     measurements: list[Measurement] = field(default_factory=list)
     interruptions: list[Interrupted] = field(default_factory=list)
     calls_after_cancel: list[int] = field(default_factory=list)
     """Denoiser calls that ended after the last step that a leaving client saw."""
+    overheads: list[Overhead] = field(default_factory=list)
 
 
 class Disagreement(Exception):
@@ -68,6 +79,7 @@ async def run(
     *,
     num_rounds: int,
     in_float32: bool,
+    engine: BareEngine | None = None,
 ) -> Result:
     """Checks that all systems agree, then measures them.
 
@@ -77,20 +89,25 @@ async def run(
         baselines: What it is compared with.
         num_rounds: How often everything is measured.
         in_float32: Whether the service computes in float32; decides how near pictures must be.
+        engine: The service's engine with nothing around it, where the overhead is measured.
 
     Raises:
         Disagreement: two systems draw different pictures; nothing was measured.
     """
-    result = Result(workload=workload.name)
+    result = Result(workload=workload.name, service=service.description)
     await _check_agreement(result, workload, service, baselines, in_float32=in_float32)
     for number in range(num_rounds):
         for load in workload.closed:
             await _measure_closed(result, workload, load, service, baselines, number=number)
-        for system in (service, *baselines):
+        for system in _in_turn([service, *baselines], number=number):
             if workload.interruption is not None:
                 case = workload.interruption
                 result.interruptions.append(await interrupt(system, case, number=number))
         result.calls_after_cancel.append(await _calls_after_cancel(service, workload.kinds[0]))
+        if engine is not None:
+            result.overheads.append(
+                await measure_overhead(workload.kinds[0], service, engine, number=number)
+            )
     capacity = _capacity(result)
     for number in range(num_rounds):
         for share in workload.open:
@@ -117,8 +134,13 @@ async def _check_agreement(
         for baseline in baselines:
             theirs, _ = await baseline.draw_image(request)
             agreement = compare(own, theirs)
+            other, _ = await baseline.draw_image(Request(kind=lasting, seed=_OTHER_SEED))
+            in_short = not (in_float32 and baseline.is_float32)
+            if compare(own, other).is_good(in_float32=not in_short):
+                message = f"{workload.name}, kind {number}: every seed draws the same picture"
+                raise Disagreement(message)
             result.agreements[f"{baseline.name}, kind {number}"] = agreement
-            if not agreement.is_good(in_float32=in_float32 and baseline.is_float32):
+            if not agreement.is_good(in_float32=not in_short):
                 message = (
                     f"{workload.name}, kind {number}: {service.name} and {baseline.name} draw"
                     f" different pictures: {agreement}"
@@ -137,14 +159,17 @@ async def _measure_closed(
 ) -> None:
     name = f"{load.num_clients} clients" if load.num_clients > 1 else "1 client"
     requests = requests_of(workload, num_requests=load.num_requests, seed=number)
-    async with _observed(service) as observed:
-        run = await closed_loop(service, requests, num_clients=load.num_clients)
-    result.measurements.append(observed.of(load=name, number=number, summary=summarise(run)))
-    for baseline in baselines:
-        run = await closed_loop(baseline, requests, num_clients=load.num_clients)
-        result.measurements.append(
-            Measurement(system=baseline.name, load=name, round=number, summary=summarise(run))
-        )
+    for system in _in_turn([service, *baselines], number=number):
+        if system is service:
+            async with _observed(service) as observed:
+                run = await closed_loop(service, requests, num_clients=load.num_clients)
+            measurement = observed.of(load=name, number=number, summary=summarise(run))
+        else:
+            run = await closed_loop(system, requests, num_clients=load.num_clients)
+            measurement = Measurement(
+                system=system.name, load=name, round=number, summary=summarise(run)
+            )
+        result.measurements.append(measurement)
 
 
 async def _measure_open(
@@ -174,6 +199,12 @@ async def _calls_after_cancel(service: Service, kind: Kind) -> int:
     return after.num_calls - before.num_calls - outcome.steps_seen
 
 
+def _in_turn(systems: list[System], *, number: int) -> list[System]:
+    """Returns the systems, another one first in each round."""
+    first = number % len(systems)
+    return systems[first:] + systems[:first]
+
+
 def _capacity(result: Result) -> float:
     """Returns the service's best median rate of the closed loops, in images per second."""
     rates: dict[str, list[float]] = {}
@@ -190,6 +221,7 @@ class _Observation:
     rows_per_call: float | None = None
     occupancy: float | None = None
     peak_memory_bytes: int = 0
+    memory_after_bytes: int = 0
 
     def of(self, *, load: str, number: int, summary: Summary) -> Measurement:
         return Measurement(
@@ -200,6 +232,7 @@ class _Observation:
             rows_per_call=self.rows_per_call,
             occupancy=self.occupancy,
             peak_memory_bytes=self.peak_memory_bytes,
+            memory_after_bytes=self.memory_after_bytes,
         )
 
 
@@ -220,8 +253,12 @@ async def _observed(service: Service) -> AsyncIterator[_Observation]:
         yield observation
     finally:
         watching.cancel()
+    await service.wait_idle()
+    observation.memory_after_bytes = service.resident_bytes()
     after = await service.work_done()
     num_calls = after.num_calls - before.num_calls
     if num_calls:
         observation.rows_per_call = (after.num_rows - before.num_rows) / num_calls
-        observation.occupancy = observation.rows_per_call / after.max_rows
+        observation.occupancy = (after.num_rows - before.num_rows) / (
+            after.num_places - before.num_places
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,20 @@ class Interrupted:
 
 
 async def interrupt(system: System, case: Interruption, *, number: int) -> Interrupted:
-    """Draws both alone, then the short one into the long one."""
+    """Draws both alone, then the short one into the long one.
+
+    Args:
+        system: Who draws.
+        case: What is drawn.
+        number: Of the round; decides the moment of arrival, the same one for every system.
+    """
+    after_share = random.Random(number).uniform(0.05, 0.95)
     long, short = (Request(kind=kind, seed=number) for kind in (case.long, case.short))
     long_alone = await system.draw(long)
     short_alone = await system.draw(short)
 
     async def arrive() -> float:
-        await asyncio.sleep(case.after_share * long_alone.latency_s)
+        await asyncio.sleep(after_share * long_alone.latency_s)
         return (await system.draw(short)).latency_s
 
     async with asyncio.TaskGroup() as tasks:

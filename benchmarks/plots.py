@@ -60,7 +60,7 @@ def _latencies(title: str, measurements: Sequence[Measurement]) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     loads = list(dict.fromkeys(one.load for one in measurements))
-    for name, label in (("latency_p50_s", "p50"), ("latency_p99_s", "p99")):
+    for name, label in (("latency_p50_s", "p50"), ("latency_p95_s", "p95")):
         medians = []
         for load in loads:
             values = [getattr(one.summary, name) for one in measurements if one.load == load]

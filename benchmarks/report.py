@@ -26,15 +26,17 @@ _COLUMNS: Final = (
     "system",
     "images/s",
     "ratio",
+    "of ceiling",
     "p50 s",
     "p95 s",
     "p99 s",
-    "queued p99 s",
+    "queued p95 s",
     "first progress s",
     "first preview s",
     "rows/call",
     "occupancy",
     "peak GiB",
+    "GiB after",
     "deadlines met",
     "cancelled",
     "refused",
@@ -60,7 +62,9 @@ def table(result: Result, machine: dict[str, str]) -> Table:
     """Returns the medians over all rounds; rates with least and greatest."""
     shown = Table(
         title=result.workload,
-        caption=", ".join(f"{name} {value}" for name, value in machine.items()),
+        caption=", ".join(
+            f"{name} {value}" for name, value in {**machine, **result.service}.items() if value
+        ),
     )
     for column in _COLUMNS:
         shown.add_column(column, justify="left" if column in ("load", "system") else "right")
@@ -68,7 +72,13 @@ def table(result: Result, machine: dict[str, str]) -> Table:
         rows = [one for one in result.measurements if one.load == load]
         for system in dict.fromkeys(one.system for one in rows):
             shown.add_row(
-                load, system, *_cells([one for one in rows if one.system == system], rows)
+                load,
+                system,
+                *_cells(
+                    [one for one in rows if one.system == system],
+                    rows,
+                    least_image_s=result.least_image_s,
+                ),
             )
     return shown
 
@@ -81,6 +91,13 @@ def notes(result: Result) -> list[str]:
         told.append(
             "denoiser calls from a client's leaving to its rows being free:"
             f" {median:g} ({least}-{greatest})"
+        )
+    if result.overheads:
+        least, median, greatest = spread(one.share for one in result.overheads)
+        step_s = spread(one.engine_step_s for one in result.overheads)[1]
+        told.append(
+            f"the service, read slowly, adds {median:.1%} ({least:.1%}-{greatest:.1%}) to its"
+            f" engine's step of {step_s * 1e3:.1f} ms"
         )
     for system in dict.fromkeys(one.system for one in result.interruptions):
         rows = [one for one in result.interruptions if one.system == system]
@@ -107,20 +124,23 @@ def write_json(path: Path, results: Sequence[Result], machine: dict[str, str]) -
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _cells(own: list[Measurement], all_of_load: list[Measurement]) -> list[str]:
+def _cells(
+    own: list[Measurement], all_of_load: list[Measurement], *, least_image_s: float | None
+) -> list[str]:
     least, median, greatest = spread(one.summary.images_per_s for one in own)
     service = [one for one in all_of_load if one.system == SERVICE]
     is_service = own[0].system == SERVICE
     return [
         f"{median:.3f} ({least:.3f}-{greatest:.3f})",
         "" if is_service else f"{spread(ratios(service, own))[1]:.2f}",
+        "" if least_image_s is None else f"{median * least_image_s:.0%}",
         *(
             _median([getattr(one.summary, name) for one in own], "{:.2f}")
             for name in (
                 "latency_p50_s",
                 "latency_p95_s",
                 "latency_p99_s",
-                "queued_p99_s",
+                "queued_p95_s",
                 "first_progress_p50_s",
                 "first_preview_p50_s",
             )
@@ -128,6 +148,7 @@ def _cells(own: list[Measurement], all_of_load: list[Measurement]) -> list[str]:
         _median([one.rows_per_call for one in own], "{:.1f}"),
         _median([one.occupancy for one in own], "{:.0%}"),
         _median([_gib(one.peak_memory_bytes) for one in own], "{:.2f}"),
+        _median([_gib(one.memory_after_bytes) for one in own], "{:.2f}"),
         _median([one.summary.deadlines_met for one in own], "{:.0%}"),
         *(
             str(sum(getattr(one.summary, name) for one in own))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from benchmarks.load import Outcome, Run
+
+
+LEAST_FOR_P99: Final = 100
+"""Of fewer requests the 99th percentile is just the slowest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +30,7 @@ class Summary:
     first_progress_p50_s: float | None
     first_preview_p50_s: float | None
     queued_p50_s: float | None
-    queued_p99_s: float | None
+    queued_p95_s: float | None
     num_completed: int
     num_cancelled: int
     num_refused: int
@@ -46,11 +50,11 @@ def summarise(run: Run) -> Summary:
         images_per_s=len(completed) / run.elapsed_s,
         latency_p50_s=percentile(latencies, 0.50),
         latency_p95_s=percentile(latencies, 0.95),
-        latency_p99_s=percentile(latencies, 0.99),
+        latency_p99_s=percentile(latencies, 0.99) if len(latencies) >= LEAST_FOR_P99 else None,
         first_progress_p50_s=_median(run.outcomes, lambda one: one.first_progress_s),
         first_preview_p50_s=_median(run.outcomes, lambda one: one.first_preview_s),
         queued_p50_s=_median(completed, lambda one: one.queued_s),
-        queued_p99_s=percentile(_known(completed, lambda one: one.queued_s), 0.99),
+        queued_p95_s=percentile(_known(completed, lambda one: one.queued_s), 0.95),
         num_completed=counts["completed"],
         num_cancelled=counts["cancelled"],
         num_refused=counts["refused"],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,6 +21,8 @@ import torch
 
 import latentwire
 from benchmarks.load import Outcome
+from latentwire_server.imaging.encode import PNG_COMPRESS_LEVEL
+from latentwire_server.models.backends import DenoiserBackend, PreparedUnet, UnetInput
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.schedulers import SCHEDULERS
 
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 
     from benchmarks.workload import Request
 
-START_TIMEOUT_S: Final = 600.0
+START_TIMEOUT_S: Final = 1800.0
+"""Compiling takes minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +44,8 @@ class WorkDone:
 
     num_calls: int
     num_rows: int
-    max_rows: int
-    """What one call may hold at the model's own size."""
+    num_places: int
+    """Rows that those calls could have had."""
 
 
 class Service:
@@ -48,20 +53,35 @@ class Service:
 
     name = "service"
 
-    def __init__(self, model: str, *, max_rows: int | None) -> None:
+    def __init__(self, model: str, *, max_rows: int | None, backend: str) -> None:
         """Takes what to serve: ``embedded`` or a folder."""
-        self._arguments = ["--model", model]
+        self._arguments = ["--model", model, "--denoiser-backend", backend]
         if max_rows is not None:
             self._arguments += ["--max-rows", str(max_rows)]
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Starts the server and waits until it can draw."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _start(self) -> None:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         port_file = folder / "port"
         command = [sys.executable, "-m", "latentwire_server", *self._arguments]
+        # Settings of this machine's own server must not get into the figures.
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("LATENTWIRE_")
+        }
         process = await asyncio.create_subprocess_exec(
-            *command, "--port", "0", "--port-file", str(port_file), "--log-level", "warning"
+            *command,
+            *("--port", "0", "--port-file", str(port_file), "--log-level", "warning"),
+            cwd=folder,
+            env=environment,
         )
         self._stack.push_async_callback(_stop, process)
         self._process = psutil.Process(process.pid)
@@ -73,7 +93,7 @@ class Service:
         client = latentwire.AsyncClient(f"127.0.0.1:{port_file.read_text().strip()}")
         self.client = await self._stack.enter_async_context(client)
         await client.wait_ready(START_TIMEOUT_S)
-        return self
+        self.info = await client.server_info()
 
     async def __aexit__(
         self,
@@ -90,7 +110,7 @@ class Service:
         return WorkDone(
             num_calls=info.denoiser_call_count,
             num_rows=info.denoiser_row_count,
-            max_rows=info.max_rows,
+            num_places=info.denoiser_place_count,
         )
 
     async def wait_idle(self) -> None:
@@ -99,6 +119,18 @@ class Service:
         while is_busy:
             await asyncio.sleep(0.01)
             is_busy = (await self.client.server_info()).running_count > 0
+
+    @property
+    def description(self) -> dict[str, str]:
+        """How the server runs, by its own word."""
+        info = self.info
+        return {
+            "device": info.device,
+            "dtype": info.dtype,
+            "backend": info.denoiser_backend,
+            "compiled shapes": ", ".join(info.compiled_shapes),
+            "max_rows": str(info.max_rows),
+        }
 
     def resident_bytes(self) -> int:
         """Returns the memory that the server holds now."""
@@ -115,7 +147,7 @@ class Service:
         first_progress_s = first_preview_s = queued_s = None
         image, outcome, steps_seen = None, "cancelled", 0
         stream = self.client.stream(
-            kind.prompt,
+            request.prompt,
             width=kind.width,
             height=kind.height,
             num_inference_steps=kind.num_inference_steps,
@@ -155,23 +187,29 @@ class Service:
         )
 
 
+class Baseline(StrEnum):
+    """What the service is compared with."""
+
+    D32 = "D32"
+    """As the documentation's first example loads it, in float32."""
+    DBEST = "Dbest"
+    """At the best lossless settings of the device: its fastest number format, channels_last, a
+    compiled UNet, and the service's PNG compression."""
+    OPENVINO = "OV"
+    """The same, the UNet compiled by OpenVINO for a CPU."""
+
+
 class Pipeline:
     """diffusers' own pipeline behind a lock: first come, first served, one request at a time."""
 
-    def __init__(self, name: str, folder: Path, *, is_optimised: bool) -> None:
-        """Loads the model.
-
-        Args:
-            name: How the tables call it.
-            folder: A diffusers folder.
-            is_optimised: False loads it as its documentation's first example does, in float32. True
-                takes the best lossless settings of the device: its fastest number format,
-                channels_last, and a compiled UNet.
-        """
-        self.name = name
+    def __init__(self, baseline: Baseline, folder: Path) -> None:
+        """Loads the model of a diffusers folder."""
+        self.name = baseline.value
+        is_optimised = baseline is not Baseline.D32
         device = choose_device("auto")
         dtype = choose_dtype("auto", device) if is_optimised else torch.float32
         self.is_float32 = dtype is torch.float32
+        self._png_options = {"compress_level": PNG_COMPRESS_LEVEL} if is_optimised else {}
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             folder, dtype=dtype, safety_checker=None
         ).to(device)
@@ -179,9 +217,12 @@ class Pipeline:
         if is_optimised:
             pipeline.unet.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
+        if baseline is Baseline.DBEST:
             # Constants folded and weights packed for the CPU's kernels; 70 to 110 s a shape.
             options = {"freezing": device.type == "cpu"}
             pipeline.unet = torch.compile(pipeline.unet, dynamic=False, options=options)
+        elif baseline is Baseline.OPENVINO:
+            pipeline.unet = _OpenVinoUnet(pipeline.unet)
         self._pipeline = pipeline
         self._own_scheduler = pipeline.scheduler.config
         self._thread = ThreadPoolExecutor(1)
@@ -198,10 +239,15 @@ class Pipeline:
         started, image = await loop.run_in_executor(self._thread, self._run, request)
         now = time.perf_counter()
         deadline_s = request.kind.deadline_s
-        is_late = deadline_s is not None and now - sent > deadline_s
+        outcome = "completed"
+        if deadline_s is not None and now - sent > deadline_s:
+            outcome = "late"
+        elif request.kind.cancel_after_steps:
+            # Nobody waits for it any more, and it was drawn all the same.
+            outcome = "cancelled"
         return image, Outcome(
             latency_s=now - sent,
-            outcome="late" if is_late else "completed",
+            outcome=outcome,
             queued_s=started - sent,
             has_deadline=deadline_s is not None,
         )
@@ -215,15 +261,39 @@ class Pipeline:
         started, kind = time.perf_counter(), request.kind
         self._pipeline.scheduler = _scheduler(kind.scheduler, self._own_scheduler)
         (image,) = self._pipeline(
-            kind.prompt,
+            request.prompt,
             width=kind.width,
             height=kind.height,
             num_inference_steps=kind.num_inference_steps,
             guidance_scale=kind.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(request.seed),
         ).images
-        image.save(io.BytesIO(), "PNG")
+        image.save(io.BytesIO(), "PNG", **self._png_options)
         return started, image
+
+
+class _OpenVinoUnet(torch.nn.Module):
+    """A UNet that is compiled for each shape when it is first seen, as the pipeline calls it."""
+
+    def __init__(self, unet: diffusers.UNet2DConditionModel) -> None:
+        super().__init__()
+        self.config = unet.config
+        self._prepared = PreparedUnet(unet, backend=DenoiserBackend.OPENVINO)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        **_options: object,
+    ) -> tuple[torch.Tensor]:
+        timesteps = timestep.float().expand(len(latents))
+        rows = UnetInput(latents, timesteps, encoder_hidden_states)
+        self._prepared.prepare(rows)
+        if not self._prepared.shapes:
+            message = "OpenVINO's UNet is off: it cannot be a baseline"
+            raise RuntimeError(message)
+        return (self._prepared(rows),)
 
 
 def _scheduler(id_: str, config: Mapping[str, object]) -> object:

@@ -49,12 +49,10 @@ class OpenLoop(_Part):
 
 
 class Interruption(_Part):
-    """A short request arrives while a long one runs."""
+    """A short request arrives while a long one runs, at a random moment."""
 
     long: Kind
     short: Kind
-    after_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Of the time that the long one takes alone."""
 
 
 class Workload(_Part):
@@ -70,6 +68,8 @@ class Workload(_Part):
     open: tuple[OpenLoop, ...] = ()
     """At these shares of the best rate of the closed loops."""
     interruption: Interruption | None = None
+    overhead: bool = False
+    """Whether what the service adds to a step of the first kind is measured."""
 
 
 class Request(BaseModel):
@@ -81,6 +81,11 @@ class Request(BaseModel):
     seed: int
     arrival_s: float = 0.0
     """Since the start, in an open loop."""
+
+    @property
+    def prompt(self) -> str:
+        """The kind's prompt, made different for each: nobody has it encoded already."""
+        return f"{self.kind.prompt} {self.seed}"
 
 
 def read_workload(path: Path) -> Workload:
