@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
@@ -11,11 +13,25 @@ from latentwire_server.engine.lifecycle import Stage
 from latentwire_server.engine.policy import Group
 from latentwire_server.engine.trajectory import Phase, Trajectory
 from latentwire_server.models.model import Conditioning
+from latentwire_server.models.schedulers import SCHEDULERS, DiffusersScheduler
 from tests.engine.requests import request
 from tests.fakes import FakeModel
 
+if TYPE_CHECKING:
+    from latentwire_server.models.info import SchedulerChoice
 
-def begun(**changes: object) -> Trajectory:
+
+class RealSchedulers(FakeModel):
+    """Steps with diffusers' own schedulers."""
+
+    def create_scheduler(
+        self, choice: SchedulerChoice, *, num_inference_steps: int
+    ) -> DiffusersScheduler:
+        config = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+        return DiffusersScheduler(choice, config, num_inference_steps=num_inference_steps)
+
+
+def begun(model_type: type[FakeModel] = FakeModel, **changes: object) -> Trajectory:
     wanted = request(**changes)
     generation = Generation(
         wanted,
@@ -24,7 +40,7 @@ def begun(**changes: object) -> Trajectory:
         num_evaluations=4,
         on_change=lambda: None,
     )
-    model = FakeModel()
+    model = model_type()
     trajectory = Trajectory(generation, phase=Phase.of(wanted, model))
     negative = model.encode_prompt(wanted.negative_prompt, clip_skip=0)
     trajectory.condition(
@@ -64,6 +80,28 @@ def test_asking_for_rows_changes_nothing() -> None:
     first, second = trajectory.rows(), trajectory.rows()
     assert torch.equal(first.latents, second.latents)
     assert (first.timestep, trajectory.position) == (second.timestep, 0)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_whoever_catches_up_ends_at_the_same_latents(scheduler: str) -> None:
+    leader, twin, other = (
+        begun(RealSchedulers, scheduler=scheduler, num_inference_steps=8, num_images=2)
+        for _ in range(3)
+    )
+
+    def advance(trajectory: Trajectory) -> None:
+        trajectory.advance(trajectory.rows().latents.sin(), wants_original=False)
+
+    for _ in range(4):
+        advance(leader)
+    twin.catch_up(leader)
+    assert twin.moment == leader.moment
+    for trajectory in (twin, leader, other):
+        while trajectory.stage is Stage.DENOISING:
+            advance(trajectory)
+    assert torch.equal(twin.latents, other.latents)
+    assert torch.equal(leader.latents, other.latents)
 
 
 def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:

@@ -1,7 +1,7 @@
 """What diffusers' own pipeline draws, and what the engine draws, from the same arguments.
 
 The scheduler table is written from diffusers' documentation, not from ours, so that a slip in ours
-shows. Everything is float32 on the CPU.
+shows. Everything is float32 on the CPU unless told.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ class Case:
 class Oracle:
     """Diffusers' pipeline over a folder; draws each case once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, local_files_only=True
+            folder, safety_checker=None, local_files_only=True, dtype=dtype
         )
         self._pipeline.set_progress_bar_config(disable=True)
         # For clip_skip the pipeline looks for the layers where transformers 4 had them.
@@ -112,6 +112,11 @@ class Oracle:
             object.__setattr__(encoder, "text_model", encoder)
         self._config = self._pipeline.scheduler.config
         self._drawn: dict[str, list[np.ndarray]] = {}
+
+    def decode_in_tiles(self) -> None:
+        """From now on, as large pictures are decoded."""
+        self._pipeline.vae.enable_tiling()
+        self._drawn.clear()
 
     def draw(self, case: Case) -> list[np.ndarray]:
         if case.name not in self._drawn:

@@ -15,6 +15,7 @@ from latentwire_server.engine import denoising
 from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.trajectory import Trajectory
 from latentwire_server.engine.types import Batching, GenerationRequest
+from latentwire_server.models import stable_diffusion
 from latentwire_server.models.loading import ModelSource, load_model
 from latentwire_server.models.model import Conditioning, DenoiserInput
 from tests.models.oracle import (
@@ -187,6 +188,20 @@ def test_a_model_that_predicts_velocity_draws_the_pipelines_pictures(
     for case in V_CASES:
         difference = largest_difference(drawn[case.name], oracle.draw(case))
         assert difference <= TOLERANCE, case
+
+
+def test_a_large_picture_is_decoded_in_tiles(
+    folder: Path, tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = Case(name="small"), Case(name="large", width=2 * SIDE, height=2 * SIDE)
+    oracle = Oracle(folder)
+    whole = {case.name: oracle.draw(case) for case in (small, large)}
+    oracle.decode_in_tiles()
+    monkeypatch.setattr(stable_diffusion, "TILED_ABOVE", SIDE)
+    drawn = EngineDrawings(model=tiny_model).crowd(small, large)
+    assert largest_difference(drawn["large"], oracle.draw(large)) <= TOLERANCE
+    assert largest_difference(drawn["large"], whole["large"]) > TOLERANCE
+    assert largest_difference(drawn["small"], whole["small"]) <= TOLERANCE
 
 
 def test_different_cases_are_different_pictures(oracle: Oracle) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentwire_server.engine.estimate import Estimator
-    from latentwire_server.engine.policy import RowLimit
+    from latentwire_server.engine.policy import Moment, RowLimit
     from latentwire_server.engine.trajectory import Trajectory
     from latentwire_server.models.model import DiffusionModel
 
@@ -72,26 +72,34 @@ class Denoiser:
     def evaluate(self, batch: Sequence[Trajectory]) -> dict[str, Outcome]:
         """Returns each trajectory's prediction, or why it has none; of those cancelled, nothing.
 
+        Trajectories at the same moment share the rows of the first. Should that one end meanwhile,
+        there is nothing for the others: their turn comes again.
+
         Raises:
             DeviceBroken: the device is broken.
         """
         outcomes: dict[str, Outcome] = {}
         rows: list[Row] = []
+        leaders: dict[Moment, Trajectory] = {}
         for trajectory in batch:
+            if leaders.setdefault(trajectory.moment, trajectory) is not trajectory:
+                continue
             try:
                 rows.extend(_rows_of(trajectory))
             except Exception as error:  # Border: the device loop
                 outcomes[trajectory.generation.id] = own_failure(error, trajectory.request)
         predictions = self._predict_each(rows) if rows else []
         for trajectory in batch:
-            if trajectory.generation.id in outcomes or trajectory.generation.is_ended:
+            leader = leaders[trajectory.moment]
+            if trajectory.generation.is_ended or leader.generation.is_ended:
                 continue
             own = [
                 prediction
                 for row, prediction in zip(rows, predictions, strict=True)
-                if row.trajectory is trajectory
+                if row.trajectory is leader
             ]
-            outcomes[trajectory.generation.id] = _joined(own)
+            if own:
+                outcomes[trajectory.generation.id] = _joined(own)
         return outcomes
 
     def _predict_each(self, rows: list[Row]) -> list[Outcome]:

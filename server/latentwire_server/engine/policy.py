@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
 FLOOR_INTERVAL = 4
 """Every so many choices, priority does not count."""
@@ -37,6 +37,10 @@ class Group:
     def area(self) -> int:
         """Height times width."""
         return self.height * self.width
+
+
+Moment = tuple["Hashable", int]
+"""A picture, and how far it is drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class Candidate(Waiting):
     """Rows that one evaluation of it takes."""
     needs_decoding: bool = False
     """Whether it waits for the decoder; otherwise it waits for the denoiser."""
+    moment: Moment | None = None
+    """Where two agree in this, they share their rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,11 +215,13 @@ def _account(candidate: Candidate) -> _Account:
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:
     """Returns the first candidate, and those of its group that fit into its call, in order."""
     first = ordered[0]
-    batch, num_rows = [first], first.num_rows
+    batch, num_rows, moments = [first], first.num_rows, {first.moment} - {None}
     for candidate in ordered[1:]:
-        if candidate.group == first.group and num_rows + candidate.num_rows <= max_rows:
+        added = 0 if candidate.moment in moments else candidate.num_rows
+        if candidate.group == first.group and num_rows + added <= max_rows:
             batch.append(candidate)
-            num_rows += candidate.num_rows
+            num_rows += added
+            moments |= {candidate.moment} - {None}
     return batch
 
 

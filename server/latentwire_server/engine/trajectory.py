@@ -6,6 +6,7 @@ that a failed denoiser call can be made again; diffusion state moves in ``advanc
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from latentwire_server.engine.policy import Candidate, Group
 
 if TYPE_CHECKING:
     from latentwire_server.engine.generation import Generation
+    from latentwire_server.engine.policy import Moment
     from latentwire_server.engine.types import GenerationRequest
     from latentwire_server.models.info import SchedulerChoice
     from latentwire_server.models.model import Conditioning, DiffusionModel, StepScheduler
@@ -89,6 +91,11 @@ class Trajectory:
         return Group(model=self.phase.model.info.id, height=height, width=width)
 
     @property
+    def moment(self) -> Moment:
+        """Where it is: others at the same moment have the same rows."""
+        return self.request.picture, self.position
+
+    @property
     def candidate(self) -> Candidate:
         """The trajectory as the policy sees it."""
         return Candidate(
@@ -97,6 +104,7 @@ class Trajectory:
             num_rows=self.request.num_rows,
             priority=self.request.priority,
             needs_decoding=self.stage is Stage.DECODING,
+            moment=self.moment,
         )
 
     @property
@@ -121,6 +129,14 @@ class Trajectory:
         self._conditioning = (text,) * num_images
         self._unconditional = () if negative is None else (negative,) * num_images
         self._move(TrajectoryEvent.ENCODED)
+
+    def catch_up(self, leader: Trajectory) -> None:
+        """Goes on from where another one of the same picture is."""
+        self.position = leader.position
+        self.latents = leader.latents.clone()
+        self._scheduler = copy.deepcopy(leader._scheduler)
+        for own, other in zip(self._generators, leader._generators, strict=True):
+            own.set_state(other.get_state())
 
     def rows(self) -> Rows:
         """Returns the input of the next evaluation. Changes nothing."""

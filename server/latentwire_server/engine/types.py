@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from latentwire_server.models.info import SchedulerChoice
 
@@ -87,6 +87,28 @@ class GenerationRequest:
     def seeds(self) -> tuple[int, ...]:
         """The seed of each image."""
         return tuple((self.seed + index) % 2**63 for index in range(self.num_images))
+
+    @property
+    def picture(self) -> tuple[Hashable, ...]:
+        """What its images depend on: requests for equal pictures are drawn once.
+
+        The owner is part of it, because a picture that comes early would tell a caller what others
+        have asked for.
+        """
+        return (
+            self.owner,
+            self.model,
+            self.prompt,
+            self.negative_prompt,
+            self.width,
+            self.height,
+            self.num_images,
+            self.seed,
+            self.num_inference_steps,
+            self.guidance_scale,
+            self.scheduler,
+            self.clip_skip,
+        )
 
     @property
     def uses_guidance(self) -> bool:

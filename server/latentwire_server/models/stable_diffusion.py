@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from latentwire_server.models.info import ModelInfo, SchedulerChoice
 
 FAMILY: Final = "stable-diffusion"
+TILED_ABOVE: Final = 1024
+"""Pictures with a longer side are decoded in tiles, as the pipeline's ``enable_vae_tiling`` does:
+the decoder's memory grows with the area, and takes more than the denoiser's from here on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,8 @@ class StableDiffusion:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decodes one image, (3, height, width) float32 in [0, 1]."""
         vae = self._parts.vae
+        side = max(latents.shape[-2:]) * self._vae_scale_factor
+        vae.use_tiling = side > TILED_ABOVE
         scaled = latents.to(self._device, vae.dtype) / vae.config.scaling_factor
         image: torch.Tensor = vae.decode(scaled, return_dict=False)[0][0].float()
         # clamp keeps NaN, and turns infinity into a colour: that must stay visible.
