@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from latentwire_server.engine.estimate import Estimator, WorkLeft, retry_after_s
@@ -38,7 +40,14 @@ def measured(*, max_running: int = 2, **seconds_by_rows: float) -> Estimator:
 
 
 def alone_s(estimator: Estimator, wanted: WorkLeft) -> float | None:
-    return estimator.remaining_s(wanted, company=())
+    return together_s(estimator, wanted)
+
+
+def together_s(estimator: Estimator, wanted: WorkLeft, *company: WorkLeft) -> float | None:
+    rows = Counter[Group]()
+    for one in (wanted, *company):
+        rows[one.group] += one.num_rows
+    return estimator.remaining_s(wanted, rows=rows)
 
 
 def test_nothing_is_said_before_anything_is_measured() -> None:
@@ -61,19 +70,19 @@ def test_alone_takes_its_calls_and_its_decodes() -> None:
 
 def test_company_in_the_same_calls_makes_each_call_longer() -> None:
     estimator = measured(rows2=1.0, rows4=1.5)
-    assert estimator.remaining_s(work(), company=[work()]) == pytest.approx(15.5)
+    assert together_s(estimator, work(), work()) == pytest.approx(15.5)
 
 
 def test_company_that_cannot_share_a_call_takes_as_much_of_the_device() -> None:
     estimator = measured(rows2=1.0)
     wide = work(group=WIDE)
-    assert estimator.remaining_s(work(), company=[wide]) == pytest.approx(10 * 2 + 0.5)
+    assert together_s(estimator, work(), wide) == pytest.approx(10 * 2 + 0.5)
 
 
 def test_the_same_area_turned_round_is_another_group() -> None:
     estimator = measured(rows2=1.0)
     tall, wide = (Group(model="fake", height=h, width=w) for h, w in ((16, 4), (4, 16)))
-    both = estimator.remaining_s(work(group=tall, num_decodes=0), company=[work(group=wide)])
+    both = together_s(estimator, work(group=tall, num_decodes=0), work(group=wide))
     assert both == pytest.approx(10 * 2)
 
 

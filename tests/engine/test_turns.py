@@ -36,9 +36,10 @@ async def test_a_size_whose_calls_take_long_does_not_hold_up_another(start) -> N
     assert num_slow <= 8
 
 
-@pytest.mark.parametrize(("margin", "share"), [(1e9, 0.7), (0.0, 0.34)])
+# A stalled call is charged to whoever made it, so that the urgent one may even have all turns.
+@pytest.mark.parametrize(("margin", "least", "most"), [(1e9, 0.64, 1.0), (0.0, 0.28, 0.4)])
 async def test_a_deadline_in_danger_goes_first_and_one_that_is_not_takes_its_turns(
-    start, monkeypatch: pytest.MonkeyPatch, margin: float, share: float
+    start, monkeypatch: pytest.MonkeyPatch, margin: float, least: float, most: float
 ) -> None:
     monkeypatch.setattr(loop, "DEADLINE_MARGIN", margin)
     driver = await start(max_rows=1)
@@ -52,7 +53,7 @@ async def test_a_deadline_in_danger_goes_first_and_one_that_is_not_takes_its_tur
     )
     prompts = [call.prompts[0] for call in driver.model.calls]
     with_c = prompts[prompts.index("c") : len(prompts) - prompts[::-1].index("c")]
-    assert with_c.count("c") / len(with_c) == pytest.approx(share, abs=0.06)
+    assert least <= with_c.count("c") / len(with_c) <= most
 
 
 async def test_a_deadline_that_cannot_be_met_any_more_hurries_nobody(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from latentwire_server.engine.policy import Group, chunks, padded_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from latentwire_server.engine.row_budget import RowBudget
 
@@ -82,9 +82,14 @@ class Estimator:
         decode_s = self._least_decode_s.get(work.group, 0.0)
         return work.num_evaluations * round_s + work.num_decodes * decode_s
 
-    def remaining_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
-        """Returns how long ``work`` takes while ``company`` goes on beside it."""
-        round_s = self._round_s(work, company=company)
+    def remaining_s(self, work: WorkLeft, *, rows: Mapping[Group, int]) -> float | None:
+        """Returns how long ``work`` takes.
+
+        Args:
+            work: what is left of it.
+            rows: what one round evaluates, by group, ``work``'s own rows among it.
+        """
+        round_s = self._round_s(work.group, rows=rows)
         if round_s is None:
             return None
         decode_s = self._decode_s.get(work.group, round_s)
@@ -103,9 +108,14 @@ class Estimator:
             One figure more than ``queued`` has members.
         """
         num_free = max(0, self._max_running - len(running))
-        free_at = [self.remaining_s(work, company=_without(running, work)) for work in running]
+        rows: Counter[Group] = Counter()
+        for work in running:
+            rows[work.group] += work.num_rows
+        free_at = [self.remaining_s(work, rows=rows) for work in running]
         num_places = min(self._max_running, len(running) + len(queued))
-        run_s = [self.remaining_s(work, company=[work] * (num_places - 1)) for work in queued]
+        run_s = [
+            self.remaining_s(work, rows={work.group: num_places * work.num_rows}) for work in queued
+        ]
         known = [seconds for seconds in (*free_at, *run_s) if seconds is not None]
         if len(known) < len(free_at) + len(run_s):
             return [0.0 if place < num_free else None for place in range(len(queued) + 1)]
@@ -132,14 +142,11 @@ class Estimator:
         mean_s[kind] = mean + SMOOTHING * (seconds - mean)
         least_s[kind] = min(seconds, least_s.get(kind, seconds))
 
-    def _round_s(self, work: WorkLeft, *, company: Sequence[WorkLeft]) -> float | None:
-        """Returns the time from one evaluation of ``work`` to its next."""
-        rows = Counter[Group]()
-        for each in (work, *company):
-            rows[each.group] += each.num_rows
+    def _round_s(self, group: Group, *, rows: Mapping[Group, int]) -> float | None:
+        """Returns the time from one evaluation of the group's members to their next."""
         own_s = 0.0
-        for call in chunks(rows[work.group], max_rows=self._row_budget.of(work.group)):
-            seconds = self._seconds_of_call(work.group, num_rows=len(call))
+        for call in chunks(rows[group], max_rows=self._row_budget.of(group)):
+            seconds = self._seconds_of_call(group, num_rows=len(call))
             if seconds is None:
                 return None
             own_s += seconds
@@ -177,9 +184,3 @@ def retry_after_s(wait_s: float | None) -> float:
     if wait_s is None:
         return MIN_RETRY_S
     return float(min(max(round(wait_s), MIN_RETRY_S), MAX_RETRY_S))
-
-
-def _without(works: Sequence[WorkLeft], one: WorkLeft) -> list[WorkLeft]:
-    others = list(works)
-    others.remove(one)
-    return others

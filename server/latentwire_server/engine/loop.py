@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from latentwire_server.engine.estimate import Estimator, WorkLeft
+    from latentwire_server.engine.estimate import Estimator
     from latentwire_server.engine.generation import Generation
     from latentwire_server.engine.inbox import Inbox
+    from latentwire_server.engine.policy import Group
     from latentwire_server.engine.row_budget import RowBudget
     from latentwire_server.engine.types import EngineSettings
     from latentwire_server.models.model import DiffusionModel
@@ -113,39 +115,40 @@ class DeviceLoop:
         return True
 
     def _candidates(self) -> list[Candidate]:
-        works = self._works()
+        rows = self._rows_of_a_round()
         return [
-            replace(run.candidate, urgent_deadline=self._urgent_deadline(run.generation, works))
+            replace(run.candidate, urgent_deadline=self._urgent_deadline(run.generation, rows))
             for run in self._running.values()
         ]
 
-    def _urgent_deadline(
-        self, generation: Generation, works: Mapping[str, WorkLeft]
-    ) -> float | None:
+    def _urgent_deadline(self, generation: Generation, rows: Counter[Group]) -> float | None:
         """Returns the deadline if fair turns may miss it and all of the device would not.
 
         Args:
             generation: whose deadline it is.
-            works: what is being denoised, by generation.
+            rows: what one round evaluates, the generation's own rows among it.
         """
-        deadline, work = generation.request.deadline, generation.work_left
+        deadline = generation.request.deadline
         if deadline is None:
             return None
-        left_s = deadline - time.monotonic()
+        left_s, work = deadline - time.monotonic(), generation.work_left
         least_s = self._estimator.least_s(work)
         if least_s is not None and least_s > left_s:
             return None  # Too late: nobody else shall lose time by it.
-        company = [other for id_, other in works.items() if id_ != generation.id]
-        fair_s = self._estimator.remaining_s(work, company=company)
+        fair_s = self._estimator.remaining_s(work, rows=rows)
         is_safe = fair_s is not None and DEADLINE_MARGIN * fair_s < left_s
         return None if is_safe else deadline
 
-    def _works(self) -> dict[str, WorkLeft]:
-        return {
-            id_: run.generation.work_left
-            for id_, run in self._running.items()
-            if run.stage is Stage.DENOISING
-        }
+    def _rows_of_a_round(self, *, newcomer: Generation | None = None) -> Counter[Group]:
+        """Returns how many rows are evaluated when everybody has a turn."""
+        rows: Counter[Group] = Counter()
+        for run in self._running.values():
+            if run.stage is Stage.DENOISING:
+                rows[run.group] += run.request.num_rows
+        if newcomer is not None:
+            work = newcomer.work_left
+            rows[work.group] += work.num_rows
+        return rows
 
     def _take_in(self) -> None:
         for generation in self._inbox.take():
@@ -169,12 +172,13 @@ class DeviceLoop:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._settings.max_running:
-            works = self._works()
             waiting = [
                 Waiting(
                     id=id_,
                     priority=generation.request.priority,
-                    urgent_deadline=self._urgent_deadline(generation, works),
+                    urgent_deadline=self._urgent_deadline(
+                        generation, self._rows_of_a_round(newcomer=generation)
+                    ),
                 )
                 for id_, generation in self._waiting.items()
             ]
@@ -188,7 +192,8 @@ class DeviceLoop:
             torch.cuda.reset_peak_memory_stats(model.device_name)
         trajectory = Trajectory(generation, phase=Phase.of(generation.request, model))
         generation.num_evaluations = trajectory.num_evaluations
-        self._report(trajectory, PhaseName.ENCODING)
+        rows = self._rows_of_a_round(newcomer=generation)
+        self._report(trajectory, PhaseName.ENCODING, rows=rows)
         self._encoder.encode(trajectory)
         generation.marks.encoded = time.monotonic()
         self._share(trajectory)
@@ -208,11 +213,12 @@ class DeviceLoop:
 
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
         outcomes = self.denoiser.evaluate(batch)
+        rows = self._rows_of_a_round()
         for trajectory in batch:
             outcome = outcomes.get(trajectory.generation.id)
             match outcome:
                 case torch.Tensor():
-                    self._advance(trajectory, outcome)
+                    self._advance(trajectory, outcome, rows=rows)
                 case GenerationError():
                     self._end(trajectory.generation, outcome)
                 case None if trajectory.generation.is_ended:
@@ -222,14 +228,16 @@ class DeviceLoop:
                 case _:
                     assert_never(outcome)
 
-    def _advance(self, trajectory: Trajectory, rows_pred: torch.Tensor) -> None:
+    def _advance(
+        self, trajectory: Trajectory, rows_pred: torch.Tensor, *, rows: Counter[Group]
+    ) -> None:
         def advance(generation: Generation) -> None:
             step = trajectory.step
             original = trajectory.advance(rows_pred, wants_original=wants_preview(trajectory))
             generation.evaluations_done = trajectory.position
             generation.step, generation.fraction = trajectory.step, trajectory.fraction
             if trajectory.step > step and _is_progress_due(trajectory):
-                self._report(trajectory, PhaseName.DENOISING)
+                self._report(trajectory, PhaseName.DENOISING, rows=rows)
             if original is not None:
                 report_preview(trajectory, original)
             if trajectory.stage is Stage.DECODING:
@@ -239,7 +247,7 @@ class DeviceLoop:
 
     def _decode(self, trajectory: Trajectory) -> None:
         def decode(generation: Generation) -> None:
-            self._report(trajectory, PhaseName.DECODING)
+            self._report(trajectory, PhaseName.DECODING, rows=self._rows_of_a_round())
             self._finisher.finish_image(trajectory)
             generation.fraction = max(generation.fraction, trajectory.fraction)
             if trajectory.stage is Stage.DONE:
@@ -247,15 +255,8 @@ class DeviceLoop:
 
         self._guard(trajectory.generation, decode)
 
-    def _report(self, trajectory: Trajectory, phase: PhaseName) -> None:
-        report_progress(
-            trajectory,
-            phase,
-            estimator=self._estimator,
-            company=[
-                work for id_, work in self._works().items() if id_ != trajectory.generation.id
-            ],
-        )
+    def _report(self, trajectory: Trajectory, phase: PhaseName, *, rows: Counter[Group]) -> None:
+        report_progress(trajectory, phase, estimator=self._estimator, rows=rows)
 
     def _guard(self, generation: Generation, work: Callable[[Generation], None]) -> None:
         """Does work that belongs to one generation; a failure of it ends that one only."""

@@ -15,9 +15,10 @@ from latentwire_server.engine.types import PhaseName, Preview, PreviewMethod, Pr
 from latentwire_server.imaging.encode import encode_preview
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from latentwire_server.engine.estimate import Estimator, WorkLeft
+    from latentwire_server.engine.estimate import Estimator
+    from latentwire_server.engine.policy import Group
     from latentwire_server.engine.trajectory import Trajectory
 
 
@@ -33,9 +34,16 @@ def report_progress(
     phase: PhaseName,
     *,
     estimator: Estimator,
-    company: Sequence[WorkLeft],
+    rows: Mapping[Group, int],
 ) -> None:
-    """Publishes how far the trajectory is, and how long the rest takes beside ``company``."""
+    """Publishes how far the trajectory is, and how long the rest takes.
+
+    Args:
+        trajectory: Whose it is.
+        phase: What it is in.
+        estimator: Who knows.
+        rows: What one round evaluates, by group, the trajectory's own rows among it.
+    """
     generation = trajectory.generation
     generation.publish(
         Progress(
@@ -43,7 +51,7 @@ def report_progress(
             step=generation.step,
             step_count=trajectory.phase.num_inference_steps,
             fraction=generation.fraction,
-            estimated_remaining_s=estimator.remaining_s(generation.work_left, company=company),
+            estimated_remaining_s=estimator.remaining_s(generation.work_left, rows=rows),
         )
     )
 
