@@ -27,8 +27,6 @@ from tests.embedded.picture_check import PALETTE, Expectation, ExpectedObject, p
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 MIN_SCORE = 0.9
-SAMPLE_FLOOR = 0.5
-"""Of a few pairs: far below what these weights score, far above what chance does."""
 MAX_SHUFFLED_SCORE = 0.3
 MAX_BYTES = 16 * 2**20
 
@@ -150,28 +148,30 @@ def test_words_it_does_not_know_still_give_a_picture(
 
 
 def test_draws_at_512(pipeline: StableDiffusionPipeline) -> None:
-    prompt = "a red circle on a blue background"
-    pairs = [Pair(prompt=prompt, seed=seed, expected=RED_CIRCLE_ON_BLUE) for seed in (3, 4, 5)]
-    pictures = list(draw(pipeline, pairs, side=512))
-    assert {picture.size for picture in pictures} == {(512, 512)}
-    wrong = [problems(picture, RED_CIRCLE_ON_BLUE) for picture in pictures]
-    # Colours and places are right at any seed; the shape, with these weights, at some.
-    assert all("looks like" in problem for found in wrong for problem in found)
-    assert [] in wrong
+    pairs = [
+        Pair(prompt="a red circle on a blue background", seed=3, expected=RED_CIRCLE_ON_BLUE),
+        Pair(
+            prompt="a red circle above a blue square on a white background",
+            seed=4,
+            expected=CIRCLE_ABOVE_SQUARE,
+        ),
+    ]
+    for pair, picture in zip(pairs, draw(pipeline, pairs, side=512), strict=True):
+        assert picture.size == (512, 512)
+        assert problems(picture, pair.expected) == []
 
 
-def test_pictures_follow_their_prompts_and_not_each_others(
-    pipeline: StableDiffusionPipeline,
-) -> None:
-    pairs = held_out_pairs()[:24]
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_nine_in_ten_pictures_of_every_third_pair_pass(pipeline: StableDiffusionPipeline) -> None:
+    pairs = held_out_pairs()[::3]
     pictures = list(draw(pipeline, pairs))
-    assert score(pictures, [pair.expected for pair in pairs]) >= SAMPLE_FLOOR
+    assert score(pictures, [pair.expected for pair in pairs]) >= MIN_SCORE
     assert score(pictures, shuffled(pairs)) <= MAX_SHUFFLED_SCORE
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(reason="the target; three in four is what these weights reach")
 @pytest.mark.parametrize("scheduler", ["own", "dpmpp-2m"])
 def test_nine_in_ten_held_out_pictures_pass(scheduler: str) -> None:
     pairs = held_out_pairs()

@@ -9,6 +9,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from torch.nn import functional
 from tools.embedded_model import checkpoint
 from tools.embedded_model.render import as_array, render
 from tools.embedded_model.scene import Scene, random_scene
+from tools.embedded_model.vocabulary import SHAPES
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ WIDTH = 32
 CROP = 96
 BATCH = 16
 _SAVE_EVERY = 100
+_POINTED = ("star", "triangle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ class Phase:
     canvas_sides: tuple[int, ...]
     edge_weight: float = 0.0
     trains_encoder: bool = True
+    point_share: float = 0.0
+    """Crops that are sure to show a shape with points, as a part of all."""
 
 
 # Colours first; then corners: small canvases, where a crop has more of them, and less noise;
@@ -67,12 +72,13 @@ PHASES = (
         edge_weight=6.0,
     ),
     Phase(
-        num_steps=750,
+        num_steps=1500,
         learning_rate=1.5e-3,
         latent_noise=0.03,
         canvas_sides=(160, 192, 256, 256),
         # The points of a star are what goes last.
         edge_weight=10.0,
+        point_share=0.6,
         # The latents stay as they are: a denoiser may have learned them already.
         trains_encoder=False,
     ),
@@ -88,7 +94,7 @@ def build() -> AutoencoderTiny:
         # No block at full resolution on the way in: it would be most of the cost of encoding.
         num_encoder_blocks=(0, 1, 1, 3),
         # Nor on the way out: half-resolution features know four pixels each well enough.
-        num_decoder_blocks=(3, 2, 2, 0),
+        num_decoder_blocks=(5, 3, 2, 0),
         latent_channels=4,
     )
     for module in vae.modules():
@@ -167,18 +173,28 @@ def _crops(phase: Phase, seed: str) -> Tensor:
     """Returns (BATCH, 3, CROP, CROP) float32, most of them round an object's edge."""
     rng = random.Random(f"crops {seed}")
     sides = phase.canvas_sides
-    return torch.from_numpy(np.stack([_crop(rng, rng.choice(sides)) for _ in range(BATCH)]))
+    crops = [
+        _crop(
+            rng, rng.choice(sides), shapes=_POINTED if rng.random() < phase.point_share else SHAPES
+        )
+        for _ in range(BATCH)
+    ]
+    return torch.from_numpy(np.stack(crops))
 
 
-def _crop(rng: random.Random, side: int) -> npt.NDArray[np.float32]:
+def _crop(rng: random.Random, side: int, *, shapes: Sequence[str]) -> npt.NDArray[np.float32]:
     scene = random_scene(rng)
-    left, top = _window(rng, scene, side)
+    while not any(item.shape in shapes for item in scene.objects):
+        scene = random_scene(rng)
+    left, top = _window(rng, scene, side, shapes=shapes)
     picture = render(scene, width=side, height=side)
     return as_array(picture.crop((left, top, left + CROP, top + CROP)))
 
 
-def _window(rng: random.Random, scene: Scene, side: int) -> tuple[int, int]:
-    item = rng.choice(scene.objects)
+def _window(
+    rng: random.Random, scene: Scene, side: int, *, shapes: Sequence[str]
+) -> tuple[int, int]:
+    item = rng.choice([item for item in scene.objects if item.shape in shapes])
     reach = item.radius * rng.uniform(0, 1.4)
     angle = np.pi * rng.uniform(-1, 1)
     centre_x = (item.x + reach * np.cos(angle)) * side

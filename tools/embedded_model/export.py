@@ -20,7 +20,7 @@ from tools.embedded_model.text import load_tokenizer
 # What a request gets that does not say: measured best by `evaluate`.
 SETTINGS: Final = {
     "display_name": "Latentwire's embedded model",
-    "defaults": {"num_inference_steps": 20, "guidance_scale": 3.2},
+    "defaults": {"num_inference_steps": 20, "guidance_scale": 2.8},
 }
 _PREVIEW_PICTURES = 192
 
