@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import fmean
@@ -35,7 +36,9 @@ def main() -> int:
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    ceiling = measure_ceiling(device, dtype)
+    # In a thread that ends, and with it the threads it has for torch.
+    with ThreadPoolExecutor(1) as measuring:
+        ceiling = measuring.submit(measure_ceiling, device, dtype).result()
     machine = describe_machine(device, dtype, ceiling)
     baselines = options.baselines
     if baselines is None:

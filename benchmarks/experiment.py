@@ -255,6 +255,10 @@ async def _observed(service: Service) -> AsyncIterator[_Observation]:
         watching.cancel()
     await service.wait_idle()
     observation.memory_after_bytes = service.resident_bytes()
+    # It may have grown since the last sample.
+    observation.peak_memory_bytes = max(
+        observation.peak_memory_bytes, observation.memory_after_bytes
+    )
     after = await service.work_done()
     num_calls = after.num_calls - before.num_calls
     if num_calls:

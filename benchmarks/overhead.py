@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.systems import Service
     from benchmarks.workload import Kind
 
-_NUM_REQUESTS = 5
+_NUM_REQUESTS = 3
 _SLOWNESS = 2.0
 """How many steps the slow reader takes for each event."""
 
@@ -46,9 +47,12 @@ class BareEngine:
         """Takes a diffusers folder and the service whose settings hold here too."""
         info = service.info
         source = ModelSource(id="bare", source=str(folder), backend=info.denoiser_backend)
-        self._model = load_model(source)
         self._engine = Engine({}, EngineSettings(max_rows=info.max_rows))
-        self._engine.warm_up(self._model)
+        # That thread ends, and with it the threads it has for torch: the engine's own must not have
+        # to share the cores with them.
+        with ThreadPoolExecutor(1) as loading:
+            self._model = loading.submit(load_model, source).result()
+            loading.submit(self._engine.warm_up, self._model).result()
         self._engine.add_model(self._model)
 
     async def __aenter__(self) -> Self:

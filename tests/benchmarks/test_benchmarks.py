@@ -214,7 +214,8 @@ def test_a_workload_is_measured_from_end_to_end(tmp_path: Path) -> None:
         name = "tiny"
         description = "As little as can be measured."
         overhead = true
-        kinds = [{ width = 64, height = 64, num_inference_steps = 40, preview_interval_steps = 2 }]
+        max_rows = 4
+        kinds = [{ width = 64, height = 64, num_inference_steps = 24, preview_interval_steps = 2 }]
         closed = [{ num_clients = 2, num_requests = 4 }]
         open = [{ share_of_capacity = 0.5, num_requests = 2 }]
         [interruption]

@@ -163,8 +163,8 @@ def test_draws_at_512(pipeline: StableDiffusionPipeline) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_nine_in_ten_pictures_of_every_third_pair_pass(pipeline: StableDiffusionPipeline) -> None:
-    pairs = held_out_pairs()[::3]
+def test_nine_in_ten_pictures_of_every_fifth_pair_pass(pipeline: StableDiffusionPipeline) -> None:
+    pairs = held_out_pairs()[::5]
     pictures = list(draw(pipeline, pairs))
     assert score(pictures, [pair.expected for pair in pairs]) >= MIN_SCORE
     assert score(pictures, shuffled(pairs)) <= MAX_SHUFFLED_SCORE

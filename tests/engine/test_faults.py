@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tests.engine.driving import Result
 
 BUG = KeyError("bug")
-LAUNCH_FAILED = RuntimeError("CUDA error: unspecified launch failure")
+LAUNCH_FAILED = "CUDA error: unspecified launch failure"
 CPU_OUT_OF_MEMORY = "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried 1 GB"
 
 
@@ -299,7 +299,7 @@ async def test_a_device_that_breaks_under_the_encoder_ends_the_generation(
     start, monkeypatch
 ) -> None:
     def encode(pixels, **options):
-        raise LAUNCH_FAILED
+        raise RuntimeError(LAUNCH_FAILED)
 
     monkeypatch.setattr(finishing, "encode_image", encode)
     driver = await start(FakeModel(device_name="cpu:0"))

@@ -113,6 +113,12 @@ class Oracle:
         self._config = self._pipeline.scheduler.config
         self._drawn: dict[str, list[np.ndarray]] = {}
 
+    def compute_in_channels_last(self) -> None:
+        """From now on; the layout changes no value, but bfloat16 on a CPU is ten times as fast."""
+        for part in (self._pipeline.unet, self._pipeline.vae):
+            part.to(memory_format=torch.channels_last)
+        self._drawn.clear()
+
     def decode_in_tiles(self) -> None:
         """From now on, as large pictures are decoded."""
         self._pipeline.vae.enable_tiling()

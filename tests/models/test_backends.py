@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from latentwire_server.models import backends
-from latentwire_server.models.backends import BackendError
+from latentwire_server.models.backends import (
+    BackendError,
+    DenoiserBackend,
+    PreparedUnet,
+    UnetInput,
+)
 from latentwire_server.models.loading import ModelSource, load_model
 from latentwire_server.models.model import DenoiserInput
 from tests.models.oracle import (
@@ -58,10 +64,17 @@ def source_of(folder: Path, *, backend: str, dtype: str = "float32") -> ModelSou
     return ModelSource(id="tiny", source=str(folder), device="cpu", dtype=dtype, backend=backend)
 
 
-@pytest.fixture(scope="module", params=sorted(PREPARED_ROWS))
-def compiled(folder: Path, request: pytest.FixtureRequest) -> Iterator[DiffusionModel]:
-    if request.param == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+def skip_without_compiler() -> None:
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
         pytest.skip("inductor needs a C++ compiler")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param("inductor", marks=pytest.mark.soak), "openvino"]
+)
+def compiled(folder: Path, request: pytest.FixtureRequest) -> Iterator[DiffusionModel]:
+    if request.param == "inductor":
+        skip_without_compiler()
     model = load_model(source_of(folder, backend=request.param))
     for num_rows in PREPARED_ROWS[request.param]:
         model.prepare(num_rows)
@@ -108,6 +121,58 @@ def test_what_was_not_prepared_is_not_compiled_on_the_way(
         rows = rows_of(eager, num_rows)
         torch.testing.assert_close(compiled.denoise(rows), eager.denoise(rows))
     assert (counters["stats"]["unique_graphs"], compiled.compiled_shapes) == before
+
+
+class SmallUnet(torch.nn.Module):
+    """A few operations that depend on everything a UNet is given; they compile in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        *,
+        encoder_hidden_states: torch.Tensor,
+        return_dict: bool,
+    ) -> tuple[torch.Tensor]:
+        assert not return_dict
+        shift = timesteps.sin() + encoder_hidden_states.mean((1, 2))
+        return (self.conv(latents).relu() + shift.view(-1, 1, 1, 1),)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skip_without_compiler()
+
+    def rows(num_rows: int) -> UnetInput:
+        return UnetInput(
+            torch.randn(num_rows, 4, 8, 8), torch.rand(num_rows), torch.randn(num_rows, 5, 6)
+        )
+
+    unet = SmallUnet().eval().requires_grad_(requires_grad=False)
+    with torch.inference_mode():
+        prepared = PreparedUnet(unet, backend=DenoiserBackend.INDUCTOR)
+        prepared.prepare(rows(2))
+    assert prepared.shapes == ("2x4x8x8",)
+    num_graphs = counters["stats"]["unique_graphs"]
+    monkeypatch.setattr(backends, "UNKNOWN_SHAPE", "fail_on_recompile")
+
+    def call() -> None:
+        with torch.inference_mode():
+            for wanted in (rows(2), rows(3), rows(2), rows(4)):
+                torch.testing.assert_close(prepared(wanted), backends._eager(unet)(wanted))
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(call).result()
+    assert counters["stats"]["unique_graphs"] == num_graphs > 0
+    torch.compiler.reset()
 
 
 @pytest.mark.slow
