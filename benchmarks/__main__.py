@@ -19,9 +19,10 @@ from benchmarks.architectures import model_folder
 from benchmarks.ceiling import Ceiling, measure_ceiling, operations_of
 from benchmarks.experiment import Disagreement, Result, run
 from benchmarks.overhead import BareEngine
+from benchmarks.pipelines import Baseline, Pipeline
 from benchmarks.plots import write_plots
-from benchmarks.report import describe_machine, notes, table, write_json
-from benchmarks.systems import Baseline, Pipeline, Service
+from benchmarks.report import caption, describe_machine, markdown, notes, sheets, write_json
+from benchmarks.systems import Service
 from benchmarks.workload import Workload, read_workload
 from latentwire_server.models.precision import choose_device, choose_dtype
 
@@ -64,11 +65,14 @@ def main() -> int:
             return 1
         result.least_image_s = _least_image_s(workload, ceiling)
         results.append(result)
-        console.print(table(result, machine))
+        console.print(caption({**machine, **result.service}))
+        for sheet in sheets(result):
+            console.print(sheet.for_terminal())
         for note in notes(result):
             console.print(note)
         if options.out is not None:
             write_json(options.out / "results.json", results, machine)
+            (options.out / "tables.md").write_text(markdown(results, machine))
             write_plots(options.out, results)
     return 0
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from benchmarks.interruption import Interrupted
     from benchmarks.load import System
     from benchmarks.overhead import BareEngine, Overhead
-    from benchmarks.systems import Pipeline, Service
+    from benchmarks.pipelines import Pipeline
+    from benchmarks.systems import Service
     from benchmarks.workload import ClosedLoop, Kind, OpenLoop, Workload
 
 SERVICE: Final = "service"

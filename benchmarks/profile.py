@@ -48,7 +48,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", choices=("embedded", "sd15"), default="embedded")
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--rows", type=int, default=8, help="of the call")
-    parser.add_argument("--backend", default="auto", help="the denoiser's backend")
+    parser.add_argument("--backend", default="eager", help="eager or inductor")
     parser.add_argument("--limit", type=int, default=15, help="rows of the table")
     return parser.parse_args()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from benchmarks.ceiling import Ceiling
     from benchmarks.experiment import Measurement, Result
 
-_COLUMNS: Final = (
-    "load",
-    "system",
+_SPEED: Final = (
     "images/s",
     "ratio",
     "of ceiling",
     "p50 s",
     "p95 s",
     "p99 s",
-    "queued p95 s",
     "first progress s",
     "first preview s",
+)
+_STATE: Final = (
+    "queued p50 s",
+    "queued p95 s",
     "rows/call",
     "occupancy",
     "peak GiB",
@@ -42,6 +43,30 @@ _COLUMNS: Final = (
     "refused",
     "late",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A table, not yet drawn. The first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def for_terminal(self) -> Table:
+        """Returns it for rich to print."""
+        shown = Table(title=self.title)
+        for number, column in enumerate(self.columns):
+            shown.add_column(column, justify="right" if number else "left")
+        for row in self.rows:
+            shown.add_row(*row)
+        return shown
+
+    def as_markdown(self) -> str:
+        """Returns it as a table of GitHub's Markdown."""
+        rule = ("---", *("---:" for _ in self.columns[1:]))
+        lines = ["| " + " | ".join(row) + " |" for row in (self.columns, rule, *self.rows)]
+        return "\n".join(lines)
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype, ceiling: Ceiling) -> dict[str, str]:
@@ -58,29 +83,40 @@ def describe_machine(device: torch.device, dtype: torch.dtype, ceiling: Ceiling)
     }
 
 
-def table(result: Result, machine: dict[str, str]) -> Table:
-    """Returns the medians over all rounds; rates with least and greatest."""
-    shown = Table(
-        title=result.workload,
-        caption=", ".join(
-            f"{name} {value}" for name, value in {**machine, **result.service}.items() if value
-        ),
-    )
-    for column in _COLUMNS:
-        shown.add_column(column, justify="left" if column in ("load", "system") else "right")
+def sheets(result: Result) -> list[Sheet]:
+    """Returns how fast every system is, and what the service did; medians over all rounds."""
+    speed, state = [], []
     for load in dict.fromkeys(one.load for one in result.measurements):
-        rows = [one for one in result.measurements if one.load == load]
-        for system in dict.fromkeys(one.system for one in rows):
-            shown.add_row(
-                load,
-                system,
-                *_cells(
-                    [one for one in rows if one.system == system],
-                    rows,
-                    least_image_s=result.least_image_s,
-                ),
-            )
-    return shown
+        of_load = [one for one in result.measurements if one.load == load]
+        service = [one for one in of_load if one.system == SERVICE]
+        for system in dict.fromkeys(one.system for one in of_load):
+            own = [one for one in of_load if one.system == system]
+            ratio = "" if system == SERVICE else _ratio(service, own)
+            least_s = result.least_image_s
+            speed.append((f"{load}, {system}", *_speed(own, ratio=ratio, least_image_s=least_s)))
+            state.append((f"{load}, {system}", *_state(own)))
+    named = (
+        (f"{result.workload}: speed", _SPEED, speed),
+        (f"{result.workload}: state", _STATE, state),
+    )
+    return [
+        Sheet(title=title, columns=("load", *columns), rows=rows) for title, columns, rows in named
+    ]
+
+
+def markdown(results: Sequence[Result], machine: dict[str, str]) -> str:
+    """Returns everything that is printed, for the documentation."""
+    parts = [_listed(machine)]
+    for result in results:
+        parts += [f"## {result.workload}", _listed(result.service)]
+        parts += [sheet.as_markdown() for sheet in sheets(result)]
+        parts.append("\n".join(f"- {note}" for note in notes(result)))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def caption(described: dict[str, str]) -> str:
+    """Returns a description on one line."""
+    return ", ".join(f"{name} {value}" for name, value in described.items() if value)
 
 
 def notes(result: Result) -> list[str]:
@@ -124,37 +160,49 @@ def write_json(path: Path, results: Sequence[Result], machine: dict[str, str]) -
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _cells(
-    own: list[Measurement], all_of_load: list[Measurement], *, least_image_s: float | None
-) -> list[str]:
+def _speed(
+    own: Sequence[Measurement], *, ratio: str, least_image_s: float | None
+) -> tuple[str, ...]:
     least, median, greatest = spread(one.summary.images_per_s for one in own)
-    service = [one for one in all_of_load if one.system == SERVICE]
-    is_service = own[0].system == SERVICE
-    return [
+    times = (
+        "latency_p50_s",
+        "latency_p95_s",
+        "latency_p99_s",
+        "first_progress_p50_s",
+        "first_preview_p50_s",
+    )
+    return (
         f"{median:.3f} ({least:.3f}-{greatest:.3f})",
-        "" if is_service else f"{spread(ratios(service, own))[1]:.2f}",
+        ratio,
         "" if least_image_s is None else f"{median * least_image_s:.0%}",
-        *(
-            _median([getattr(one.summary, name) for one in own], "{:.2f}")
-            for name in (
-                "latency_p50_s",
-                "latency_p95_s",
-                "latency_p99_s",
-                "queued_p95_s",
-                "first_progress_p50_s",
-                "first_preview_p50_s",
-            )
-        ),
+        *(_median([getattr(one.summary, name) for one in own], "{:.2f}") for name in times),
+    )
+
+
+def _state(own: Sequence[Measurement]) -> tuple[str, ...]:
+    counts = ("num_cancelled", "num_refused", "num_late")
+    return (
+        _median([one.summary.queued_p50_s for one in own], "{:.2f}"),
+        _median([one.summary.queued_p95_s for one in own], "{:.2f}"),
         _median([one.rows_per_call for one in own], "{:.1f}"),
         _median([one.occupancy for one in own], "{:.0%}"),
         _median([_gib(one.peak_memory_bytes) for one in own], "{:.2f}"),
         _median([_gib(one.memory_after_bytes) for one in own], "{:.2f}"),
         _median([one.summary.deadlines_met for one in own], "{:.0%}"),
-        *(
-            str(sum(getattr(one.summary, name) for one in own))
-            for name in ("num_cancelled", "num_refused", "num_late")
-        ),
-    ]
+        *(str(sum(getattr(one.summary, name) for one in own)) for name in counts),
+    )
+
+
+def _ratio(service: Sequence[Measurement], others: Sequence[Measurement]) -> str:
+    known = ratios(service, others)
+    if not known:
+        return ""
+    least, median, greatest = spread(known)
+    return f"{median:.2f} ({least:.2f}-{greatest:.2f})"
+
+
+def _listed(described: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in described.items() if value)
 
 
 def _median(values: Sequence[float | None], form: str) -> str:

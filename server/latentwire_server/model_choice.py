@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
+from latentwire_server.engine.types import Batching
 from latentwire_server.models.source import EMBEDDED_ID, LoadError, ModelSource, embedded_source
 from latentwire_server.settings import SettingsError
 
@@ -46,10 +47,12 @@ def chosen_model(settings: Settings) -> ModelToLoad:
 
 def source_of(settings: Settings) -> ModelSource:
     """Returns where the model comes from; its id is the last part of that, if none is given."""
+    backend = settings.denoiser_backend
+    if backend == "auto" and settings.batching is Batching.REPRODUCIBLE:
+        # A choice by measured speed may fall otherwise after the next start, and bytes with it.
+        backend = "eager"
     if settings.model == EMBEDDED_ID:
-        source = embedded_source(
-            device=settings.device, dtype=settings.dtype, backend=settings.denoiser_backend
-        )
+        source = embedded_source(device=settings.device, dtype=settings.dtype, backend=backend)
         return replace(source, id=settings.model_id or source.id)
     name = PurePath(settings.model).name.removesuffix(".safetensors")
     return ModelSource(
@@ -59,7 +62,7 @@ def source_of(settings: Settings) -> ModelSource:
         variant=settings.variant,
         dtype=settings.dtype,
         device=settings.device,
-        backend=settings.denoiser_backend,
+        backend=backend,
         single_file_config=settings.single_file_config,
     )
 
@@ -73,9 +76,9 @@ def _load(source: ModelSource) -> DiffusionModel:
     from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
-    from latentwire_server.models.backends import BackendError  # noqa: PLC0415
     from latentwire_server.models.loading import load_model  # noqa: PLC0415
     from latentwire_server.models.precision import PrecisionError  # noqa: PLC0415
+    from latentwire_server.models.unet import BackendError  # noqa: PLC0415
 
     for library in (diffusers_logging, transformers_logging):
         # Both write to stderr past the log, in between its lines.

@@ -107,7 +107,8 @@ class Settings(BaseSettings):
     denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] = Field(
         "auto",
         description="How the denoiser runs: 'inductor' and 'openvino' compile it before the server"
-        " is ready; 'auto' is 'eager'.",
+        " is ready, 'eager' does not; 'auto' is 'openvino' on a CPU where that is installed and"
+        " faster, and the batching dynamic.",
     )
     model_id: str | None = Field(
         None,

@@ -49,7 +49,17 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeModel]:
 @pytest.mark.parametrize("rows", [2, 8, 16])
 def test_the_knee_is_found(device, rows: int) -> None:
     # As long for one row as for so many, and then in proportion.
-    assert measure_knee(device(lambda call: 0.02 * max(1.0, call.num_rows / rows))) == rows
+    assert measure_knee(device(lambda call: 0.3 * max(1.0, call.num_rows / rows))) == rows
+
+
+def test_short_calls_need_only_keep_their_rate(device) -> None:
+    # In proportion from the start: 0.24 s at 16 rows, 0.48 s at 32.
+    assert measure_knee(device(lambda call: 0.015 * call.num_rows)) == 16
+
+
+def test_short_calls_that_lose_rate_are_not_made_longer(device) -> None:
+    seconds = {2: 0.02, 4: 0.04, 8: 0.09}
+    assert measure_knee(device(lambda call: seconds[call.num_rows])) == 4
 
 
 def test_a_device_that_never_saturates_gets_the_most(device) -> None:
@@ -116,6 +126,8 @@ def test_smaller_pictures_may_have_more_rows_and_larger_ones_fewer(
     ("told", "is_reproducible", "expected"),
     [(6, False, [6, 4, 2, 1]), (8, False, [8, 4, 2, 1]), (6, True, [6]), (1, False, [1])],
 )
-def test_calls_have_few_sizes(told: int, expected: list[int], *, is_reproducible: bool) -> None:
+def test_few_sizes_are_worth_compiling_for(
+    told: int, expected: list[int], *, is_reproducible: bool
+) -> None:
     budget = RowBudget(told=told)
     assert budget.sizes(square(64), is_reproducible=is_reproducible) == expected

@@ -10,6 +10,7 @@ import pytest
 
 from latentwire_server.command_line import parse
 from latentwire_server.engine.types import Batching
+from latentwire_server.model_choice import source_of
 from latentwire_server.settings import Settings, SettingsError, load_settings
 from latentwire_server.settings_table import markdown_table
 
@@ -122,6 +123,21 @@ def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(SettingsError) as caught:
         load_settings({})
     assert "very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "auto"),
+        (["--batching", "reproducible"], "eager"),
+        (["--batching", "reproducible", "--denoiser-backend", "openvino"], "openvino"),
+        (["--batching", "reproducible", "--model", "./folder"], "eager"),
+    ],
+)
+def test_where_bytes_are_promised_no_measured_speed_chooses_the_backend(
+    flags: list[str], expected: str
+):
+    assert source_of(parse(flags)).backend == expected
 
 
 def test_the_table_has_every_setting():

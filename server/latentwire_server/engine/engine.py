@@ -25,11 +25,11 @@ from latentwire_server.engine.errors import (
     ModelUnusable,
 )
 from latentwire_server.engine.estimate import Estimator
-from latentwire_server.engine.faults import raise_if_broken
+from latentwire_server.engine.faults import DeviceBroken, raise_if_broken
 from latentwire_server.engine.generation import Generation
 from latentwire_server.engine.housekeeping import Housekeeper
 from latentwire_server.engine.inbox import Inbox
-from latentwire_server.engine.knee import measure_knee
+from latentwire_server.engine.knee import compile_for, measure_knee
 from latentwire_server.engine.loop import DeviceLoop
 from latentwire_server.engine.policy import Group
 from latentwire_server.engine.register import Register
@@ -100,16 +100,14 @@ class Engine:
         if self._settings.max_rows is None and not is_reproducible:
             try:
                 num_rows = measure_knee(model)
+            except DeviceBroken:
+                raise
             except Exception as error:  # Border: the loading thread
                 raise_if_broken(error)
                 raise ModelUnusable(model.info.id, error) from error
             self._row_budget.learn(group, num_rows=num_rows)
         for num_rows in self._row_budget.sizes(group, is_reproducible=is_reproducible):
-            try:
-                model.prepare(num_rows)
-            except Exception as error:  # Border: the loading thread
-                raise_if_broken(error)
-                _LOGGER.warning("denoiser does not compile rows=%d", num_rows, exc_info=True)
+            compile_for(model, num_rows=num_rows)
 
     def add_model(self, model: DiffusionModel) -> None:
         """Makes a loaded model available."""

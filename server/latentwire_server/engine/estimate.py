@@ -3,7 +3,7 @@
 The device thread records, both threads ask: the tables hold plain floats, and a reader that sees a
 figure of one call ago is well served. The model is simple on purpose:
 
-* the seconds of a denoiser call are kept per (model, latent area, padded rows) as an exponentially
+* the seconds of a denoiser call are kept per (model, latent area, rows) as an exponentially
   weighted mean, decodes per (model, latent area). The first call of a kind warms up and is not
   counted. A kind that was never measured is scaled from the nearest that was, by rows and area;
 * what is promised follows the mean, what is refused the least: a refused request makes no calls, so

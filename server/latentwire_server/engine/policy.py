@@ -226,14 +226,12 @@ def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:
 
 
 def padded_rows(num_rows: int, *, max_rows: int, is_reproducible: bool) -> int:
-    """Returns how many rows a call of ``num_rows`` really has.
+    """Returns how many rows a call of ``num_rows`` is given.
 
-    1, 2, 4, 8, ... up to ``max_rows``, so that compiled shapes are few; always ``max_rows`` where
-    the same bytes are promised under any load.
+    Always ``max_rows`` where the same bytes are promised under any load. Otherwise none beyond its
+    own: a model that is compiled for few sizes pads by itself.
     """
-    if is_reproducible:
-        return max_rows
-    return min(1 << (num_rows - 1).bit_length(), max_rows)
+    return max_rows if is_reproducible else num_rows
 
 
 def chunks(num_rows: int, *, max_rows: int) -> list[range]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from latentwire_server.engine.policy import padded_rows
-
 if TYPE_CHECKING:
     from latentwire_server.engine.policy import Group
 
@@ -46,14 +44,13 @@ class RowBudget:
         if knee is None:
             return DEFAULT_ROWS
         num_rows = min(max(knee.num_rows * knee.area // group.area, LEAST_ROWS), MOST_ROWS)
-        # Padding goes up to powers of two: nothing in between is ever filled for free.
+        # What is compiled has powers of two.
         return 1 << (num_rows.bit_length() - 1)
 
     def sizes(self, group: Group, *, is_reproducible: bool) -> list[int]:
-        """Returns how many rows calls have, padding included, the largest first."""
+        """Returns the numbers of rows that are worth compiling for, the largest first."""
         most = self.of(group)
-        wanted = {
-            padded_rows(num_rows, max_rows=most, is_reproducible=is_reproducible)
-            for num_rows in range(1, most + 1)
-        }
-        return sorted(wanted, reverse=True)
+        if is_reproducible:
+            return [most]
+        powers = {1 << exponent for exponent in range(most.bit_length())}
+        return sorted(powers | {most}, reverse=True)

@@ -96,7 +96,10 @@ class DiffusionModel(Protocol):
 
     @property
     def compiled_shapes(self) -> tuple[str, ...]:
-        """Latent shapes that the denoiser is compiled for, as ``"8x4x64x64"``. Any thread."""
+        """Latent shapes that the denoiser is compiled for, as ``"8x4x64x64"``, or ``"any"``.
+
+        Any thread.
+        """
 
     def prepare(self, num_rows: int) -> None:
         """Compiles for calls of so many rows at the model's own size, if its backend compiles.

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from latentwire_server.models.backends import DenoiserBackend, PreparedUnet, UnetInput
+from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
 from latentwire_server.models.model import Conditioning, DenoiserInput
 from latentwire_server.models.precision import dtype_name
 from latentwire_server.models.schedulers import DiffusersScheduler
+from latentwire_server.models.unet import UnetInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

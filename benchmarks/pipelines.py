@@ -1,0 +1,180 @@
+"""What the service is compared with: diffusers' pipelines that serve one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import time
+from concurrent.futures import ProcessPoolExecutor
+from enum import StrEnum
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+import diffusers
+import PIL.Image
+import torch
+from diffusers.utils import logging as diffusers_logging
+
+from benchmarks.load import Outcome
+from latentwire_server.imaging.encode import PNG_COMPRESS_LEVEL
+from latentwire_server.models.backends import user_cache
+from latentwire_server.models.openvino_unet import OpenVinoCompiler
+from latentwire_server.models.precision import choose_device, choose_dtype
+from latentwire_server.models.schedulers import SCHEDULERS
+from latentwire_server.models.unet import UnetInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from PIL import Image
+
+    from benchmarks.workload import Request
+    from latentwire_server.models.unet import Unet
+
+
+class Baseline(StrEnum):
+    """What the service is compared with."""
+
+    D32 = "D32"
+    """As the documentation's first example loads it, in float32."""
+    DBEST = "Dbest"
+    """At the best lossless settings of the device: its fastest number format, channels_last, a
+    compiled UNet, and the service's PNG compression."""
+    OPENVINO = "OV"
+    """The same, the UNet compiled by OpenVINO for a CPU."""
+
+
+class Pipeline:
+    """diffusers' own pipeline behind a lock: first come, first served, one request at a time.
+
+    It has a process of its own. Beside the threads that another model leaves in a process, those of
+    a small one wait for each other three times as long.
+    """
+
+    def __init__(self, baseline: Baseline, folder: Path) -> None:
+        """Takes the diffusers folder of the model; it is loaded for the first picture."""
+        self.name = baseline.value
+        self.is_float32 = _dtype_of(baseline) is torch.float32
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._draw = functools.partial(_draw, baseline, folder)
+
+    async def draw(self, request: Request) -> Outcome:
+        """Draws one request when those before it are done. It cannot be left early."""
+        _, outcome = await self.draw_image(request)
+        return outcome
+
+    async def draw_image(self, request: Request) -> tuple[Image.Image, Outcome]:
+        """Draws one request and returns its image too."""
+        sent = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        queued_s, file = await loop.run_in_executor(self._process, self._draw, request, sent)
+        latency_s = time.perf_counter() - sent
+        deadline_s = request.kind.deadline_s
+        outcome = "completed"
+        if deadline_s is not None and latency_s > deadline_s:
+            outcome = "late"
+        elif request.kind.cancel_after_steps:
+            # Nobody waits for it any more, and it was drawn all the same.
+            outcome = "cancelled"
+        return PIL.Image.open(io.BytesIO(file)), Outcome(
+            latency_s=latency_s,
+            outcome=outcome,
+            queued_s=queued_s,
+            has_deadline=deadline_s is not None,
+        )
+
+    def close(self) -> None:
+        """Ends its process."""
+        self._process.shutdown()
+
+
+class _LoadedPipeline:
+    """What the process of a ``Pipeline`` holds."""
+
+    def __init__(self, baseline: Baseline, folder: Path) -> None:
+        diffusers_logging.set_verbosity_error()
+        diffusers_logging.disable_progress_bar()
+        is_optimised = baseline is not Baseline.D32
+        self._png_options = {"compress_level": PNG_COMPRESS_LEVEL} if is_optimised else {}
+        device = choose_device("auto")
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, dtype=_dtype_of(baseline), safety_checker=None
+        ).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        if is_optimised:
+            pipeline.unet.to(memory_format=torch.channels_last)
+            pipeline.vae.to(memory_format=torch.channels_last)
+        if baseline is Baseline.DBEST:
+            # Constants folded and weights packed for the CPU's kernels; 70 to 110 s a shape.
+            options = {"freezing": device.type == "cpu"}
+            pipeline.unet = torch.compile(pipeline.unet, dynamic=False, options=options)
+        elif baseline is Baseline.OPENVINO:
+            pipeline.unet = _OpenVinoUnet(pipeline.unet)
+        self._pipeline = pipeline
+        self._own_scheduler = pipeline.scheduler.config
+
+    @torch.inference_mode()
+    def draw(self, request: Request) -> bytes:
+        """Returns the PNG file."""
+        kind = request.kind
+        self._pipeline.scheduler = _scheduler(kind.scheduler, self._own_scheduler)
+        (image,) = self._pipeline(
+            request.prompt,
+            width=kind.width,
+            height=kind.height,
+            num_inference_steps=kind.num_inference_steps,
+            guidance_scale=kind.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+        ).images
+        file = io.BytesIO()
+        image.save(file, "PNG", **self._png_options)
+        return file.getvalue()
+
+
+@functools.cache
+def _loaded(baseline: Baseline, folder: Path) -> _LoadedPipeline:
+    """Returns that of this process."""
+    return _LoadedPipeline(baseline, folder)
+
+
+def _draw(baseline: Baseline, folder: Path, request: Request, sent: float) -> tuple[float, bytes]:
+    """Returns the seconds since ``sent`` and the file."""
+    # perf_counter is the same clock in every process of the machine.
+    queued_s = time.perf_counter() - sent
+    return queued_s, _loaded(baseline, folder).draw(request)
+
+
+def _dtype_of(baseline: Baseline) -> torch.dtype:
+    if baseline is Baseline.D32:
+        return torch.float32
+    return choose_dtype("auto", choose_device("auto"))
+
+
+class _OpenVinoUnet(torch.nn.Module):
+    """A UNet that is compiled for each shape when it is first seen, as the pipeline calls it."""
+
+    def __init__(self, unet: diffusers.UNet2DConditionModel) -> None:
+        super().__init__()
+        self.config, self.device, self.dtype = unet.config, unet.device, unet.dtype
+        self._compiler = OpenVinoCompiler(unet, cache=user_cache() / "openvino")
+        self._compiled: dict[torch.Size, Unet] = {}
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        **_options: object,
+    ) -> tuple[torch.Tensor]:
+        timesteps = timestep.float().expand(len(latents))
+        rows = UnetInput(latents, timesteps, encoder_hidden_states)
+        if latents.shape not in self._compiled:
+            self._compiled[latents.shape] = self._compiler.for_one_shape(rows)
+        return (self._compiled[latents.shape](rows),)
+
+
+def _scheduler(id_: str, config: Mapping[str, object]) -> object:
+    kind = SCHEDULERS[id_]
+    return getattr(diffusers, kind.class_name).from_config(config, **kind.options)

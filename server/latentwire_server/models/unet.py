@@ -1,0 +1,56 @@
+"""How a UNet is called, however it is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+
+class BackendError(Exception):
+    """A backend cannot be had here; the text says which and why."""
+
+
+class UnetInput(NamedTuple):
+    """What a UNet is called with; all of one device, latents and text of one dtype."""
+
+    latents: torch.Tensor
+    """(rows, channels, height, width)."""
+    timesteps: torch.Tensor
+    """(rows,) float32."""
+    prompt_embeds: torch.Tensor
+    """(rows, tokens, features)."""
+
+
+class Unet(Protocol):
+    """A UNet, however it is run."""
+
+    def __call__(self, rows: UnetInput) -> torch.Tensor:
+        """Returns (rows, channels, height, width)."""
+
+
+class Compiler(Protocol):
+    """Compiles a UNet. What it returns may be off: whoever asks compares."""
+
+    def for_any_shape(self, rows: UnetInput) -> Unet | None:
+        """Returns what takes any shape, if there is such a thing; ``rows`` are an example."""
+
+    def for_shape(self, rows: UnetInput) -> Unet | None:
+        """Returns what takes only the shape of ``rows``, or None where that gains too little."""
+
+
+def eager(unet: Callable[..., tuple[torch.Tensor, ...]]) -> Unet:
+    """Returns the UNet as it is."""
+
+    def call(rows: UnetInput) -> torch.Tensor:
+        return unet(
+            rows.latents,
+            rows.timesteps,
+            encoder_hidden_states=rows.prompt_embeds,
+            return_dict=False,
+        )[0]
+
+    return call
