@@ -49,6 +49,7 @@ CASES = [
     Case(name="guided", guidance_scale=5.0),
     Case(name="euler-a", scheduler="euler-a", seed=3, prompt="a green star"),
     Case(name="unprepared size", width=2 * SIDE, scheduler="dpmpp-2m"),
+    Case(name="a side that cannot be halved", height=SIDE + 8),
     Case(name="unprepared rows", guidance_scale=1.0),
 ]
 

@@ -65,7 +65,17 @@ class OpenVinoCompiler:
     def for_any_shape(self, rows: UnetInput) -> Unet:
         """Returns one program for all rows and sizes."""
         channels, tokens = rows.latents.shape[1], rows.prompt_embeds.shape[1:]
-        return self._compiled(rows, [[-1, channels, -1, -1], [-1], [-1, *tokens]])
+        compiled = self._compiled(rows, [[-1, channels, -1, -1], [-1], [-1, *tokens]])
+        as_it_is = eager(self._unet)
+        # Sides that cannot be halved so often take another way through the UNet than the one that
+        # was converted.
+        factor = 2**self._unet.num_upsamplers
+
+        def call(rows: UnetInput) -> torch.Tensor:
+            is_even = all(side % factor == 0 for side in rows.latents.shape[-2:])
+            return (compiled if is_even else as_it_is)(rows)
+
+        return call
 
     def for_shape(self, rows: UnetInput) -> Unet | None:
         """Returns a program of its own for a small UNet."""
