@@ -206,8 +206,11 @@ async def test_nothing_is_measured_where_any_seed_draws_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_a_workload_is_measured_from_end_to_end(tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "other", ["D32", *(pytest.param(name, marks=pytest.mark.soak) for name in ("OV", "Dbest"))]
+)
+def test_a_workload_is_measured_from_end_to_end(tmp_path: Path, other: str) -> None:
     workload = tmp_path / "tiny.toml"
     workload.write_text(
         """
@@ -224,18 +227,17 @@ def test_a_workload_is_measured_from_end_to_end(tmp_path: Path) -> None:
         """
     )
     command = [sys.executable, "-m", "benchmarks", workload, "--rounds", "1"]
-    # Dbest would compile for a minute.
-    command += ["--baselines", "OV", "--backend", "eager"]
+    command += ["--baselines", other, "--backend", "eager"]
     ended = subprocess.run(
         [*command, "--out", tmp_path / "out"], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert "images/s" in ended.stdout
-    assert "OV: a short request that meets a long one" in ended.stdout
+    assert f"{other}: a short request that meets a long one" in ended.stdout
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     (result,) = written["results"]
     closed, baseline, opened = result["measurements"]
-    assert [closed["system"], baseline["system"]] == ["service", "OV"]
+    assert [closed["system"], baseline["system"]] == ["service", other]
     assert closed["summary"]["num_completed"] == 4
     assert 1 < closed["rows_per_call"] <= 4
     assert closed["summary"]["first_preview_p50_s"] > closed["summary"]["first_progress_p50_s"]
@@ -249,7 +251,7 @@ def test_a_workload_is_measured_from_end_to_end(tmp_path: Path) -> None:
     assert "the service, read slowly, adds" in ended.stdout
     assert closed["memory_after_bytes"] <= closed["peak_memory_bytes"]
     assert result["least_image_s"] < 1 / closed["summary"]["images_per_s"]
-    assert result["agreements"]["OV, kind 0"]["max_difference"] <= 2
+    assert result["agreements"][f"{other}, kind 0"]["max_difference"] <= 2
     assert written["machine"]["dtype"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "results.json",

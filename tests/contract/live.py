@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,8 +46,12 @@ class Live:
 
 
 @contextmanager
-def serving(folder: Path, *, port: int, bridge_port: int) -> Iterator[Live]:
+def serving(folder: Path, **settings: str) -> Iterator[Live]:
     """Runs ``make serve``: the embedded model, and Ctrl-C at the end, which must leave nobody."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, bridge_port = one.getsockname()[1], other.getsockname()[1]
     said = folder / "said"
     command = [sys.executable, "-m", "latentwire", "serve"]
     ports = ["--port", str(port), "--bridge-port", str(bridge_port)]
@@ -55,7 +60,12 @@ def serving(folder: Path, *, port: int, bridge_port: int) -> Iterator[Live]:
         ports = [f"SERVE_ARGS={' '.join(ports)}"]
     with said.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *ports], cwd=folder, stderr=output, stdout=output, start_new_session=True
+            [*command, *ports],
+            cwd=folder,
+            env={**os.environ, **settings},
+            stderr=output,
+            stdout=output,
+            start_new_session=True,
         )
         live = Live(
             server=f"127.0.0.1:{port}",

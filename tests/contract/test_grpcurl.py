@@ -11,7 +11,15 @@ import shutil
 import pytest
 from PIL import Image
 
-from tests.contract.live import CALL_TIMEOUT_S, GRPCURL_PAGE, blocks, call, commands, messages
+from tests.contract.live import (
+    CALL_TIMEOUT_S,
+    GRPCURL_PAGE,
+    blocks,
+    call,
+    commands,
+    messages,
+    serving,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -29,6 +37,14 @@ def picture(events):
     data = base64.b64decode(image["data"])
     assert hashlib.sha256(data).digest() == base64.b64decode(image["sha256"])
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """Starts at once: what is called here is the contract, not the denoiser."""
+    folder = tmp_path_factory.mktemp("live")
+    with serving(folder, LATENTWIRE_DENOISER_BACKEND="eager") as live:
+        yield live
 
 
 @pytest.mark.parametrize("command", PRINTED, ids=shlex.join)

@@ -10,6 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
+from latentwire._process import write_port_file
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--port", type=int, default=9225)
@@ -37,5 +39,5 @@ signal.signal(signal.SIGTERM, stop)
 server = http.server.HTTPServer((arguments.host, arguments.port), Ready)
 with (folder / "bridge-starts").open("a") as starts:
     starts.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:]}) + "\n")
-arguments.port_file.write_text(f"{server.server_port}\n")
+write_port_file(arguments.port_file, server.server_port)
 server.serve_forever()

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from latentwire._process import write_port_file
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--port", type=int, default=50051)
@@ -33,6 +35,6 @@ if arguments.model == "broken":
     sys.exit(70)
 with (folder / "server-starts").open("a") as starts:
     starts.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:]}) + "\n")
-arguments.port_file.write_text(f"{arguments.port or 40_000}\n")
+write_port_file(arguments.port_file, arguments.port or 40_000)
 while True:
     time.sleep(60)
