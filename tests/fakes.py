@@ -13,7 +13,7 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ class FakeScheduler:
     ) -> None:
         self._choice = choice
         self._fault = fault
+        self.kind = choice, num_inference_steps
         self.num_evaluations = num_inference_steps
         if choice.id == "heun":
             self.num_evaluations = 2 * num_inference_steps - 1
@@ -97,6 +98,13 @@ class FakeScheduler:
             fresh = [torch.randn(latents.shape[1:], generator=one) for one in generators]
             stepped = stepped + 0.01 * torch.stack(fresh)
         return stepped
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        assert all(other.kind == self.kind for other in others)
+        return self
+
+    def take_back(self, joined: Self, *, images: slice) -> None:
+        pass
 
 
 @dataclass(eq=False)

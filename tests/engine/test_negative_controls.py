@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentwire_server.engine import channel, denoising, finishing, trajectory
+from latentwire_server.engine import channel, denoising, finishing
 from latentwire_server.engine.generation import Generation
 from tests.engine.detectors import (
     check_bad_row_ends_only_its_own,
@@ -43,7 +43,7 @@ async def test_a_finite_check_that_is_off_is_caught(start, monkeypatch) -> None:
         def isfinite(tensor: torch.Tensor) -> torch.Tensor:
             return torch.ones_like(tensor, dtype=torch.bool)
 
-    for module in (denoising, finishing, trajectory):
+    for module in (denoising, finishing):
         monkeypatch.setattr(module, "torch", BlindTorch())
     monkeypatch.setattr(finishing, "pixels_of", lambda _: torch.zeros(8, 8, 3).byte().numpy())
     with pytest.raises(AssertionError, match="NonFiniteOutput"):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.generation import Generation
 from latentwire_server.engine.lifecycle import Stage
 from latentwire_server.engine.policy import Group
+from latentwire_server.engine.stepping import Step, step_together
 from latentwire_server.engine.trajectory import Phase, Trajectory
 from latentwire_server.models.model import Conditioning
 from latentwire_server.models.schedulers import SCHEDULERS, DiffusersScheduler
@@ -91,7 +91,7 @@ def test_whoever_catches_up_ends_at_the_same_latents(scheduler: str) -> None:
     )
 
     def advance(trajectory: Trajectory) -> None:
-        trajectory.advance(trajectory.rows().latents.sin(), wants_original=False)
+        trajectory.advance(trajectory.noise_pred(trajectory.rows().latents.sin()))
 
     for _ in range(4):
         advance(leader)
@@ -107,12 +107,12 @@ def test_whoever_catches_up_ends_at_the_same_latents(scheduler: str) -> None:
 def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
     trajectory = begun(guidance_scale=3.0)
     latents = trajectory.latents
-    original = trajectory.advance(
-        torch.stack([torch.full((4, 8, 8), 1.0), torch.full((4, 8, 8), 2.0)]),
-        wants_original=True,
+    noise_pred = trajectory.noise_pred(
+        torch.stack([torch.full((4, 8, 8), 1.0), torch.full((4, 8, 8), 2.0)])
     )
     # 1 + 3 * (2 - 1)
-    assert torch.equal(original, latents - 4.0)
+    assert torch.equal(noise_pred, torch.full((1, 4, 8, 8), 4.0))
+    assert torch.equal(trajectory.predicted_original(noise_pred), latents - 4.0)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_steps_are_derived_from_evaluations(scheduler: str, expected: list[int])
     steps, fractions = [], [trajectory.fraction]
     while trajectory.stage is Stage.DENOISING:
         assert trajectory.step_after(1) == trajectory.step or trajectory.step_after(1) > 0
-        trajectory.advance(zeros(trajectory), wants_original=False)
+        trajectory.advance(zeros(trajectory))
         steps.append(trajectory.step)
         fractions.append(trajectory.fraction)
     assert steps == expected
@@ -134,7 +134,7 @@ def test_steps_are_derived_from_evaluations(scheduler: str, expected: list[int])
 
 def test_each_image_is_taken_once_for_decoding() -> None:
     trajectory = begun(num_images=2, num_inference_steps=1)
-    trajectory.advance(zeros(trajectory), wants_original=False)
+    trajectory.advance(zeros(trajectory))
     assert trajectory.candidate.needs_decoding
     images = [trajectory.take_image() for _ in range(2)]
     assert torch.equal(torch.cat(images), trajectory.latents)
@@ -142,11 +142,40 @@ def test_each_image_is_taken_once_for_decoding() -> None:
     assert trajectory.fraction == 1.0
 
 
-def test_latents_that_are_not_finite_are_an_error() -> None:
-    trajectory = begun(guidance_scale=2.0)
-    huge = torch.stack([torch.full((4, 8, 8), -3e38), torch.full((4, 8, 8), 3e38)])
-    with pytest.raises(NonFiniteOutput):
-        trajectory.advance(huge, wants_original=False)
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
+    def three() -> list[Trajectory]:
+        return [
+            begun(
+                RealSchedulers,
+                scheduler=scheduler,
+                num_inference_steps=8,
+                num_images=num_images,
+                seed=seed,
+                guidance_scale=guidance_scale,
+            )
+            for num_images, seed, guidance_scale in ((2, 5, 1.0), (1, 9, 3.0), (3, 1, 7.0))
+        ]
+
+    def prediction(trajectory: Trajectory) -> torch.Tensor:
+        rows = trajectory.rows().latents
+        shift = torch.arange(len(rows)).view(-1, 1, 1, 1)
+        return (rows + shift).sin()
+
+    together, alone = three(), three()
+    for number in range(together[0].num_evaluations):
+        for trajectory in alone:
+            trajectory.advance(trajectory.noise_pred(prediction(trajectory)))
+        # One that leaves and comes back finds its state as it left it.
+        company = together[:2] if number == 3 else together
+        step_together([Step.of(one, prediction(one)) for one in company])
+        if company is not together:
+            together[2].advance(together[2].noise_pred(prediction(together[2])))
+        for one, other in zip(together, alone, strict=True):
+            assert one.place == other.place
+            assert torch.equal(one.latents, other.latents)
+    assert all(one.stage is Stage.DECODING for one in together)
 
 
 def test_trajectories_of_another_size_or_model_are_of_another_group() -> None:

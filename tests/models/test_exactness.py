@@ -18,6 +18,7 @@ from latentwire_server.engine.types import Batching, GenerationRequest
 from latentwire_server.models import stable_diffusion
 from latentwire_server.models.loading import ModelSource, load_model
 from latentwire_server.models.model import Conditioning, DenoiserInput
+from latentwire_server.models.schedulers import DiffusersScheduler
 from tests.models.oracle import (
     SCHEDULERS,
     SIDE,
@@ -217,6 +218,8 @@ VICTIMS = [
     Case(name="ancestral", scheduler="euler-a", num_images=2, guidance_scale=7.0),
     Case(name="guided", scheduler="ddim", guidance_scale=7.0, seed=5, prompt=PROMPTS[1]),
     Case(name="text only", scheduler="dpmpp-2m", guidance_scale=1.0, seed=9, prompt=PROMPTS[2]),
+    # Steps together with the one before.
+    Case(name="alike", scheduler="dpmpp-2m", guidance_scale=4.0, seed=3, num_images=2),
 ]
 
 
@@ -259,7 +262,7 @@ def with_stale_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Trajectory.rows
 
     def stale(self: Trajectory) -> object:
-        timestep = self._scheduler.timestep(max(0, self.position - 1))
+        timestep = self.scheduler.timestep(max(0, self.position - 1))
         return replace(rows(self), timestep=timestep)
 
     monkeypatch.setattr(Trajectory, "rows", stale)
@@ -280,9 +283,19 @@ def with_shared_generator(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def shared(self: Trajectory, *args: object, **options: object) -> None:
         init(self, *args, **options)
-        self._generators = [self._generators[0]] * len(self._generators)
+        self.generators = [self.generators[0]] * len(self.generators)
 
     monkeypatch.setattr(Trajectory, "__init__", shared)
+
+
+def with_neighbours_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_back = DiffusersScheduler.take_back
+
+    def others(self: DiffusersScheduler, joined: DiffusersScheduler, *, images: slice) -> None:
+        del images
+        take_back(self, joined, images=slice(0, 1))
+
+    monkeypatch.setattr(DiffusersScheduler, "take_back", others)
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +315,7 @@ def intact(oracle: Oracle, tiny_model) -> dict[str, list[np.ndarray]]:
         (with_stale_timestep, ["ancestral", "guided"]),
         (with_neighbours_prediction, ["ancestral", "guided", "text only"]),
         (with_shared_generator, ["ancestral"]),
+        (with_neighbours_state, ["alike"]),
     ],
 )
 def test_a_broken_engine_is_caught(

@@ -164,15 +164,18 @@ class Denoiser:
         model: DiffusionModel = first.phase.model
         started = time.monotonic()
         padded = [*rows, *[rows[0]] * (self._padded(rows) - len(rows))]
+        latents = torch.stack([row.latents for row in padded])
         prediction = model.denoise(
             DenoiserInput(
-                latents=torch.stack([row.latents for row in padded]),
+                latents=latents,
                 timesteps=torch.tensor([row.timestep for row in padded], dtype=torch.float32),
                 conditioning=[row.conditioning for row in padded],
             )
         )[: len(rows)]
-        are_finite = torch.isfinite(prediction).flatten(1).all(1).tolist()
-        # Only now is the call over on an asynchronous device.
+        # Of the latents too, which the step before may have made overflow.
+        finite = torch.isfinite(prediction) & torch.isfinite(latents[: len(rows)])
+        # On an asynchronous device this waits for the call: the one wait of a step.
+        are_finite = finite.flatten(1).all(1).tolist()
         self._estimator.record_call(
             first.group,
             num_rows=len(padded),

@@ -22,7 +22,8 @@ from latentwire_server.engine.faults import DeviceBroken, free_memory, own_failu
 from latentwire_server.engine.finishing import Finisher
 from latentwire_server.engine.lifecycle import Stage
 from latentwire_server.engine.policy import Candidate, Decode, Denoise, Policy, Waiting
-from latentwire_server.engine.reporting import report_preview, report_progress, wants_preview
+from latentwire_server.engine.reporting import report_preview, report_progress
+from latentwire_server.engine.stepping import Step, take_steps
 from latentwire_server.engine.trajectory import Phase, Trajectory
 from latentwire_server.engine.types import Batching, PhaseName
 
@@ -214,11 +215,12 @@ class DeviceLoop:
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
         outcomes = self.denoiser.evaluate(batch)
         rows = self._rows_of_a_round()
+        predictions: list[tuple[Trajectory, torch.Tensor]] = []
         for trajectory in batch:
             outcome = outcomes.get(trajectory.generation.id)
             match outcome:
                 case torch.Tensor():
-                    self._advance(trajectory, outcome, rows=rows)
+                    predictions.append((trajectory, outcome))
                 case GenerationError():
                     self._end(trajectory.generation, outcome)
                 case None if trajectory.generation.is_ended:
@@ -227,23 +229,29 @@ class DeviceLoop:
                     pass
                 case _:
                     assert_never(outcome)
+        for trajectory, step in take_steps(predictions):
+            match step:
+                case Step():
+                    self._report_step(step, rows=rows)
+                case GenerationError():
+                    self._end(trajectory.generation, step)
+                case _:
+                    assert_never(step)
 
-    def _advance(
-        self, trajectory: Trajectory, rows_pred: torch.Tensor, *, rows: Counter[Group]
-    ) -> None:
-        def advance(generation: Generation) -> None:
-            step = trajectory.step
-            original = trajectory.advance(rows_pred, wants_original=wants_preview(trajectory))
+    def _report_step(self, step: Step, *, rows: Counter[Group]) -> None:
+        trajectory = step.trajectory
+
+        def report(generation: Generation) -> None:
             generation.evaluations_done = trajectory.position
             generation.step, generation.fraction = trajectory.step, trajectory.fraction
-            if trajectory.step > step and _is_progress_due(trajectory):
+            if trajectory.step > trajectory.step_after(-1) and _is_progress_due(trajectory):
                 self._report(trajectory, PhaseName.DENOISING, rows=rows)
-            if original is not None:
-                report_preview(trajectory, original)
+            if step.original is not None:
+                report_preview(trajectory, step.original)
             if trajectory.stage is Stage.DECODING:
                 generation.marks.denoised = time.monotonic()
 
-        self._guard(trajectory.generation, advance)
+        self._guard(trajectory.generation, report)
 
     def _decode(self, trajectory: Trajectory) -> None:
         def decode(generation: Generation) -> None:

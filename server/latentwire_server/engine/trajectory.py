@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.lifecycle import Stage, TrajectoryEvent, next_stage
 from latentwire_server.engine.policy import Candidate, Group
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from latentwire_server.engine.generation import Generation
     from latentwire_server.engine.policy import Moment
     from latentwire_server.engine.types import GenerationRequest
@@ -63,19 +64,19 @@ class Trajectory:
         self.stage = Stage.ENCODING
         self.position = 0
         self.num_decoded = 0
-        self._scheduler: StepScheduler = phase.model.create_scheduler(
+        self.scheduler: StepScheduler = phase.model.create_scheduler(
             phase.scheduler, num_inference_steps=phase.num_inference_steps
         )
-        self.num_evaluations = self._scheduler.num_evaluations
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
+        self.num_evaluations = self.scheduler.num_evaluations
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
         shape = phase.model.latent_shape(width=self.request.width, height=self.request.height)
         self._latent_size = shape[1:]
         noise = [
             torch.randn((1, *shape), generator=generator, dtype=torch.float32)
-            for generator in self._generators
+            for generator in self.generators
         ]
         self.latents = torch.cat(noise).to(phase.model.device_name)
-        self.latents = self.latents * self._scheduler.init_noise_sigma
+        self.latents = self.latents * self.scheduler.init_noise_sigma
         self._conditioning: tuple[Conditioning, ...] = ()
         self._unconditional: tuple[Conditioning, ...] = ()
 
@@ -94,6 +95,11 @@ class Trajectory:
     def moment(self) -> Moment:
         """Where it is: others at the same moment have the same rows."""
         return self.request.picture, self.position
+
+    @property
+    def place(self) -> Hashable:
+        """Where its sampler is: those at one place can step together."""
+        return self.group, self.scheduler.kind, self.position
 
     @property
     def candidate(self) -> Candidate:
@@ -134,42 +140,46 @@ class Trajectory:
         """Goes on from where another one of the same picture is."""
         self.position = leader.position
         self.latents = leader.latents.clone()
-        self._scheduler = copy.deepcopy(leader._scheduler)
-        for own, other in zip(self._generators, leader._generators, strict=True):
+        self.scheduler = copy.deepcopy(leader.scheduler)
+        for own, other in zip(self.generators, leader.generators, strict=True):
             own.set_state(other.get_state())
 
     def rows(self) -> Rows:
         """Returns the input of the next evaluation. Changes nothing."""
-        scaled = self._scheduler.scale_model_input(self.latents, self.position)
+        scaled = self.scheduler.scale_model_input(self.latents, self.position)
         return Rows(
             latents=torch.cat([scaled] * 2) if self._unconditional else scaled,
-            timestep=self._scheduler.timestep(self.position),
+            timestep=self.scheduler.timestep(self.position),
             conditioning=self._unconditional + self._conditioning,
         )
 
-    def advance(self, rows_pred: torch.Tensor, *, wants_original: bool) -> torch.Tensor | None:
-        """Takes the step that ``rows_pred`` implies.
+    def noise_pred(self, rows_pred: torch.Tensor) -> torch.Tensor:
+        """Returns what the rows come to with guidance, (images, channels, height, width) float32.
 
         Args:
             rows_pred: (rows, channels, height, width) float32, one per row of ``rows()``.
-            wants_original: whether to return x₀ as predicted at this step.
-
-        Raises:
-            NonFiniteOutput: the latents are not finite any more.
         """
-        noise_pred = self._guided(rows_pred)
-        original = None
-        if wants_original:
-            original = self._scheduler.predicted_original(noise_pred, self.latents, self.position)
-        self.latents = self._scheduler.step(
-            noise_pred, self.latents, self.position, generators=self._generators
+        if not self._unconditional:
+            return rows_pred
+        unconditional, text = rows_pred.chunk(2)
+        return unconditional + self.phase.guidance_scale * (text - unconditional)
+
+    def predicted_original(self, noise_pred: torch.Tensor) -> torch.Tensor:
+        """Returns x₀ as ``noise_pred`` implies it for the next step."""
+        return self.scheduler.predicted_original(noise_pred, self.latents, self.position)
+
+    def advance(self, noise_pred: torch.Tensor) -> None:
+        """Takes the step that ``noise_pred`` implies."""
+        self.move_to(
+            self.scheduler.step(noise_pred, self.latents, self.position, generators=self.generators)
         )
+
+    def move_to(self, latents: torch.Tensor) -> None:
+        """Goes on from where ``scheduler`` has stepped to."""
+        self.latents = latents
         self.position += 1
-        if not bool(torch.isfinite(self.latents).all()):
-            raise NonFiniteOutput(step=self.step)
         if self.position == self.num_evaluations:
             self._move(TrajectoryEvent.DENOISED)
-        return original
 
     def take_image(self) -> torch.Tensor:
         """Returns the latents of the next image to decode, (1, channels, height, width)."""
@@ -182,12 +192,6 @@ class Trajectory:
     def drop(self) -> None:
         """Ends the way early."""
         self._move(TrajectoryEvent.DROPPED)
-
-    def _guided(self, rows_pred: torch.Tensor) -> torch.Tensor:
-        if not self._unconditional:
-            return rows_pred
-        unconditional, text = rows_pred.chunk(2)
-        return unconditional + self.phase.guidance_scale * (text - unconditional)
 
     def _move(self, event: TrajectoryEvent) -> None:
         self.stage = next_stage(self.stage, event)

@@ -7,10 +7,10 @@ Except where a docstring says otherwise, a method is called on the device thread
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     import torch
 
@@ -53,6 +53,10 @@ class StepScheduler(Protocol):
     def init_noise_sigma(self) -> float:
         """What unit noise is multiplied by to become the first latents."""
 
+    @property
+    def kind(self) -> Hashable:
+        """Those of one kind and one model differ only in their state, and can step together."""
+
     def timestep(self, position: int) -> float:
         """Returns the timestep of evaluation ``position``."""
 
@@ -73,6 +77,15 @@ class StepScheduler(Protocol):
         generators: Sequence[torch.Generator],
     ) -> torch.Tensor:
         """Returns the latents of the next evaluation, (images, channels, height, width) float32."""
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Returns one that steps for the images of this one and the others, and changes none.
+
+        All must be of one kind and have taken equally many steps.
+        """
+
+    def take_back(self, joined: Self, *, images: slice) -> None:
+        """Goes on from what has stepped for it among others; ``images`` are its own there."""
 
 
 class DiffusionModel(Protocol):

@@ -65,6 +65,14 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns a tensor of the processor on the device; a GPU is not waited for."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # Only from pinned memory is a copy asynchronous.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Returns ``"float32"`` for ``torch.float32``, and so on."""
     return str(dtype).removeprefix("torch.")

@@ -7,18 +7,18 @@ Its state belongs to one trajectory. Device thread only, but for ``scheduler_inf
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast, runtime_checkable
 
 import diffusers
+import torch
 
 from latentwire_server.models.info import SchedulerChoice, SchedulerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import torch
+    from collections.abc import Hashable, Mapping, Sequence
 
 SIGMAS_FLAGS: Final[Mapping[str, str]] = {
     "karras": "use_karras_sigmas",
@@ -26,6 +26,9 @@ SIGMAS_FLAGS: Final[Mapping[str, str]] = {
     "beta": "use_beta_sigmas",
 }
 """Spacing of noise levels to the configuration flag that asks for it. At most one may be set."""
+
+_LATENTS_NDIM: Final = 4
+"""Of what a scheduler keeps of the images; its tables of noise levels have one dimension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,7 @@ class DiffusersScheduler:
         Raises:
             ValueError: there is no such sampler or spacing, or it cannot take so many steps.
         """
+        self.kind: Hashable = (choice, num_inference_steps)
         self._scheduler = _build(choice, config)
         self._kind = SCHEDULERS[choice.id]
         self._set_timesteps(choice, num_inference_steps)
@@ -215,6 +219,30 @@ class DiffusersScheduler:
         )
         return stepped[0].float()
 
+    def __copy__(self) -> Self:
+        """Returns one whose state is its own from the next step on."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self), _scheduler=copy.copy(self._scheduler))
+        return twin
+
+    @property
+    def state(self) -> dict[str, object]:
+        """What diffusers keeps, by its own names."""
+        return vars(self._scheduler)
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Returns one that steps for the images of this one and the others, and changes none."""
+        joined, states = copy.copy(self), [one.state for one in (self, *others)]
+        joined.state.update(
+            (name, _joined([state[name] for state in states])) for name in states[0]
+        )
+        return joined
+
+    def take_back(self, joined: Self, *, images: slice) -> None:
+        """Goes on from what has stepped for it among others; ``images`` are its own there."""
+        for name, value in joined.state.items():
+            self.state[name] = _of(images, value)
+
     def _set_timesteps(self, choice: SchedulerChoice, num_inference_steps: int) -> None:
         try:
             self._scheduler.set_timesteps(num_inference_steps)
@@ -260,6 +288,25 @@ def _build(choice: SchedulerChoice, config: Mapping[str, object]) -> _Scheduler:
             raise ValueError(message)
         options.update({SIGMAS_FLAGS[spacing]: spacing == choice.sigmas for spacing in spacings})
     return cast("_Scheduler", getattr(diffusers, kind.class_name).from_config(config, **options))
+
+
+def _joined(values: Sequence[object]) -> object:
+    """Returns one part of the state, of several schedulers as of one."""
+    first = values[0]
+    if isinstance(first, torch.Tensor) and first.ndim == _LATENTS_NDIM:
+        return torch.cat(cast("list[torch.Tensor]", values))
+    if isinstance(first, list):
+        return [_joined(each) for each in zip(*cast("list[list[object]]", values), strict=True)]
+    return first
+
+
+def _of(images: slice, value: object) -> object:
+    """Returns what belongs to some of the images in a part of a joined state."""
+    if isinstance(value, torch.Tensor) and value.ndim == _LATENTS_NDIM:
+        return value[images]
+    if isinstance(value, list):
+        return [_of(images, each) for each in value]
+    return value
 
 
 def _spacings(kind: _Kind) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 
 from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
 from latentwire_server.models.model import Conditioning, DenoiserInput
-from latentwire_server.models.precision import dtype_name
+from latentwire_server.models.precision import dtype_name, to_device
 from latentwire_server.models.schedulers import DiffusersScheduler
 from latentwire_server.models.unet import UnetInput
 
@@ -85,6 +85,9 @@ class StableDiffusion:
         self._device: torch.device = components.unet.device
         self._dtype: torch.dtype = components.unet.dtype
         self._vae_scale_factor = vae_scale_factor(components.vae)
+        projection = components.projection
+        self._factors = torch.tensor(projection.factors, device=self._device)
+        self._bias = torch.tensor(projection.bias, device=self._device).view(3, 1, 1)
         # Rust tokenizers raise "Already borrowed" when two threads use one at the same time.
         self._tokenizer_lock = threading.Lock()
 
@@ -185,15 +188,13 @@ class StableDiffusion:
     @torch.inference_mode()
     def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
         """Projects the latents of one image linearly to RGB, (3, height, width) in [0, 1]."""
-        factors = torch.tensor(self._parts.projection.factors, device=latents.device)
-        bias = torch.tensor(self._parts.projection.bias, device=latents.device)
-        rgb = torch.einsum("chw,cr->rhw", latents[0].float(), factors) + bias.view(3, 1, 1)
+        rgb = torch.einsum("chw,cr->rhw", latents[0].float(), self._factors) + self._bias
         return (rgb / 2 + 0.5).clamp(0, 1)
 
     def _input(self, rows: DenoiserInput) -> UnetInput:
         return UnetInput(
             latents=rows.latents.to(self._device, self._dtype),
-            timesteps=rows.timesteps.to(self._device),
+            timesteps=to_device(rows.timesteps, self._device),
             prompt_embeds=torch.stack([row.prompt_embeds for row in rows.conditioning]),
         )
 
@@ -209,8 +210,8 @@ class StableDiffusion:
             )
         # Stable Diffusion 2.x asks for the mask, 1.x attends to the padding too.
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
-        mask = encoded.attention_mask.to(self._device) if uses_mask else None
-        return encoded.input_ids.to(self._device), mask
+        mask = to_device(encoded.attention_mask, self._device) if uses_mask else None
+        return to_device(encoded.input_ids, self._device), mask
 
 
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:
