@@ -61,22 +61,31 @@ class FakeScheduler:
     """Shrinks the distance to the target by the same factor at each evaluation."""
 
     def __init__(
-        self, choice: SchedulerChoice, *, num_inference_steps: int, fault: Callable[[int], None]
+        self,
+        choice: SchedulerChoice,
+        *,
+        num_inference_steps: int,
+        num_skipped: int,
+        fault: Callable[[int], None],
     ) -> None:
         self._choice = choice
         self._fault = fault
-        self.kind = choice, num_inference_steps
-        self.num_evaluations = num_inference_steps
-        if choice.id == "heun":
-            self.num_evaluations = 2 * num_inference_steps - 1
+        self.kind = choice, num_inference_steps, num_skipped
+        num_per_step = 2 if choice.id == "heun" else 1
+        self._whole = num_per_step * num_inference_steps - (num_per_step - 1)
+        self._begin = num_per_step * num_skipped
+        self.num_evaluations = self._whole - self._begin
         self.init_noise_sigma = 1.0
 
     def timestep(self, position: int) -> float:
-        return 999.0 * (1 - position / self.num_evaluations)
+        return 999.0 * (1 - (self._begin + position) / self._whole)
 
     def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
         del position
         return latents
+
+    def add_noise(self, original: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
+        return original + noise * TRACE ** ((self._begin + position) / self._whole)
 
     def predicted_original(
         self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
@@ -93,7 +102,7 @@ class FakeScheduler:
         generators: Sequence[torch.Generator],
     ) -> torch.Tensor:
         self._fault(position)
-        stepped = latents - noise_pred * (1 - TRACE ** (1 / self.num_evaluations))
+        stepped = latents - noise_pred * (1 - TRACE ** (1 / self._whole))
         if self._choice.id == "euler-a":
             fresh = [torch.randn(latents.shape[1:], generator=one) for one in generators]
             stepped = stepped + 0.01 * torch.stack(fresh)
@@ -105,6 +114,19 @@ class FakeScheduler:
 
     def take_back(self, joined: Self, *, images: slice) -> None:
         pass
+
+
+class FakePosterior:
+    """A picture's colours as latents: what the fake decoder turns back into it."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        small = torch.nn.functional.avg_pool2d(image / 2 + 0.5, SIZE_FACTOR)
+        unseen = torch.zeros_like(small[:, :1])
+        self._latents = torch.cat([small, unseen], dim=1)
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        torch.randn(self._latents.shape, generator=generator)
+        return self._latents
 
 
 @dataclass(eq=False)
@@ -125,6 +147,7 @@ class FakeModel:
     """By scheduler id and position."""
     calls: list[Call] = field(default_factory=list)
     num_decodes: int = 0
+    num_encoded_images: int = 0
     encoded_prompts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -154,6 +177,7 @@ class FakeModel:
                 scheduler=SchedulerChoice(id="euler"),
             ),
             aliases=(f"{self.id}-alias",),
+            capabilities=("image-to-image", "inpainting"),
         )
 
     def prepare(self, num_rows: int) -> None:
@@ -174,8 +198,12 @@ class FakeModel:
         self._prompt_of[embeds.numpy().tobytes()] = prompt
         return Conditioning(prompt_embeds=embeds)
 
+    def encode_image(self, image: torch.Tensor) -> FakePosterior:
+        self.num_encoded_images += 1
+        return FakePosterior(image)
+
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int
+        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
     ) -> FakeScheduler:
         known = {info.id: info.sigmas for info in self.info.schedulers}
         if choice.sigmas not in known.get(choice.id, ()):
@@ -187,7 +215,9 @@ class FakeModel:
             if error is not None:
                 raise error
 
-        return FakeScheduler(choice, num_inference_steps=num_inference_steps, fault=fault)
+        return FakeScheduler(
+            choice, num_inference_steps=num_inference_steps, num_skipped=num_skipped, fault=fault
+        )
 
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:
         if not self._busy.acquire(blocking=False):

@@ -1,6 +1,7 @@
 """A request on its way in: what the caller gave, and how it becomes complete.
 
-Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread.
+Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread, but for pictures: to open
+them takes its time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from latentwire_server.engine.types import (
     PreviewMethod,
 )
 from latentwire_server.models.info import SchedulerChoice
+from latentwire_server.sources import SourceDraft, open_source, strength_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +44,7 @@ class RequestDraft:
     scheduler_id: str | None = None
     sigmas: str | None = None
     clip_skip: int | None = None
+    source: SourceDraft | None = None
     format: ImageFormat | None = None
     quality: int | None = None
     metadata_omitted: bool = False
@@ -81,26 +84,39 @@ def complete(
     Raises:
         InvalidRequest: the draft breaks rules; every one of them is named.
     """
+    defaults = info.defaults
+    num_inference_steps = _given(draft.num_inference_steps, defaults.num_inference_steps)
+    opened = None
+    if draft.source is not None:
+        opened = open_source(draft.source, info, num_inference_steps=num_inference_steps)
+        draft = opened.size_filled_in(draft, info)
     found = validation.violations(draft, info)
+    if opened is not None:
+        found = (*opened.violations, *found)
     if found:
         raise InvalidRequest(found)
-    defaults = info.defaults
+    width, height = _given(draft.width, defaults.width), _given(draft.height, defaults.height)
+    source = None
+    if opened is not None:
+        strength = strength_of(opened.draft)
+        source = opened.at_size(width=width, height=height, strength=strength)
     return GenerationRequest(
         generation_id=generation_id,
         owner=owner,
         model=info.id,
         prompt=draft.prompt,
         negative_prompt=draft.negative_prompt,
-        width=_given(draft.width, defaults.width),
-        height=_given(draft.height, defaults.height),
+        width=width,
+        height=height,
         num_images=_given(draft.num_images, 1),
         seed=_given(draft.seed, random_seed),
-        num_inference_steps=_given(draft.num_inference_steps, defaults.num_inference_steps),
+        num_inference_steps=num_inference_steps,
         guidance_scale=as_float32(
             defaults.guidance_scale if draft.guidance_scale is None else draft.guidance_scale
         ),
         scheduler=draft.scheduler_choice(info),
         clip_skip=_given(draft.clip_skip, 0),
+        source=source,
         output=_output(draft),
         events=_events(draft),
         priority=draft.priority,

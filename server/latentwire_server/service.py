@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from latentwire.v1 import image_generation_pb2 as pb
@@ -25,7 +26,7 @@ from latentwire_server.engine.errors import Draining, InvalidRequest, Violation
 from latentwire_server.paging import id_of, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
     from latentwire_server.catalogue import Catalogue
     from latentwire_server.engine.engine import Engine
@@ -67,7 +68,8 @@ class GenerationService:
         if self._engine.status().is_draining:
             raise Draining(retry_after_s=DRAINING_RETRY_S)
         model, info = self._catalogue.ready(message.model)
-        request = complete(
+        completed = partial(
+            complete,
             requests.draft_from_proto(message),
             info,
             generation_id=uuid.uuid4().hex,
@@ -75,7 +77,7 @@ class GenerationService:
             random_seed=secrets.randbits(_SEED_BITS),
             deadline=deadline,
         )
-        warnings = await asyncio.to_thread(_examined, request, model)
+        request, warnings = await asyncio.to_thread(_examined, completed, model)
         if message.validate_only:
             accepted = events.accepted_to_proto(request, warnings)
             yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
@@ -183,14 +185,18 @@ class GenerationService:
         )
 
 
-def _examined(request: types.GenerationRequest, model: DiffusionModel) -> tuple[types.Warning, ...]:
-    """Returns what the caller should know about a request, asking the model itself.
+def _examined(
+    complete_: Callable[[], types.GenerationRequest], model: DiffusionModel
+) -> tuple[types.GenerationRequest, tuple[types.Warning, ...]]:
+    """Returns the request and what its caller should know about it, asking the model itself.
 
-    Takes milliseconds: not for the event loop.
+    Takes milliseconds, and with pictures more: not for the event loop.
 
     Raises:
-        InvalidRequest: the sampler cannot take that many steps, which only it knows.
+        InvalidRequest: it breaks rules, or its sampler cannot take that many steps, which only
+            the sampler knows.
     """
+    request = complete_()
     choice, num_steps = request.scheduler, request.num_inference_steps
     try:
         model.create_scheduler(choice, num_inference_steps=num_steps)
@@ -202,7 +208,7 @@ def _examined(request: types.GenerationRequest, model: DiffusionModel) -> tuple[
             f" cannot take {num_steps} steps",
         )
         raise InvalidRequest((violation,)) from None
-    return warnings_of(request, model)
+    return request, warnings_of(request, model)
 
 
 def _numbered(

@@ -144,6 +144,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How often a waiting client hears of its place.",
     )
+    mask_feather: float = Field(
+        4.0,
+        ge=0,
+        le=256,
+        allow_inf_nan=False,
+        description="Pixels inside a mask's edge over which what was drawn passes into what was"
+        " kept.",
+    )
     decode_interval_ticks: int = Field(
         1, ge=1, description="Denoiser calls between two decodes of finished images."
     )
@@ -211,6 +219,7 @@ class Settings(BaseSettings):
             max_running=self.max_running,
             send_timeout_s=self.send_timeout_s,
             queued_event_interval_s=self.queued_event_interval_s,
+            mask_feather=self.mask_feather,
             decode_interval_ticks=self.decode_interval_ticks,
         )
 

@@ -25,10 +25,14 @@ class RealSchedulers(FakeModel):
     """Steps with diffusers' own schedulers."""
 
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int
+        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
     ) -> DiffusersScheduler:
-        config = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
-        return DiffusersScheduler(choice, config, num_inference_steps=num_inference_steps)
+        return DiffusersScheduler(
+            choice,
+            {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"},
+            num_inference_steps=num_inference_steps,
+            num_skipped=num_skipped,
+        )
 
 
 def begun(model_type: type[FakeModel] = FakeModel, **changes: object) -> Trajectory:

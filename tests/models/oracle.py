@@ -7,14 +7,16 @@ shows. Everything is float32 on the CPU unless told.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
+import PIL.Image
 import torch
 
-from latentwire_server.engine.types import Batching
+from latentwire_server.engine.types import Batching, Source
 from latentwire_server.models.info import SchedulerChoice
 from tests.engine.driving import Driver, pixels_of_file
 from tests.engine.requests import request
@@ -90,12 +92,30 @@ class Case:
     width: int = SIDE
     height: int = SIDE
     clip_skip: int = 0
+    image: np.ndarray | None = None
+    """(height, width, 3) uint8 of the images' size."""
+    mask: np.ndarray | None = None
+    """(height, width) uint8, 255 where it is redrawn."""
+    strength: float = 0.8
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What goes by the same name in our requests and in diffusers'."""
-        names = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale")
-        return {name: getattr(self, name) for name in (*names, "width", "height")}
+        names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale"]
+        # The pipeline takes them from the picture.
+        if self.image is None or self.mask is not None:
+            names += ["width", "height"]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def source_arguments(self) -> dict[str, Any]:
+        """What diffusers is told of the picture to start from."""
+        if self.image is None:
+            return {}
+        pictures = {"image": PIL.Image.fromarray(self.image), "strength": self.strength}
+        if self.mask is not None:
+            pictures["mask_image"] = PIL.Image.fromarray(self.mask)
+        return pictures
 
 
 class Oracle:
@@ -131,19 +151,42 @@ class Oracle:
 
     def _draw(self, case: Case) -> list[np.ndarray]:
         class_name, options = SCHEDULERS[case.scheduler]
-        self._pipeline.scheduler = getattr(diffusers, class_name).from_config(
+        pipeline = self._pipeline_for(case)
+        # After the pipeline is made: its constructor changes the configuration of some.
+        pipeline.scheduler = getattr(diffusers, class_name).from_config(
             self._config, **options, **SIGMAS[case.sigmas]
         )
-        images = self._pipeline(
-            **case.arguments,
-            num_images_per_prompt=case.num_images,
-            clip_skip=case.clip_skip or None,
-            generator=[
-                torch.Generator("cpu").manual_seed(case.seed + index)
-                for index in range(case.num_images)
-            ],
-        ).images
-        return [np.asarray(image).astype(np.int16) for image in images]
+        generators = [
+            torch.Generator("cpu").manual_seed(case.seed + index)
+            for index in range(case.num_images)
+        ]
+        # For several images the inpainting pipeline encodes with the first one's seed alone.
+        calls = [generators] if case.mask is None else [[one] for one in generators]
+        images = [
+            image
+            for own in calls
+            for image in pipeline(
+                **case.arguments,
+                **case.source_arguments,
+                num_images_per_prompt=len(own),
+                clip_skip=case.clip_skip or None,
+                generator=own,
+            ).images
+        ]
+        drawn = [np.asarray(image).astype(np.int16) for image in images]
+        if case.image is None or case.mask is None:
+            return drawn
+        return [np.where(case.mask[..., None] == 255, one, case.image) for one in drawn]
+
+    def _pipeline_for(self, case: Case) -> Any:
+        if case.image is None:
+            return self._pipeline
+        kind = diffusers.StableDiffusionImg2ImgPipeline
+        if case.mask is not None:
+            kind = diffusers.StableDiffusionInpaintPipeline
+        pipeline = kind(**self._pipeline.components, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
 
 @dataclass(kw_only=True)
@@ -167,7 +210,7 @@ class EngineDrawings:
     async def _draw(
         self, cases: list[Case], *, is_crowd: bool, failing: Mapping[str, type[Exception]]
     ) -> dict[str, list[bytes]]:
-        driver = Driver(self.model, batching=self.batching, max_rows=self.max_rows)
+        driver = Driver(self.model, batching=self.batching, max_rows=self.max_rows, mask_feather=0)
         await driver.engine.start()
         requests = [_request(case, self.model) for case in cases]
         try:
@@ -194,11 +237,23 @@ def largest_difference(files: list[bytes], expected: list[np.ndarray]) -> int:
 
 
 def _request(case: Case, model: DiffusionModel) -> Any:
+    source = None
+    if case.image is not None:
+        digest = hashlib.sha256(case.image.tobytes()).digest()
+        mask_digest = b"" if case.mask is None else hashlib.sha256(case.mask.tobytes()).digest()
+        source = Source(
+            pixels=case.image,
+            mask=case.mask,
+            strength=case.strength,
+            image_sha256=digest,
+            mask_sha256=mask_digest,
+        )
     return request(
+        source=source,
         model=model.info.id,
         seed=case.seed,
         num_images=case.num_images,
         clip_skip=case.clip_skip,
         scheduler=SchedulerChoice(id=case.scheduler, sigmas=case.sigmas),
-        **case.arguments,
+        **case.arguments | {"width": case.width, "height": case.height},
     )

@@ -26,8 +26,6 @@ async def refusal(server: Serving, sent: pb.GenerateImageRequest) -> Told:
     ("sent", "field"),
     [
         (request(request_id="7d444840-9dc0-11d1-b245-5ffdce74fad2"), "request_id"),
-        (request(image_to_image=pb.ImageToImage(image=PICTURE)), "image_to_image"),
-        (request(inpainting=pb.Inpainting(image=PICTURE, mask=PICTURE)), "inpainting"),
         (request(loras=[pb.Lora(id="x")]), "loras"),
         (request(disconnect_policy=pb.DISCONNECT_POLICY_CONTINUE), "disconnect_policy"),
         (request(resume_after_sequence=1), "resume_after_sequence"),
@@ -86,7 +84,7 @@ async def test_all_violations_arrive_even_when_there_are_very_many(server: Servi
         "scheduler.id", "clip_skip", "output.quality", "output.max_data_bytes",
         "events.progress_interval_steps", "events.preview_interval_steps",
         "events.preview_max_side", "priority", "user", "labels", "request_id", "loras",
-        "image_to_image", "disconnect_policy", "resume_after_sequence",
+        "image_to_image.image", "disconnect_policy", "resume_after_sequence",
     }  # fmt: skip
 
 

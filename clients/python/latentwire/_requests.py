@@ -27,6 +27,14 @@ class GenerateOptions(TypedDict, total=False):
     scheduler: str | tuple[str, str] | None
     """An id such as ``"dpmpp-2m"``, or an id and a spacing: ``("dpmpp-2m", "karras")``."""
     clip_skip: int | None
+    image: bytes | None
+    """A PNG, JPEG or WebP file to start from."""
+    mask: bytes | None
+    """A file as large as ``image``: only what is white in it is redrawn."""
+    mask_inverted: bool | None
+    """Only what is black in ``mask`` is redrawn."""
+    strength: float | None
+    """How much of ``image`` is redrawn, above 0 to 1; needs one."""
     image_format: str | None
     """``"png"``, ``"jpeg"`` or ``"webp"``."""
     quality: int | None
@@ -54,6 +62,7 @@ PREVIEW_METHODS: Final[Mapping[str, pb.PreviewMethod]] = {
     "full-vae": pb.PREVIEW_METHOD_FULL_VAE,
 }
 _OUTPUT_FIELDS: Final = frozenset({"quality", "metadata_omitted", "max_data_bytes"})
+_SOURCE_FIELDS: Final = frozenset({"image", "mask", "mask_inverted", "strength"})
 _EVENTS_FIELDS: Final = frozenset(
     {"progress_interval_steps", "preview_interval_steps", "preview_max_side"}
 )
@@ -78,9 +87,33 @@ def build_request(
     else:
         request.CopyFrom(prompt)
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name not in _SOURCE_FIELDS:
             _set_option(request, name, value)
+    _set_source(request, options)
     return request
+
+
+def _set_source(request: pb.GenerateImageRequest, options: GenerateOptions) -> None:
+    image, mask = options.get("image"), options.get("mask")
+    strength, mask_inverted = options.get("strength"), options.get("mask_inverted")
+    if image is None and request.WhichOneof("source") is None:
+        if (mask, strength, mask_inverted) != (None, None, None):
+            msg = "mask, mask_inverted and strength need an image"
+            raise TypeError(msg)
+        return
+    has_mask = mask is not None or request.HasField("inpainting")
+    if mask_inverted is not None and not has_mask:
+        msg = "mask_inverted needs a mask"
+        raise TypeError(msg)
+    source = request.inpainting if has_mask else request.image_to_image
+    if image is not None:
+        source.image.data = image
+    if strength is not None:
+        source.strength = strength
+    if mask is not None:
+        request.inpainting.mask.data = mask
+    if mask_inverted is not None:
+        request.inpainting.mask_inverted = mask_inverted
 
 
 def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> None:

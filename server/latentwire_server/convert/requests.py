@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.draft import RequestDraft
 from latentwire_server.engine import types
+from latentwire_server.sources import SourceDraft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +25,6 @@ _FORMAT_OF: Final = {number: format_ for format_, number in _FORMATS.items()}
 _PREVIEW_METHOD_OF: Final = {number: method for method, number in _PREVIEW_METHODS.items()}
 UNSERVED_FIELDS: Final = (
     "request_id",
-    "image_to_image",
-    "inpainting",
     "loras",
     "resume_after_sequence",
 )
@@ -50,6 +49,7 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
         scheduler_id=request.scheduler.id or None,
         sigmas=request.scheduler.sigmas or None,
         clip_skip=request.clip_skip if request.HasField("clip_skip") else None,
+        source=_source_draft(request),
         format=_FORMAT_OF.get(output.format),
         quality=output.quality if output.HasField("quality") else None,
         metadata_omitted=output.metadata_omitted,
@@ -64,6 +64,26 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
         unsupported_fields=tuple(_unserved(request)),
         unknown_enums=tuple(_unknown_enums(request)),
     )
+
+
+def _source_draft(request: pb.GenerateImageRequest) -> SourceDraft | None:
+    if request.HasField("image_to_image"):
+        whole = request.image_to_image
+        return SourceDraft(
+            kind="image_to_image",
+            image=whole.image.data,
+            strength=whole.strength if whole.HasField("strength") else None,
+        )
+    if request.HasField("inpainting"):
+        part = request.inpainting
+        return SourceDraft(
+            kind="inpainting",
+            image=part.image.data,
+            mask=part.mask.data,
+            mask_inverted=part.mask_inverted,
+            strength=part.strength if part.HasField("strength") else None,
+        )
+    return None
 
 
 def _unserved(request: pb.GenerateImageRequest) -> Iterator[str]:
@@ -91,6 +111,7 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
     )
     if request.output.format is not types.ImageFormat.PNG:
         output.quality = request.output.quality
+    source = request.source
     return pb.GenerateImageRequest(
         model=request.model,
         prompt=request.prompt,
@@ -103,6 +124,8 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
         guidance_scale=request.guidance_scale,
         scheduler=pb.Scheduler(id=request.scheduler.id, sigmas=request.scheduler.sigmas),
         clip_skip=request.clip_skip,
+        image_to_image=_image_to_image(source) if source and source.mask is None else None,
+        inpainting=_inpainting(source) if source and source.mask is not None else None,
         output=output,
         events=pb.Events(
             progress_interval_steps=request.events.progress_interval_steps,
@@ -114,4 +137,19 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
         priority=request.priority,
         user=request.user,
         labels=request.labels,
+    )
+
+
+def _image_to_image(source: types.Source) -> pb.ImageToImage:
+    """Returns what the drawing started from, without the file."""
+    image = pb.InputImage(sha256=source.image_sha256)
+    return pb.ImageToImage(image=image, strength=source.strength)
+
+
+def _inpainting(source: types.Source) -> pb.Inpainting:
+    return pb.Inpainting(
+        image=pb.InputImage(sha256=source.image_sha256),
+        mask=pb.InputImage(sha256=source.mask_sha256),
+        mask_inverted=source.mask_inverted,
+        strength=source.strength,
     )

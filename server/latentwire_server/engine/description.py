@@ -6,6 +6,7 @@ does not change the picture (caller's labels, events, priority) stays out of the
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,21 @@ def describe(
                 "scheduler": {"id": request.scheduler.id, "sigmas": request.scheduler.sigmas},
                 "clip_skip": request.clip_skip,
                 "output": output,
+                **_source(request),
             },
         },
         ensure_ascii=False,
     )
+
+
+def _source(request: GenerationRequest) -> dict[str, object]:
+    """Returns what the drawing started from; of the files, which would not fit, their digests."""
+    source = request.source
+    if source is None:
+        return {}
+    image = {"image": {"sha256": base64.b64encode(source.image_sha256).decode()}}
+    if source.mask is None:
+        return {"image_to_image": {**image, "strength": source.strength}}
+    mask = {"mask": {"sha256": base64.b64encode(source.mask_sha256).decode()}}
+    inverted = {"mask_inverted": source.mask_inverted, "strength": source.strength}
+    return {"inpainting": {**image, **mask, **inverted}}

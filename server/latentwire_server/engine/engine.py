@@ -250,7 +250,7 @@ class Engine:
             request,
             arrival=self._num_submitted,
             group=_group_of(model, width=request.width, height=request.height),
-            num_evaluations=request.num_inference_steps * evaluations.get(request.scheduler.id, 1),
+            num_evaluations=request.num_steps * evaluations.get(request.scheduler.id, 1),
             on_change=lambda: self._call_soon(self._housekeeper.notify),
         )
 

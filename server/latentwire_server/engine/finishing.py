@@ -20,6 +20,7 @@ from latentwire_server.engine.description import describe
 from latentwire_server.engine.errors import DeviceFailed, GenerationError, NonFiniteOutput
 from latentwire_server.engine.faults import DeviceBroken, own_failure
 from latentwire_server.engine.types import Image
+from latentwire_server.imaging.decode import paste
 from latentwire_server.imaging.encode import encode_image
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 class Finisher:
     """Turns finished latents into delivered images."""
 
-    def __init__(self, *, pool: Executor, estimator: Estimator) -> None:
+    def __init__(self, *, pool: Executor, estimator: Estimator, mask_feather: float) -> None:
         self._pool = pool
+        self._mask_feather = mask_feather
         self._estimator = estimator
         self._version = VERSION
         # Of the image decoded last: whoever shared its steps wants it next.
@@ -59,7 +61,12 @@ class Finisher:
             decoded = model.decode(latents)
             if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
                 raise NonFiniteOutput(step=trajectory.step)
-            self._last_key, self._last_pixels = key, pixels_of(decoded)
+            pixels, source = pixels_of(decoded), trajectory.request.source
+            if source is not None and source.mask is not None:
+                pixels = paste(
+                    pixels, original=source.pixels, mask=source.mask, feather=self._mask_feather
+                )
+            self._last_key, self._last_pixels = key, pixels
         pixels = self._last_pixels
         if model.device_name == "cpu":
             self._deliver(trajectory.generation, model, index=index, pixels=pixels)

@@ -74,7 +74,9 @@ class DeviceLoop:
             is_reproducible=settings.batching is Batching.REPRODUCIBLE,
         )
         self._encoder = PromptEncoder()
-        self._finisher = Finisher(pool=pool, estimator=estimator)
+        self._finisher = Finisher(
+            pool=pool, estimator=estimator, mask_feather=settings.mask_feather
+        )
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, Trajectory] = {}
 
@@ -287,5 +289,5 @@ class DeviceLoop:
 
 def _is_progress_due(trajectory: Trajectory) -> bool:
     interval = max(1, trajectory.request.events.progress_interval_steps)
-    is_last = trajectory.step == trajectory.phase.num_inference_steps
+    is_last = trajectory.step == trajectory.phase.num_steps
     return is_last or trajectory.step % interval == 0

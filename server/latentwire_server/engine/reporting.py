@@ -49,7 +49,7 @@ def report_progress(
         Progress(
             phase=phase,
             step=generation.step,
-            step_count=trajectory.phase.num_inference_steps,
+            step_count=trajectory.phase.num_steps,
             fraction=generation.fraction,
             estimated_remaining_s=estimator.remaining_s(generation.work_left, rows=rows),
         )

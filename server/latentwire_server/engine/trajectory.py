@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine.generation import Generation
     from latentwire_server.engine.policy import Moment
-    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.engine.types import GenerationRequest, Source
     from latentwire_server.models.info import SchedulerChoice
     from latentwire_server.models.model import Conditioning, DiffusionModel, StepScheduler
 
@@ -32,15 +32,19 @@ class Phase:
     model: DiffusionModel
     scheduler: SchedulerChoice
     num_inference_steps: int
+    """How many steps the scheduler's noise levels are spaced for."""
+    num_steps: int
+    """How many of them, the last, are taken."""
     guidance_scale: float
 
     @classmethod
     def of(cls, request: GenerationRequest, model: DiffusionModel) -> Phase:
-        """Returns the one phase of a text-to-image request."""
+        """Returns the one phase of a request."""
         return cls(
             model=model,
             scheduler=request.scheduler,
             num_inference_steps=request.num_inference_steps,
+            num_steps=request.num_steps,
             guidance_scale=request.guidance_scale,
         )
 
@@ -55,6 +59,18 @@ class Rows:
     conditioning: tuple[Conditioning, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeptPart:
+    """What of a picture is not redrawn."""
+
+    original: torch.Tensor
+    """(images, channels, height, width) float32."""
+    noise: torch.Tensor
+    """What the latents started from, of the same shape."""
+    mask: torch.Tensor
+    """(1, 1, height, width): 1 where it is redrawn."""
+
+
 class Trajectory:
     """One generation's way from noise to latents."""
 
@@ -65,18 +81,20 @@ class Trajectory:
         self.position = 0
         self.num_decoded = 0
         self.scheduler: StepScheduler = phase.model.create_scheduler(
-            phase.scheduler, num_inference_steps=phase.num_inference_steps
+            phase.scheduler,
+            num_inference_steps=phase.num_inference_steps,
+            num_skipped=phase.num_inference_steps - phase.num_steps,
         )
         self.num_evaluations = self.scheduler.num_evaluations
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
         shape = phase.model.latent_shape(width=self.request.width, height=self.request.height)
         self._latent_size = shape[1:]
-        noise = [
-            torch.randn((1, *shape), generator=generator, dtype=torch.float32)
-            for generator in self.generators
-        ]
-        self.latents = torch.cat(noise).to(phase.model.device_name)
-        self.latents = self.latents * self.scheduler.init_noise_sigma
+        self._kept: KeptPart | None = None
+        source = self.request.source
+        if source is None:
+            self.latents = self._noise(shape) * self.scheduler.init_noise_sigma
+        else:
+            self._start_from(source, shape)
         self._conditioning: tuple[Conditioning, ...] = ()
         self._unconditional: tuple[Conditioning, ...] = ()
 
@@ -127,7 +145,7 @@ class Trajectory:
     def step_after(self, evaluations: int) -> int:
         """Returns the denoising steps done after that many evaluations from now."""
         position = self.position + evaluations
-        return position * self.phase.num_inference_steps // self.num_evaluations
+        return position * self.phase.num_steps // self.num_evaluations
 
     def condition(self, text: Conditioning, *, negative: Conditioning | None) -> None:
         """Takes in the encoded prompts; ``negative`` is ``None`` without guidance."""
@@ -176,8 +194,8 @@ class Trajectory:
 
     def move_to(self, latents: torch.Tensor) -> None:
         """Goes on from where ``scheduler`` has stepped to."""
-        self.latents = latents
         self.position += 1
+        self.latents = latents if self._kept is None else self._with_kept(self._kept, latents)
         if self.position == self.num_evaluations:
             self._move(TrajectoryEvent.DENOISED)
 
@@ -192,6 +210,41 @@ class Trajectory:
     def drop(self) -> None:
         """Ends the way early."""
         self._move(TrajectoryEvent.DROPPED)
+
+    def _noise(self, shape: tuple[int, ...]) -> torch.Tensor:
+        noise = [
+            torch.randn((1, *shape), generator=generator, dtype=torch.float32)
+            for generator in self.generators
+        ]
+        return torch.cat(noise).to(self.phase.model.device_name)
+
+    def _start_from(self, source: Source, shape: tuple[int, ...]) -> None:
+        """Starts as ``StableDiffusionImg2ImgPipeline`` and ``StableDiffusionInpaintPipeline`` do.
+
+        They draw from the generators in this order, each image from its own.
+        """
+        pixels = torch.tensor(source.pixels).permute(2, 0, 1)[None]
+        posterior = self.phase.model.encode_image(2 * (pixels.float() / 255) - 1)
+        original = torch.cat([posterior.sample(generator) for generator in self.generators])
+        noise = self._noise(shape)
+        self.latents = self.scheduler.add_noise(original, noise, 0)
+        if source.mask is None:
+            return
+        for generator in self.generators:
+            # For the masked picture, which only UNets that are made for inpainting see.
+            posterior.sample(generator)
+        if source.strength == 1.0:
+            self.latents = noise * self.scheduler.init_noise_sigma
+        is_redrawn = torch.tensor(source.mask)[None, None].float() / 255
+        mask = torch.nn.functional.interpolate(is_redrawn, size=self._latent_size)
+        self._kept = KeptPart(original=original, noise=noise, mask=mask.to(original.device))
+
+    def _with_kept(self, kept: KeptPart, latents: torch.Tensor) -> torch.Tensor:
+        """Puts the kept part back, as noisy as the rest is now."""
+        original = kept.original
+        if self.position < self.num_evaluations:
+            original = self.scheduler.add_noise(original, kept.noise, self.position)
+        return (1 - kept.mask) * original + kept.mask * latents
 
     def _move(self, event: TrajectoryEvent) -> None:
         self.stage = next_stage(self.stage, event)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from latentwire_server.models.info import SchedulerChoice
 
 
@@ -55,6 +58,27 @@ class EventOptions:
     preview_max_side: int = 512
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """A picture that the drawing starts from, at the size of the images."""
+
+    pixels: NDArray[np.uint8]
+    """(height, width, 3), RGB."""
+    mask: NDArray[np.uint8] | None
+    """(height, width), 255 where it is redrawn and 0 where it is kept; None: all is redrawn."""
+    strength: float
+    """How much is redrawn, above 0 to 1: the share of the steps that are taken."""
+    image_sha256: bytes
+    """Of the caller's file."""
+    mask_sha256: bytes = b""
+    mask_inverted: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """Equal sources have equal keys."""
+        return self.image_sha256, self.mask_sha256, self.mask_inverted, self.strength
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """A valid request with every default filled in, ready for the engine."""
@@ -75,6 +99,8 @@ class GenerationRequest:
     guidance_scale: float
     scheduler: SchedulerChoice
     clip_skip: int = 0
+    source: Source | None = None
+    """What the drawing starts from; None: from noise."""
     output: OutputOptions = OutputOptions()
     events: EventOptions = EventOptions()
     priority: int = 0
@@ -108,7 +134,18 @@ class GenerationRequest:
             self.guidance_scale,
             self.scheduler,
             self.clip_skip,
+            self.source and self.source.key,
         )
+
+    @property
+    def num_steps(self) -> int:
+        """How many of ``num_inference_steps`` are taken: a picture to start from spares the first.
+
+        As ``StableDiffusionImg2ImgPipeline.get_timesteps`` counts them.
+        """
+        if self.source is None:
+            return self.num_inference_steps
+        return min(int(self.num_inference_steps * self.source.strength), self.num_inference_steps)
 
     @property
     def uses_guidance(self) -> bool:
@@ -270,5 +307,7 @@ class EngineSettings:
     """How long a client may read nothing while events wait for it."""
     queued_event_interval_s: float = 10.0
     """How often a waiting generation hears of its place, changed or not."""
+    mask_feather: float = 4.0
+    """Pixels inside a mask's edge over which what was drawn passes into what was kept."""
     decode_interval_ticks: int = 1
     """Denoiser calls between two decodes, so that finishing one image does not stall the others."""

@@ -80,6 +80,7 @@ def describe(
         ),
         defaults=native,
         aliases=source.aliases,
+        capabilities=("image-to-image", "inpainting"),
     )
     info = settings.apply_to(info, source=source.source)
     return replace(info, display_name=source.display_name or info.display_name)

@@ -42,6 +42,13 @@ class DenoiserInput:
     """One per row."""
 
 
+class ImagePosterior(Protocol):
+    """What an image may look like as latents."""
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """Returns latents, (1, channels, height, width) float32, scaled as the denoiser's are."""
+
+
 class StepScheduler(Protocol):
     """A diffusers scheduler at the service of one trajectory, whose state it holds."""
 
@@ -62,6 +69,12 @@ class StepScheduler(Protocol):
 
     def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
         """Returns the latents as the denoiser wants them. Changes nothing that ``step`` reads."""
+
+    def add_noise(self, original: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
+        """Returns the latents of a picture as they are before evaluation ``position``.
+
+        To be called once all steps before it are taken.
+        """
 
     def predicted_original(
         self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
@@ -129,10 +142,22 @@ class DiffusionModel(Protocol):
     def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
         """Encodes one prompt, always alone, so that its result depends on nothing else."""
 
+    def encode_image(self, image: torch.Tensor) -> ImagePosterior:
+        """Encodes one picture, always alone.
+
+        Args:
+            image: (1, 3, height, width) float32 in [-1, 1]; sides are multiples of the model's.
+        """
+
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int
+        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
     ) -> StepScheduler:
         """Makes a scheduler for one trajectory from the model's own configuration. Any thread.
+
+        Args:
+            choice: Which sampler.
+            num_inference_steps: How many steps its noise levels are spaced for.
+            num_skipped: How many of them, the first, are not taken.
 
         Raises:
             ValueError: the model lists no such scheduler or spacing.

@@ -87,6 +87,10 @@ class _Scheduler(Protocol):
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor: ...
 
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor: ...
+
     def step(
         self,
         model_output: torch.Tensor,
@@ -139,22 +143,31 @@ class DiffusersScheduler:
     """One diffusers scheduler object at the service of one trajectory."""
 
     def __init__(
-        self, choice: SchedulerChoice, config: Mapping[str, object], *, num_inference_steps: int
+        self,
+        choice: SchedulerChoice,
+        config: Mapping[str, object],
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
     ) -> None:
         """Makes the scheduler and its timesteps.
 
         Args:
             choice: which sampler.
             config: the model's own scheduler configuration.
-            num_inference_steps: how many steps.
+            num_inference_steps: how many steps the noise levels are spaced for.
+            num_skipped: how many of them, the first, are not taken.
 
         Raises:
             ValueError: there is no such sampler or spacing, or it cannot take so many steps.
         """
-        self.kind: Hashable = (choice, num_inference_steps)
+        self.kind: Hashable = (choice, num_inference_steps, num_skipped)
         self._scheduler = _build(choice, config)
         self._kind = SCHEDULERS[choice.id]
+        # As the pipelines count them; the first evaluation of ours is not always the sampler's.
+        self._begin = num_skipped * self._kind.evaluations_per_step
         self._set_timesteps(choice, num_inference_steps)
+        self._timesteps = self._scheduler.timesteps[self._begin :]
         accepted = inspect.signature(self._scheduler.step).parameters
         self._takes_generator = "generator" in accepted
         # As StableDiffusionPipeline does: eta is 0 wherever a scheduler has one.
@@ -164,7 +177,7 @@ class DiffusersScheduler:
     @property
     def num_evaluations(self) -> int:
         """How many denoiser evaluations the trajectory needs in all."""
-        return len(self._scheduler.timesteps)
+        return len(self._timesteps)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -173,11 +186,15 @@ class DiffusersScheduler:
 
     def timestep(self, position: int) -> float:
         """Returns the timestep of evaluation ``position``."""
-        return float(self._scheduler.timesteps[position])
+        return float(self._timesteps[position])
 
     def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
         """Returns the latents as the denoiser wants to see them."""
-        return self._scheduler.scale_model_input(latents, self._scheduler.timesteps[position])
+        return self._scheduler.scale_model_input(latents, self._timesteps[position])
+
+    def add_noise(self, original: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
+        """Returns the latents of a picture as they are before evaluation ``position``."""
+        return self._scheduler.add_noise(original, noise, self._timesteps[position : position + 1])
 
     def predicted_original(
         self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
@@ -212,7 +229,7 @@ class DiffusersScheduler:
             options["generator"] = list(generators)
         stepped = self._scheduler.step(
             noise_pred,
-            self._scheduler.timesteps[position],
+            self._timesteps[position],
             latents,
             return_dict=False,
             **options,
@@ -255,7 +272,7 @@ class DiffusersScheduler:
         # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
         # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
         if isinstance(self._scheduler, _HasBeginIndex):
-            self._scheduler.set_begin_index(0)
+            self._scheduler.set_begin_index(self._begin)
 
     def _levels(self) -> list[tuple[float, float]]:
         """Returns (alpha, sigma) of each evaluation."""
@@ -266,6 +283,7 @@ class DiffusersScheduler:
         sigmas = getattr(self._scheduler, "sigmas", None)
         if sigmas is None:
             return float(self._scheduler.alphas_cumprod[int(self.timestep(position))])
+        position += self._begin
         # The in-between evaluations of dpm2 lie at noise levels of their own.
         between = getattr(self._scheduler, "sigmas_interpol", None)
         if between is not None and position % 2 == 1:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 
 from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
 from latentwire_server.models.model import Conditioning, DenoiserInput
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from latentwire_server.models.info import ModelInfo, SchedulerChoice
@@ -162,12 +164,23 @@ class StableDiffusion:
         return Conditioning(prompt_embeds=embeds[0].to(self._dtype))
 
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int
+        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
     ) -> DiffusersScheduler:
         """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
         return DiffusersScheduler(
-            choice, self._parts.scheduler_config, num_inference_steps=num_inference_steps
+            choice,
+            self._parts.scheduler_config,
+            num_inference_steps=num_inference_steps,
+            num_skipped=num_skipped,
         )
+
+    @torch.inference_mode()
+    def encode_image(self, image: torch.Tensor) -> VaePosterior:
+        """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
+        vae = self._parts.vae
+        vae.use_tiling = max(image.shape[-2:]) > TILED_ABOVE
+        encoded = vae.encode(to_device(image, self._device).to(vae.dtype))
+        return VaePosterior(encoded, scaling_factor=vae.config.scaling_factor)
 
     @torch.inference_mode()
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:
@@ -212,6 +225,27 @@ class StableDiffusion:
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
         mask = to_device(encoded.attention_mask, self._device) if uses_mask else None
         return to_device(encoded.input_ids, self._device), mask
+
+
+class VaePosterior:
+    """What an autoencoder makes of a picture: a distribution, or with a tiny one just latents."""
+
+    def __init__(
+        self, encoded: AutoencoderKLOutput | AutoencoderTinyOutput, *, scaling_factor: float
+    ) -> None:
+        """Takes what the autoencoder's ``encode`` returned."""
+        self._encoded = encoded
+        self._scaling_factor = scaling_factor
+
+    @torch.inference_mode()
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """Returns latents, (1, channels, height, width) float32."""
+        if isinstance(self._encoded, AutoencoderTinyOutput):
+            latents = self._encoded.latents
+        else:
+            latents = self._encoded.latent_dist.sample(generator)
+        scaled: torch.Tensor = latents * self._scaling_factor
+        return scaled.float()
 
 
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:

@@ -89,6 +89,7 @@ def _add_generate(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--timeout", type=float, metavar="S", help="most seconds to wait (default: no limit)"
     )
     _add_drawing_options(parser)
+    _add_source_options(parser)
     _add_delivery_options(parser)
 
 
@@ -109,6 +110,18 @@ def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
         "--sigmas", help="noise levels: default, karras, exponential or beta; needs --scheduler"
     )
     group.add_argument("--clip-skip", type=int, metavar="N", help="text encoder layers to skip")
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what it starts from")
+    group.add_argument("--image", type=Path, metavar="FILE", help="PNG, JPEG or WebP to start from")
+    group.add_argument(
+        "--mask", type=Path, metavar="FILE", help="as large as --image; white is redrawn"
+    )
+    group.add_argument("--mask-inverted", action="store_true", help="black is redrawn instead")
+    group.add_argument(
+        "--strength", type=float, metavar="X", help="how much is redrawn, above 0 to 1"
+    )
 
 
 def _add_delivery_options(parser: argparse.ArgumentParser) -> None:

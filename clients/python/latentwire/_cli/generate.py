@@ -16,6 +16,7 @@ from latentwire.errors import LatentwireError
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from latentwire._cli.output import Output
     from latentwire._cli.reporting import Reporter
@@ -117,6 +118,10 @@ def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
         "guidance_scale": arguments.guidance_scale,
         "scheduler": _scheduler(arguments),
         "clip_skip": arguments.clip_skip,
+        "image": _file(arguments.image),
+        "mask": _file(arguments.mask),
+        "mask_inverted": arguments.mask_inverted or None,
+        "strength": arguments.strength,
         "image_format": output.image_format,
         "quality": arguments.quality,
         "metadata_omitted": arguments.metadata_omitted or None,
@@ -131,6 +136,14 @@ def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
         "request_id": arguments.request_id,
         "validate_only": arguments.validate_only or None,
     }
+
+
+def _file(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise UsageError(msg) from None
 
 
 def _scheduler(arguments: argparse.Namespace) -> str | tuple[str, str] | None:

@@ -171,10 +171,12 @@ class Inpainting(_message.Message):
     def __init__(self, image: _Optional[_Union[InputImage, _Mapping]] = ..., mask: _Optional[_Union[InputImage, _Mapping]] = ..., strength: _Optional[float] = ..., mask_inverted: bool = ...) -> None: ...
 
 class InputImage(_message.Message):
-    __slots__ = ("data",)
+    __slots__ = ("data", "sha256")
     DATA_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
     data: bytes
-    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+    sha256: bytes
+    def __init__(self, data: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class Lora(_message.Message):
     __slots__ = ("id", "scale")

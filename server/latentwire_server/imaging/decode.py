@@ -1,0 +1,174 @@
+"""Callers' image files to pixels: PNG, JPEG and WebP, told by their bytes.
+
+Pure functions without state: they run on any thread. Nothing is decoded before the header was
+looked at, so that a small file cannot become a huge picture. Must not know torch, the engine or
+the wire.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_INPUT_PIXELS: Final = 4096 * 4096
+MAX_INPUT_BYTES: Final = 50_000_000
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
+
+_WHITE: Final = (255, 255, 255, 255)
+_HALF: Final = 128
+
+
+class UnusableImageError(ValueError):
+    """A file that cannot be taken; the text says what is wrong and what is allowed."""
+
+    def __init__(self, *, reason: str, text: str) -> None:
+        """Takes a constant such as ``"TOO_LARGE"``, and a text for people."""
+        super().__init__(text)
+        self.reason = reason
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Returns the picture in a file, upright as its EXIF orientation says.
+
+    Raises:
+        UnusableImageError: it is none, is too large, has several frames, or is broken.
+    """
+    if not data:
+        raise UnusableImageError(
+            reason="REQUIRED", text="is empty; needed: a PNG, JPEG or WebP file"
+        )
+    if len(data) > MAX_INPUT_BYTES:
+        raise UnusableImageError(
+            reason="TOO_LARGE", text=f"is a file of {len(data)} bytes; allowed: {MAX_INPUT_BYTES}"
+        )
+    with warnings.catch_warnings():
+        # Of large pictures, which have our own limit, and of broken metadata.
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check(image)
+                image.load()
+                return ImageOps.exif_transpose(image)
+        except UnidentifiedImageError:
+            raise UnusableImageError(
+                reason="UNKNOWN_FORMAT",
+                text="is no image that can be read; allowed: PNG, JPEG, WebP",
+            ) from None
+        except Image.DecompressionBombError:
+            raise UnusableImageError(
+                reason="TOO_LARGE", text=f"has too many pixels; allowed: {MAX_INPUT_PIXELS} in all"
+            ) from None
+        except UnusableImageError:
+            raise
+        # Whatever Pillow's parsers make of hostile bytes.
+        except Exception:
+            raise UnusableImageError(reason="BROKEN", text="is a broken image file") from None
+
+
+def _check(image: Image.Image) -> None:
+    if image.width * image.height > MAX_INPUT_PIXELS:
+        raise UnusableImageError(
+            reason="TOO_LARGE",
+            text=f"has {image.width}x{image.height} pixels; allowed: {MAX_INPUT_PIXELS} in all",
+        )
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames > 1:
+        raise UnusableImageError(reason="ANIMATED", text=f"has {num_frames} frames; allowed: 1")
+
+
+def fitted_size(
+    image: Image.Image,
+    *,
+    width: int | None,
+    height: int | None,
+    multiple: int,
+    min_side: int,
+    max_side: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    """Returns the size of the images that are made from a picture; what is given stays.
+
+    With one side given, the other follows the picture's proportions. With none, it is the
+    picture's own size, made smaller or larger until it is within the limits. Sides are rounded to
+    the nearest multiple.
+    """
+    own_width, own_height = image.size
+    if width is not None and height is not None:
+        return width, height
+
+    def rounded(side: float) -> int:
+        low = -(-min_side // multiple) * multiple
+        high = max_side // multiple * multiple
+        return max(low, min(high, round(side / multiple) * multiple))
+
+    if width is not None:
+        return width, rounded(width * own_height / own_width)
+    if height is not None:
+        return rounded(height * own_width / own_height), height
+    scale = max(1.0, min_side / min(image.size))
+    scale = min(scale, max_side / max(image.size))
+    scale = min(scale, (max_pixels / (own_width * own_height)) ** 0.5)
+    width, height = rounded(own_width * scale), rounded(own_height * scale)
+    while width * height > max_pixels and max(width, height) > multiple:
+        if width >= height:
+            width -= multiple
+        else:
+            height -= multiple
+    return width, height
+
+
+def pixels_of(image: Image.Image, *, width: int, height: int) -> NDArray[np.uint8]:
+    """Returns (height, width, 3) uint8 RGB: scaled until it covers the size, the rest cut off.
+
+    What is transparent becomes white.
+    """
+    if image.mode.startswith("I"):
+        # Sixteen bits a pixel, which Pillow would cut at 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+    return np.array(fitted)
+
+
+def mask_of(image: Image.Image, *, width: int, height: int, is_inverted: bool) -> NDArray[np.uint8]:
+    """Returns (height, width) uint8, 255 where the mask is white and 0 where it is black.
+
+    Cut like the picture that it belongs to, with a hard edge.
+    """
+    grey = Image.fromarray(pixels_of(image, width=width, height=height)).convert("L")
+    is_white = np.array(grey) >= _HALF
+    return np.where(is_white != is_inverted, 255, 0).astype(np.uint8)
+
+
+def paste(
+    drawn: NDArray[np.uint8],
+    *,
+    original: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    feather: float,
+) -> NDArray[np.uint8]:
+    """Returns what was drawn where the mask is white, and the original's own pixels elsewhere.
+
+    Args:
+        drawn: (height, width, 3) uint8.
+        original: The same.
+        mask: (height, width) uint8, 255 or 0.
+        feather: Radius in pixels over which the one passes into the other, inside the mask.
+    """
+    weight = mask.astype(np.float32) / 255
+    if feather:
+        blurred = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(feather))
+        # Half at the edge: from nothing there to all, and nothing at all outside.
+        inside = np.asarray(blurred, np.float32) / 255 * 2 - 1
+        weight = np.where(mask == 0, 0, inside.clip(0, 1))
+    mixed = original + (drawn.astype(np.float32) - original) * weight[..., None]
+    return mixed.round().astype(np.uint8)
