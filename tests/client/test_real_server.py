@@ -57,6 +57,53 @@ async def test_the_effective_request_draws_the_same_again(client):
     assert isinstance(events[-1], latentwire.Completed)
 
 
+def file_of(colour: str, mode: str = "RGB") -> bytes:
+    out = io.BytesIO()
+    PillowImage.new(mode, (64, 64), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+async def test_the_echo_draws_the_same_once_the_files_are_put_back(client):
+    files = {"image": file_of("navy"), "mask": file_of("white", "L")}
+    events = [
+        event
+        async for event in client.stream(
+            "a red circle", **SMALL | {"num_inference_steps": 8}, **files, strength=0.5
+        )
+    ]
+    request = events[0].effective_request
+    assert (request.inpainting.strength, request.width) == (0.5, 64)
+    (again,) = await client.generate(request, **files)
+    (first,) = [event for event in events if isinstance(event, latentwire.Image)]
+    assert first.data == again.data
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"strength": 0.5}, {"mask": b"x"}, {"mask_inverted": True, "image": b"x"}],
+    ids=str,
+)
+async def test_what_belongs_to_a_picture_needs_one(client, options):
+    with pytest.raises(TypeError, match="need"):
+        await client.generate("a red circle", **options)
+
+
+async def test_the_command_starts_from_files(server, tmp_path):
+    (tmp_path / "in.png").write_bytes(file_of("navy"))
+    (tmp_path / "mask.png").write_bytes(file_of("black", "L"))
+    flags = "--image in.png --mask mask.png --mask-inverted --strength 0.5 -o out.png"
+    drawing = await command(server, "generate", "a red circle", *flags.split(), cwd=tmp_path)
+    _, errors = await drawing.communicate()
+    assert drawing.returncode == 0, errors
+    with PillowImage.open(tmp_path / "out.png") as drawn:
+        assert drawn.size == (64, 64)
+
+    missing = await command(server, "generate", "p", "--image", "nowhere.png", cwd=tmp_path)
+    _, errors = await missing.communicate()
+    assert missing.returncode == 2
+    assert b"nowhere.png: No such file" in errors
+
+
 async def test_the_file_itself_draws_the_same_again(server, client, tmp_path):
     (image,) = await client.generate("a red circle", **SMALL, scheduler="euler", guidance_scale=3)
     (tmp_path / "first.png").write_bytes(image.data)
