@@ -65,7 +65,8 @@ def _unserved(draft: RequestDraft) -> Iterator[Violation]:
 
 
 def _prompts(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
-    if not draft.prompt.strip():
+    # A picture to start from says what to draw too.
+    if not draft.prompt.strip() and draft.source is None:
         yield Violation(
             field="prompt", reason="REQUIRED", description="prompt says what to draw; it is empty"
         )

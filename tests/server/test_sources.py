@@ -148,15 +148,18 @@ async def test_all_that_is_wrong_is_told_at_once(server: Serving):
             image=pb.InputImage(data=b"GIF89a"), mask=pb.InputImage(), strength=1.5
         ),
         num_images=99,
-        prompt="",
     )
     assert await violations_of(server, broken) == {
-        "prompt": "REQUIRED",
         "num_images": "OUT_OF_RANGE",
         "inpainting.image": "UNKNOWN_FORMAT",
         "inpainting.mask": "REQUIRED",
         "inpainting.strength": "OUT_OF_RANGE",
     }
+
+
+async def test_a_picture_needs_no_words(server: Serving):
+    sent = from_picture(prompt="", strength=0.5)
+    assert len(images_of(await events_of(server.stub.GenerateImage(sent)))) == 1
 
 
 async def test_a_mask_of_another_size_is_refused(server: Serving):
