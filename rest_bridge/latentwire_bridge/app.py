@@ -41,8 +41,8 @@ def build_app(settings: Settings, *, client: AsyncClient, files: FileStore) -> w
     app.add_routes(
         [
             web.post("/images/generations", images.generate),
-            web.post("/images/edits", images.refuse_edit),
-            web.post("/images/variations", images.refuse_edit),
+            web.post("/images/edits", images.edit),
+            web.post("/images/variations", images.vary),
             web.get(FILES_PATH + "{name:.+}", images.file),
             web.get("/models", models.list),
             web.get("/models/{id:.+}", models.get),

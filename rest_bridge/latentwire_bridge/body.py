@@ -22,13 +22,20 @@ _BIG_BODY_BYTES: Final = 65_536
 """Parsing more than this takes milliseconds, in which the event loop serves nobody."""
 
 
-async def read_object(request: web.Request, *, timeout_s: float) -> dict[str, object]:
+async def read_object(
+    request: web.Request, *, timeout_s: float, takes_forms: bool = False
+) -> dict[str, object]:
     """Returns the request's JSON object.
+
+    Args:
+        request: Whose body is read.
+        timeout_s: How long that may take.
+        takes_forms: Whether the caller might have sent a form instead.
 
     Raises:
         ApiError: the body is of another type, not JSON, no object, or does not arrive in time.
     """
-    _require_json(request.headers.get("Content-Type"))
+    _require_json(request.headers.get("Content-Type"), takes_forms=takes_forms)
     try:
         async with asyncio.timeout(timeout_s):
             data = await request.read()
@@ -48,14 +55,17 @@ async def read_object(request: web.Request, *, timeout_s: float) -> dict[str, ob
     return parse_object(data)
 
 
-def _require_json(content_type: str | None) -> None:
+def _require_json(content_type: str | None, *, takes_forms: bool) -> None:
     kind = (content_type or "application/json").partition(";")[0].strip().lower()
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
         return
     # Browsers send other types without asking the server first, and `curl -d` sends a form.
+    hint = "; with curl: -H 'Content-Type: application/json'"
+    if takes_forms:
+        hint = ", or a form with files, multipart/form-data; with curl: -F image=@photo.png"
     message = (
         f"the body must be JSON, sent with the header 'Content-Type: application/json'"
-        f" (got {_shown(kind)}); with curl: -H 'Content-Type: application/json'"
+        f" (got {_shown(kind)}){hint}"
     )
     raise ApiError(
         message, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code="unsupported_content_type"

@@ -174,6 +174,13 @@ _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
     "output.format": "output_format",
     "scheduler.id": "scheduler",
     "scheduler.sigmas": "scheduler",
+    "image_to_image": "image",
+    "image_to_image.image": "image",
+    "image_to_image.strength": "strength",
+    "inpainting": "mask",
+    "inpainting.image": "image",
+    "inpainting.mask": "mask",
+    "inpainting.strength": "strength",
 }
 
 

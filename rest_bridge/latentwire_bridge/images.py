@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -16,14 +16,17 @@ from latentwire_bridge.body import read_object
 from latentwire_bridge.callers import client_of, patience_s
 from latentwire_bridge.edge import REQUEST_ID
 from latentwire_bridge.errors import ApiError, api_error, internal_error
-from latentwire_bridge.schema import parse_request
+from latentwire_bridge.schema import EditBody, VariationBody, parse_request
 from latentwire_bridge.translation import Result, generate_options, response_body
+from latentwire_bridge.uploads import from_json, is_form, pictures_of, read_form
 
 if TYPE_CHECKING:
     from latentwire import AsyncClient
     from latentwire_bridge.files import FileStore, StoredFile
     from latentwire_bridge.models import ModelRoutes
     from latentwire_bridge.schema import ImageRequest
+    from latentwire_bridge.translation import Pictures
+    from latentwire_bridge.uploads import Sent
 
 FILES_PATH: Final = "/files/"
 
@@ -37,6 +40,7 @@ class ImageSettings:
     public_url: str | None
     """What callers' URLs begin with; None: as the caller wrote it."""
     body_timeout_s: float
+    max_upload_bytes: int
     generation_timeout_s: float
 
 
@@ -60,8 +64,33 @@ class ImageRoutes:
     async def generate(self, request: web.Request) -> web.Response:
         """Draws images from a prompt. The caller's going away cancels the drawing."""
         sent = await read_object(request, timeout_s=self._settings.body_timeout_s)
-        wanted = parse_request(sent)
-        result = await self._draw(request, wanted)
+        return await self._answer(request, parse_request(sent))
+
+    async def edit(self, request: web.Request) -> web.Response:
+        """Draws images from an image, or in a mask of it."""
+        sent = await self._read_pictures(request)
+        wanted = parse_request(sent.fields, kind=EditBody)
+        pictures = await asyncio.to_thread(pictures_of, sent, wanted.body)
+        return await self._answer(request, wanted, pictures=pictures)
+
+    async def vary(self, request: web.Request) -> web.Response:
+        """Draws images that are much like an image."""
+        sent = await self._read_pictures(request)
+        wanted = parse_request(sent.fields, kind=VariationBody)
+        pictures = await asyncio.to_thread(pictures_of, sent, wanted.body, is_variation=True)
+        return await self._answer(request, wanted, pictures=pictures)
+
+    async def _read_pictures(self, request: web.Request) -> Sent:
+        larger = request.clone(client_max_size=self._settings.max_upload_bytes)
+        if is_form(larger):
+            return await read_form(larger, timeout_s=self._settings.body_timeout_s)
+        sent = await read_object(larger, timeout_s=self._settings.body_timeout_s, takes_forms=True)
+        return await asyncio.to_thread(from_json, sent)
+
+    async def _answer(
+        self, request: web.Request, wanted: ImageRequest, *, pictures: Pictures | None = None
+    ) -> web.Response:
+        result = await self._draw(request, wanted, pictures)
         response_format = wanted.body.response_format
         urls: list[str | None] = [None] * len(result.images)
         if response_format != "b64_json":
@@ -75,11 +104,6 @@ class ImageRoutes:
         )
         return web.Response(body=body, content_type="application/json")
 
-    async def refuse_edit(self, request: web.Request) -> NoReturn:  # noqa: ARG002
-        """Refuses what starts from an image."""
-        message = "starting from an image is not served by this version"
-        raise ApiError(message, param="image", code="unsupported_parameter")
-
     async def file(self, request: web.Request) -> web.Response:
         """Serves a stored file."""
         stored = self._files.get(request.match_info["name"])
@@ -89,8 +113,12 @@ class ImageRoutes:
             raise ApiError(message, status=HTTPStatus.NOT_FOUND, code="file_not_found")
         return web.Response(body=data, headers=self._file_headers(stored))
 
-    async def _draw(self, request: web.Request, wanted: ImageRequest) -> Result:
-        options = generate_options(wanted.body, model=self._models.resolve(wanted.body.model))
+    async def _draw(
+        self, request: web.Request, wanted: ImageRequest, pictures: Pictures | None
+    ) -> Result:
+        options = generate_options(
+            wanted.body, model=self._models.resolve(wanted.body.model), pictures=pictures
+        )
         client = client_of(request.headers, client=self._client)
         timeout_s = patience_s(request.headers, most_s=self._settings.generation_timeout_s)
         accepted: Accepted | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -34,22 +34,13 @@ ALIASES: Final[Mapping[str, str]] = {
     "sampler": "scheduler",
     "sampler_name": "scheduler",
     "sample_method": "scheduler",
+    "denoising_strength": "strength",
 }
 """Other servers' names for our fields."""
 
-UNSERVED: Final = (
-    "stream",
-    "partial_images",
-    "image",
-    "image[]",
-    "images",
-    "mask",
-    "strength",
-    "denoising_strength",
-    "lora",
-    "loras",
-)
+UNSERVED: Final = ("stream", "partial_images", "lora", "loras")
 """Fields that would change what comes back, and that this version does not serve."""
+_OF_EDITS: Final = ("image", "image[]", "images", "mask", "strength", "denoising_strength")
 
 _SIZE: Final = re.compile(r"([0-9]{1,6})\s*[x*]\s*([0-9]{1,6})")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
@@ -125,6 +116,11 @@ class GenerationBody(BaseModel):
     """The body of ``POST /v1/images/generations``."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    unserved: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(UNSERVED, "is not served by this version; leave it out"),
+        **dict.fromkeys(_OF_EDITS, "belongs to /v1/images/edits"),
+    }
+    """What is refused, and why."""
 
     prompt: Text
     model: Text | None = None
@@ -159,6 +155,27 @@ class GenerationBody(BaseModel):
     height: PositiveInteger | None = None
 
 
+class EditBody(GenerationBody):
+    """The body of ``POST /v1/images/edits``, without its pictures."""
+
+    unserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        UNSERVED, "is not served by this version; leave it out"
+    )
+
+    strength: (
+        Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=1, allow_inf_nan=False)] | None
+    ) = None
+
+    # Accepted, without effect.
+    input_fidelity: Literal["low", "high"] | None = None
+
+
+class VariationBody(EditBody):
+    """The body of ``POST /v1/images/variations``, without its picture: its prompt says nothing."""
+
+    prompt: Text = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """A valid body, and the names under which the caller sent what has several names."""
@@ -167,17 +184,23 @@ class ImageRequest:
     sent_names: Mapping[str, str]
 
 
-def parse_request(sent: Mapping[str, object]) -> ImageRequest:
-    """Returns the request that a JSON object makes.
+def parse_request(
+    sent: Mapping[str, object], *, kind: type[GenerationBody] = GenerationBody
+) -> ImageRequest:
+    """Returns the request that a JSON object or a form makes.
+
+    Args:
+        sent: The fields.
+        kind: What they must make.
 
     Raises:
         ApiError: the API has no such request; all that is wrong is told at once.
     """
     given = {name: value for name, value in sent.items() if _is_given(name, value)}
-    problems = list(_unserved(given))
+    problems = list(_unserved(given, kind.unserved))
     fields, sent_names = _without_aliases(given, problems)
     try:
-        body = GenerationBody.model_validate(fields)
+        body = kind.model_validate(fields)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
         problems += [_problem(detail, sent_names) for detail in details]
@@ -193,15 +216,11 @@ def _is_given(name: str, value: object) -> bool:
     return value is not None and (value != "" or name == "prompt")
 
 
-def _unserved(given: Mapping[str, object]) -> Iterator[Problem]:
-    for name in UNSERVED:
+def _unserved(given: Mapping[str, object], unserved: Mapping[str, str]) -> Iterator[Problem]:
+    for name, reason in unserved.items():
         # False and 0 ask for what happens anyway.
         if given.get(name):
-            yield Problem(
-                param=name,
-                message="is not served by this version; leave it out",
-                code="unsupported_parameter",
-            )
+            yield Problem(param=name, message=reason, code="unsupported_parameter")
 
 
 def _without_aliases(

@@ -97,7 +97,13 @@ class Settings(BaseSettings):
 
     # Limits
     max_body_bytes: int = Field(
-        1_048_576, ge=1_024, le=2**31 - 1, description="Largest request body."
+        1_048_576, ge=1_024, le=2**31 - 1, description="Largest request body without pictures."
+    )
+    max_upload_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1_024,
+        le=2**31 - 1,
+        description="Largest request body with pictures.",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request body may take to arrive."
@@ -189,6 +195,7 @@ class Settings(BaseSettings):
         return ImageSettings(
             public_url=self.public_url,
             body_timeout_s=self.body_timeout_s,
+            max_upload_bytes=self.max_upload_bytes,
             generation_timeout_s=self.generation_timeout_s,
         )
 

@@ -33,13 +33,27 @@ class Result:
     """Without those that a safety filter withheld."""
 
 
-def generate_options(body: GenerationBody, *, model: str) -> GenerateOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """What an edit starts from, as the server wants it."""
+
+    image: bytes | None = None
+    mask: bytes | None = None
+    """White where it is redrawn."""
+    strength: float | None = None
+
+
+def generate_options(
+    body: GenerationBody, *, model: str, pictures: Pictures | None = None
+) -> GenerateOptions:
     """Returns what the server is asked for besides the prompt.
 
     Args:
         body: The caller's request.
         model: The model by the server's name; empty for its default.
+        pictures: What it starts from, if from anything.
     """
+    pictures = pictures or Pictures()
     width, height = body.size or (body.width, body.height)
     is_compressible = body.output_format in ("jpeg", "webp")
     return {
@@ -53,6 +67,9 @@ def generate_options(body: GenerationBody, *, model: str) -> GenerateOptions:
         "guidance_scale": body.guidance_scale,
         "scheduler": _scheduler(body),
         "clip_skip": body.clip_skip,
+        "image": pictures.image,
+        "mask": pictures.mask,
+        "strength": pictures.strength,
         "image_format": body.output_format,
         "quality": _quality(body.output_compression) if is_compressible else None,
         "user": _user(body.user or body.safety_identifier),

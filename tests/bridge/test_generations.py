@@ -237,12 +237,3 @@ async def test_a_public_url_replaces_the_one_that_was_called(server):
         assert url.startswith("https://images.example/ai/files/")
         path = url.removeprefix("https://images.example/ai")
         assert (await bridge.get(path)).status == 200
-
-
-@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations", "/images/edits"])
-async def test_edits_are_refused_by_name(bridge, path):
-    answer = await bridge.send("POST", path, data={"image": io.BytesIO(b"PNG"), "prompt": "a"})
-
-    assert answer.status == 400
-    assert answer.error["param"] == "image"
-    assert answer.error["code"] == "unsupported_parameter"

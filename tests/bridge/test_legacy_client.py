@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from pathlib import Path
 
 import pytest
+
+from tests.bridge.test_edits import file_of, half_transparent
 
 ROOT = Path(__file__).parents[2]
 CREATED_BY_MAKE = ROOT / ".venv-openai-0.28" / "bin" / "python"
@@ -70,6 +73,20 @@ assert edit.param == "image", edit.param
 
 variation = error_of(openai.Image.create_variation, image=b"PNG")
 assert variation.param == "image", variation.param
+"""
+
+EDITS = """
+import base64
+
+import openai
+
+openai.api_base = "http://localhost:9225/v1"
+openai.api_key = "random-string"
+picture = base64.b64decode(PICTURE)
+edit = openai.Image.create_edit(image=picture, mask=picture, prompt="a", n=2, size="64x64")
+assert len(edit["data"]) == 2, edit
+variation = openai.Image.create_variation(image=picture, n=1, size="64x64")
+assert variation["data"][0]["b64_json"], variation
 """
 
 FIELDS = """
@@ -140,6 +157,12 @@ async def test_the_page_of_the_original_service_works_as_printed(bridge, legacy_
 
 async def test_errors_have_the_classes_that_its_users_catch(bridge, legacy_python, tmp_path):
     await run(legacy_python, ERRORS, bridge=bridge, cwd=tmp_path)
+
+
+async def test_edits_and_variations_are_drawn(bridge, legacy_python, tmp_path):
+    picture = base64.b64encode(file_of(half_transparent())).decode()
+    program = EDITS.replace("PICTURE", repr(picture))
+    await run(legacy_python, program, bridge=bridge, cwd=tmp_path)
 
 
 async def test_fields_urls_models_and_coroutines_work(bridge, legacy_python, tmp_path):
