@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from latentwire_bridge.browsers import BrowserPolicy
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+PREPARE: Final[web.RequestKey[Callable[[web.StreamResponse], None]]] = web.RequestKey("prepare")
+"""Sets what every response carries; for those that are sent before they are returned."""
 OPENAI_VERSION: Final = "2020-10-01"
 """The version of OpenAI's API that clients are told; it never had another one."""
 _SERVER_NAME: Final = "latentwire"
@@ -70,11 +72,18 @@ class HttpEdge:
             raise TypeError(request)
         request_id = request_id_from(request.headers.get("x-request-id"))
         request[REQUEST_ID] = request_id
+
+        def prepare(response: web.StreamResponse) -> None:
+            origin = request.headers.get("Origin")
+            response.headers.update(self._browsers.cors_headers(origin))
+            stamp(response, request_id, started=started)
+
+        request[PREPARE] = prepare
         status = 0
         try:
             response = await self._answer(request, request_id)
-            response.headers.update(self._browsers.cors_headers(request.headers.get("Origin")))
-            stamp(response, request_id, started=started)
+            if not response.prepared:
+                prepare(response)
             status = response.status
             return response
         finally:

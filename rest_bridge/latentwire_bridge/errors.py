@@ -81,6 +81,12 @@ def invalid_request(problems: Sequence[Problem]) -> ApiError:
     return ApiError(message, param=problems[0].param, code=problems[0].code)
 
 
+def all_withheld() -> ApiError:
+    """Returns how it is told that no image is left to show."""
+    message = "a safety filter withheld every image"
+    return ApiError(message, code="content_policy_violation")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     """How one kind of failed call is told."""
@@ -255,9 +261,9 @@ def refused_by_http(error: web.HTTPException) -> ApiError:
     )
 
 
-def error_response(error: ApiError) -> web.Response:
-    """Returns the response: OpenAI's envelope, and the headers that steer its clients."""
-    body = {
+def envelope(error: ApiError) -> Mapping[str, object]:
+    """Returns OpenAI's form of an error."""
+    return {
         "error": {
             "message": error.message,
             "type": error.type,
@@ -265,9 +271,13 @@ def error_response(error: ApiError) -> web.Response:
             "code": error.code,
         }
     }
+
+
+def error_response(error: ApiError) -> web.Response:
+    """Returns the response: OpenAI's envelope, and the headers that steer its clients."""
     response = web.Response(
         status=error.status,
-        body=json.dumps(body).encode(),
+        body=json.dumps(envelope(error)).encode(),
         content_type="application/json",
         headers=error.headers,
     )

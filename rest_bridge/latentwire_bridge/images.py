@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from latentwire import Accepted, Completed, Image, LatentwireError
+from latentwire import Accepted, Completed, Image, LatentwireError, Progress
 from latentwire_bridge.body import read_object
 from latentwire_bridge.callers import client_of, patience_s
-from latentwire_bridge.edge import REQUEST_ID
-from latentwire_bridge.errors import ApiError, api_error, internal_error
+from latentwire_bridge.edge import PREPARE, REQUEST_ID
+from latentwire_bridge.errors import ApiError, all_withheld, api_error, internal_error
 from latentwire_bridge.schema import EditBody, VariationBody, parse_request
-from latentwire_bridge.translation import Result, generate_options, response_body
+from latentwire_bridge.streaming import CONTENT_TYPE, Streaming, error_event, send_events
+from latentwire_bridge.translation import (
+    Result,
+    depends_on_default_steps,
+    generate_options,
+    response_body,
+    steps_for,
+)
 from latentwire_bridge.uploads import from_json, is_form, pictures_of, read_form
 
 if TYPE_CHECKING:
-    from latentwire import AsyncClient
+    from latentwire import AsyncClient, AsyncGenerationStream
     from latentwire_bridge.files import FileStore, StoredFile
     from latentwire_bridge.models import ModelRoutes
     from latentwire_bridge.schema import ImageRequest
@@ -41,7 +48,17 @@ class ImageSettings:
     """What callers' URLs begin with; None: as the caller wrote it."""
     body_timeout_s: float
     max_upload_bytes: int
+    keep_alive_s: float
+    send_timeout_s: float
     generation_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawing:
+    """A generation that is about to begin."""
+
+    stream: AsyncGenerationStream
+    streaming: Streaming
 
 
 class ImageRoutes:
@@ -61,19 +78,19 @@ class ImageRoutes:
         self._files = files
         self._settings = settings
 
-    async def generate(self, request: web.Request) -> web.Response:
+    async def generate(self, request: web.Request) -> web.StreamResponse:
         """Draws images from a prompt. The caller's going away cancels the drawing."""
         sent = await read_object(request, timeout_s=self._settings.body_timeout_s)
         return await self._answer(request, parse_request(sent))
 
-    async def edit(self, request: web.Request) -> web.Response:
+    async def edit(self, request: web.Request) -> web.StreamResponse:
         """Draws images from an image, or in a mask of it."""
         sent = await self._read_pictures(request)
         wanted = parse_request(sent.fields, kind=EditBody)
         pictures = await asyncio.to_thread(pictures_of, sent, wanted.body)
         return await self._answer(request, wanted, pictures=pictures)
 
-    async def vary(self, request: web.Request) -> web.Response:
+    async def vary(self, request: web.Request) -> web.StreamResponse:
         """Draws images that are much like an image."""
         sent = await self._read_pictures(request)
         wanted = parse_request(sent.fields, kind=VariationBody)
@@ -89,8 +106,12 @@ class ImageRoutes:
 
     async def _answer(
         self, request: web.Request, wanted: ImageRequest, *, pictures: Pictures | None = None
-    ) -> web.Response:
-        result = await self._draw(request, wanted, pictures)
+    ) -> web.StreamResponse:
+        drawing = await self._begin(request, wanted, pictures)
+        async with drawing.stream as events:
+            if wanted.body.stream:
+                return await self._stream(request, wanted, drawing, events)
+            result = await self._finish(request, wanted, events)
         response_format = wanted.body.response_format
         urls: list[str | None] = [None] * len(result.images)
         if response_format != "b64_json":
@@ -101,8 +122,69 @@ class ImageRoutes:
             created=int(time.time()),
             urls=urls,
             is_b64_wanted=response_format != "url",
+            quality=wanted.body.quality,
         )
         return web.Response(body=body, content_type="application/json")
+
+    async def _begin(
+        self, request: web.Request, wanted: ImageRequest, pictures: Pictures | None
+    ) -> _Drawing:
+        body, client = wanted.body, client_of(request.headers, client=self._client)
+        model = self._models.resolve(body.model)
+        try:
+            num_inference_steps = body.num_inference_steps
+            if num_inference_steps is None and depends_on_default_steps(body):
+                num_inference_steps = steps_for(body, await client.model(model))
+            strength = 1.0 if pictures is None else pictures.strength_taken
+            streaming = Streaming.of(
+                wanted,
+                prefix="image_generation" if pictures is None else "image_edit",
+                num_steps=max(1, int((num_inference_steps or 1) * strength)),
+                keep_alive_s=self._settings.keep_alive_s,
+                send_timeout_s=self._settings.send_timeout_s,
+            )
+            options = generate_options(
+                body,
+                model=model,
+                num_inference_steps=num_inference_steps,
+                pictures=pictures,
+                streaming=streaming if body.stream else None,
+            )
+            timeout_s = patience_s(request.headers, most_s=self._settings.generation_timeout_s)
+            stream = client.stream(body.prompt, timeout_s=timeout_s, **options)
+        except LatentwireError as error:
+            raise api_error(error, sent_names=wanted.sent_names) from error
+        return _Drawing(stream=stream, streaming=streaming)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        wanted: ImageRequest,
+        drawing: _Drawing,
+        events: AsyncGenerationStream,
+    ) -> web.StreamResponse:
+        try:
+            # Whatever the server refuses is a plain answer: nothing was sent yet.
+            await anext(events)
+        except LatentwireError as error:
+            raise api_error(error, sent_names=wanted.sent_names) from error
+        response = web.StreamResponse(headers={"Cache-Control": "no-store"})
+        response.content_type = CONTENT_TYPE
+        request[PREPARE](response)
+        await response.prepare(request)
+        try:
+            completed = await send_events(
+                response, events, streaming=drawing.streaming, wanted=wanted
+            )
+            if completed is not None:
+                _log_completed(completed, request[REQUEST_ID])
+        except ConnectionError:
+            raise
+        except Exception:  # Border: the response has begun and cannot become an error
+            _logger.exception("unexpected error error_id=%s", request[REQUEST_ID])
+            await response.write(error_event(internal_error(request[REQUEST_ID])))
+        await response.write_eof()
+        return response
 
     async def file(self, request: web.Request) -> web.Response:
         """Serves a stored file."""
@@ -113,37 +195,32 @@ class ImageRoutes:
             raise ApiError(message, status=HTTPStatus.NOT_FOUND, code="file_not_found")
         return web.Response(body=data, headers=self._file_headers(stored))
 
-    async def _draw(
-        self, request: web.Request, wanted: ImageRequest, pictures: Pictures | None
+    async def _finish(
+        self, request: web.Request, wanted: ImageRequest, events: AsyncGenerationStream
     ) -> Result:
-        options = generate_options(
-            wanted.body, model=self._models.resolve(wanted.body.model), pictures=pictures
-        )
-        client = client_of(request.headers, client=self._client)
-        timeout_s = patience_s(request.headers, most_s=self._settings.generation_timeout_s)
         accepted: Accepted | None = None
         images: list[Image] = []
+        num_steps = 0
         try:
-            stream = client.stream(wanted.body.prompt, timeout_s=timeout_s, **options)
-            async with stream as events:
-                async for event in events:
-                    match event:
-                        case Accepted():
-                            accepted = event
-                        case Image():
-                            images.append(event)
-                        case Completed():
-                            _log_completed(event, request[REQUEST_ID])
-                        case _:
-                            # A JSON response shows no progress.
-                            continue
+            async for event in events:
+                match event:
+                    case Accepted():
+                        accepted = event
+                    case Progress():
+                        num_steps = max(num_steps, event.step_count)
+                    case Image():
+                        images.append(event)
+                    case Completed():
+                        _log_completed(event, request[REQUEST_ID])
+                    case _:
+                        # A JSON response shows no pictures on the way.
+                        continue
         except LatentwireError as error:
             raise api_error(error, sent_names=wanted.sent_names) from error
         shown = tuple(image for image in images if image.finish_reason != "filtered")
         if not shown:
-            message = "a safety filter withheld every image"
-            raise ApiError(message, code="content_policy_violation")
-        return Result(accepted=accepted, images=shown)
+            raise all_withheld()
+        return Result(accepted=accepted, images=shown, num_steps=num_steps)
 
     async def _store(
         self, request: web.Request, result: Result, *, is_url_required: bool

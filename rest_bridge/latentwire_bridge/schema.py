@@ -25,6 +25,7 @@ MAX_INT32: Final = 2**31 - 1
 MAX_SEED: Final = 2**63 - 1
 RANDOM_SEED: Final = -1
 BEST_COMPRESSION: Final = 100
+MAX_PARTIAL_IMAGES: Final = 3
 
 ALIASES: Final[Mapping[str, str]] = {
     "steps": "num_inference_steps",
@@ -38,7 +39,7 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 """Other servers' names for our fields."""
 
-UNSERVED: Final = ("stream", "partial_images", "lora", "loras")
+UNSERVED: Final = ("lora", "loras")
 """Fields that would change what comes back, and that this version does not serve."""
 _OF_EDITS: Final = ("image", "image[]", "images", "mask", "strength", "denoising_strength")
 
@@ -103,6 +104,9 @@ Integer = Annotated[int, BeforeValidator(_integer)]
 PositiveInteger = Annotated[Integer, Field(ge=1, le=MAX_INT32)]
 
 
+Quality = Literal["draft", "standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
+
+
 class SchedulerBody(BaseModel):
     """A sampler: its id, and the spacing of its noise levels."""
 
@@ -135,14 +139,16 @@ class GenerationBody(BaseModel):
     user: Text | None = None
     safety_identifier: Text | None = None
 
+    stream: bool | None = None
+    partial_images: Annotated[Integer, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = None
+    quality: Quality | None = None
+
     # Accepted, without effect.
-    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None = (
-        None
-    )
     style: Literal["vivid", "natural"] | None = None
     moderation: Literal["low", "auto"] | None = None
 
-    # Extensions, by diffusers' names.
+    # Extensions; those that diffusers has by its names.
+    progress: bool | None = None
     negative_prompt: Text | None = None
     num_inference_steps: PositiveInteger | None = None
     guidance_scale: (
@@ -263,6 +269,11 @@ def _contradictions(body: GenerationBody) -> Iterator[Problem]:
         yield Problem(
             param="output_compression",
             message="below 100 is not possible for PNG, which is lossless; ask for jpeg or webp",
+        )
+    if body.stream and body.response_format == "url":
+        yield Problem(
+            param="response_format",
+            message="a stream carries the images themselves; leave it out or ask for b64_json",
         )
 
 

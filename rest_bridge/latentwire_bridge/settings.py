@@ -108,6 +108,18 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request body may take to arrive."
     )
+    keep_alive_s: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a stream may be silent before it gets a comment.",
+    )
+    send_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long the reader of a stream may read nothing.",
+    )
     generation_timeout_s: float = Field(
         3_600.0, gt=0, allow_inf_nan=False, description="How long a generation may take in all."
     )
@@ -196,6 +208,8 @@ class Settings(BaseSettings):
             public_url=self.public_url,
             body_timeout_s=self.body_timeout_s,
             max_upload_bytes=self.max_upload_bytes,
+            keep_alive_s=self.keep_alive_s,
+            send_timeout_s=self.send_timeout_s,
             generation_timeout_s=self.generation_timeout_s,
         )
 

@@ -16,10 +16,23 @@ from latentwire_bridge.schema import RANDOM_SEED
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from latentwire import Accepted, GenerateOptions, Image, RequestWarning
+    from latentwire import Accepted, GenerateOptions, Image, Model, RequestWarning
     from latentwire_bridge.schema import GenerationBody
+    from latentwire_bridge.streaming import Streaming
 
 MAX_USER_BYTES: Final = 64
+MAX_PREVIEW_SIDE: Final = 2_048
+"""The contract's limit: a partial image comes at the images' size up to it."""
+STEPS_BY_QUALITY: Final[Mapping[str, float]] = {
+    "draft": 0.4,
+    "low": 0.6,
+    "high": 1.5,
+    "hd": 1.5,
+    "xhigh": 2.0,
+    "max": 2.0,
+}
+"""Shares of the model's default steps; other qualities take those as they are."""
+_IMAGE_TO_IMAGE_STRENGTH: Final = 0.8
 # A JSON answer shows no progress: one event at the end of the steps is enough.
 _PROGRESS_INTERVAL_STEPS: Final = 1_000
 
@@ -31,6 +44,8 @@ class Result:
     accepted: Accepted | None
     images: tuple[Image, ...]
     """Without those that a safety filter withheld."""
+    num_steps: int
+    """Denoising steps of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +57,44 @@ class Pictures:
     """White where it is redrawn."""
     strength: float | None = None
 
+    @property
+    def strength_taken(self) -> float:
+        """The strength, or the contract's default."""
+        default = _IMAGE_TO_IMAGE_STRENGTH if self.mask is None else 1.0
+        return default if self.strength is None else self.strength
+
+
+def depends_on_default_steps(body: GenerationBody) -> bool:
+    """Whether a request that names no steps needs to know how many the model takes."""
+    return bool(body.stream and body.partial_images) or _share_of_steps(body) != 1.0
+
+
+def steps_for(body: GenerationBody, model: Model) -> int:
+    """Returns the steps that a quality stands for, of a request that names none."""
+    steps = round(model.defaults.num_inference_steps * _share_of_steps(body))
+    return min(max(1, steps), model.limits.max_inference_steps)
+
+
+def _share_of_steps(body: GenerationBody) -> float:
+    return STEPS_BY_QUALITY.get(body.quality or "auto", 1.0)
+
 
 def generate_options(
-    body: GenerationBody, *, model: str, pictures: Pictures | None = None
+    body: GenerationBody,
+    *,
+    model: str,
+    num_inference_steps: int | None = None,
+    pictures: Pictures | None = None,
+    streaming: Streaming | None = None,
 ) -> GenerateOptions:
     """Returns what the server is asked for besides the prompt.
 
     Args:
         body: The caller's request.
         model: The model by the server's name; empty for its default.
+        num_inference_steps: How many steps, where the caller or a quality says so.
         pictures: What it starts from, if from anything.
+        streaming: What is shown on the way, if anything.
     """
     pictures = pictures or Pictures()
     width, height = body.size or (body.width, body.height)
@@ -63,7 +106,7 @@ def generate_options(
         "height": height,
         "num_images": body.n,
         "seed": None if body.seed == RANDOM_SEED else body.seed,
-        "num_inference_steps": body.num_inference_steps,
+        "num_inference_steps": num_inference_steps,
         "guidance_scale": body.guidance_scale,
         "scheduler": _scheduler(body),
         "clip_skip": body.clip_skip,
@@ -73,7 +116,11 @@ def generate_options(
         "image_format": body.output_format,
         "quality": _quality(body.output_compression) if is_compressible else None,
         "user": _user(body.user or body.safety_identifier),
-        "progress_interval_steps": _PROGRESS_INTERVAL_STEPS,
+        "progress_interval_steps": (
+            1 if streaming and streaming.wants_progress else _PROGRESS_INTERVAL_STEPS
+        ),
+        "preview_interval_steps": streaming.preview_interval_steps if streaming else None,
+        "preview_max_side": MAX_PREVIEW_SIDE if streaming else None,
     }
 
 
@@ -95,8 +142,23 @@ def _user(user: str | None) -> str | None:
     return hashlib.sha256(user.encode()).hexdigest()
 
 
+def usage_of(*, num_steps: int) -> Mapping[str, object]:
+    """Returns OpenAI's ``usage``; nothing counts in tokens here, but denoising steps as output."""
+    return {
+        "total_tokens": num_steps,
+        "input_tokens": 0,
+        "output_tokens": num_steps,
+        "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+    }
+
+
 def response_body(
-    result: Result, *, created: int, urls: Sequence[str | None], is_b64_wanted: bool
+    result: Result,
+    *,
+    created: int,
+    urls: Sequence[str | None],
+    is_b64_wanted: bool,
+    quality: str | None,
 ) -> bytes:
     """Returns the JSON of an ``ImagesResponse``.
 
@@ -105,6 +167,7 @@ def response_body(
         created: Seconds since 1970.
         urls: The address of each image; None where there is none.
         is_b64_wanted: Whether the images themselves are part of the response.
+        quality: As the caller named it.
     """
     first = result.images[0]
     body: dict[str, object] = {
@@ -116,6 +179,8 @@ def response_body(
         "background": "opaque",
         "output_format": first.media_type.removeprefix("image/"),
         "size": f"{first.width}x{first.height}",
+        "quality": quality or "auto",
+        "usage": usage_of(num_steps=result.num_steps * len(result.images)),
     }
     if result.accepted is not None and result.accepted.warnings:
         body["warnings"] = [_warning(warning) for warning in result.accepted.warnings]

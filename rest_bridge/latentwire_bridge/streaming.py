@@ -1,0 +1,249 @@
+"""Images as server-sent events (WHATWG HTML, 9.2), as OpenAI's clients read them.
+
+Those clients break on an ``id:`` or ``retry:`` line and on events without data, take every type
+that they do not know for a partial image, and lose a last event without its blank line. Comments
+are safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from PIL import Image as PillowImage
+
+from latentwire import Completed, Image, LatentwireError, Preview, Progress
+from latentwire_bridge.errors import all_withheld, api_error, envelope
+from latentwire_bridge.translation import usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from aiohttp import web
+
+    from latentwire import Event
+    from latentwire_bridge.errors import ApiError
+    from latentwire_bridge.schema import ImageRequest
+
+CONTENT_TYPE: Final = "text/event-stream"
+PROGRESS: Final = "latentwire.progress"
+"""Sent only to those who ask: OpenAI's clients would take it for an image."""
+_KEEP_ALIVE: Final = b": still drawing\n\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """How a generation is told while it is drawn."""
+
+    prefix: str
+    """``"image_generation"`` or ``"image_edit"``."""
+    partial_images: int
+    preview_interval_steps: int
+    """Steps between two previews; 0: none."""
+    wants_progress: bool
+    keep_alive_s: float
+    send_timeout_s: float
+    """How long a reader may read nothing."""
+
+    @classmethod
+    def of(
+        cls,
+        wanted: ImageRequest,
+        *,
+        prefix: str,
+        num_steps: int,
+        keep_alive_s: float,
+        send_timeout_s: float,
+    ) -> Streaming:
+        """Spreads the partial images evenly over the steps.
+
+        Args:
+            wanted: What the caller asked for.
+            prefix: Of the events' types.
+            num_steps: How many steps it takes.
+            keep_alive_s: How long the connection may be silent.
+            send_timeout_s: How long the reader may read nothing.
+        """
+        partial_images = wanted.body.partial_images or 0
+        interval = max(1, num_steps // (partial_images + 1)) if partial_images else 0
+        return cls(
+            prefix=prefix,
+            partial_images=partial_images,
+            preview_interval_steps=interval,
+            wants_progress=bool(wanted.body.progress),
+            keep_alive_s=keep_alive_s,
+            send_timeout_s=send_timeout_s,
+        )
+
+
+async def send_events(
+    response: web.StreamResponse,
+    events: AsyncIterator[Event],
+    *,
+    streaming: Streaming,
+    wanted: ImageRequest,
+) -> Completed | None:
+    """Sends what follows ``accepted``, an error too; returns how it ended, None if not well.
+
+    Event loop. Waits for a slow reader, but not for ever.
+
+    Raises:
+        ConnectionError: the reader is gone, or reads nothing.
+    """
+
+    async def send(data: bytes) -> None:
+        try:
+            async with asyncio.timeout(streaming.send_timeout_s):
+                await response.write(data)
+        except TimeoutError:
+            message = "the reader reads nothing"
+            raise ConnectionResetError(message) from None
+
+    writer = _Writer(streaming, wanted=wanted)
+    completed: Completed | None = None
+    try:
+        async for event in _with_pauses(events, every_s=streaming.keep_alive_s):
+            if event is None:
+                await send(_KEEP_ALIVE)
+                continue
+            if isinstance(event, Completed):
+                completed = event
+            message = await writer.message(event)
+            if message is not None:
+                await send(message)
+        if completed is not None and writer.num_images == 0:
+            await send(error_event(all_withheld()))
+    except LatentwireError as error:
+        await send(error_event(api_error(error, sent_names=wanted.sent_names)))
+    return completed
+
+
+async def _with_pauses(
+    events: AsyncIterator[Event], *, every_s: float
+) -> AsyncIterator[Event | None]:
+    """Yields the events, and None after every so many seconds without one."""
+    waiting: asyncio.Task[Event] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({waiting}, timeout=every_s)
+            if not done:
+                yield None
+                continue
+            finished, waiting = waiting, None
+            try:
+                event = finished.result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+
+
+class _Writer:
+    """Puts the events of one generation into OpenAI's words."""
+
+    def __init__(self, streaming: Streaming, *, wanted: ImageRequest) -> None:
+        self._streaming = streaming
+        self._body = wanted.body
+        self._num_partials: dict[int, int] = {}
+        self._num_steps = 0
+        self.num_images = 0
+
+    async def message(self, event: Event) -> bytes | None:
+        match event:
+            case Progress():
+                self._num_steps = max(self._num_steps, event.step_count)
+                return self._progress(event) if self._streaming.wants_progress else None
+            case Preview():
+                # Encoding a picture and its base64 takes milliseconds.
+                return await asyncio.to_thread(self._partial, event)
+            case Image() if event.finish_reason != "filtered":
+                self.num_images += 1
+                return await asyncio.to_thread(self._completed, event)
+            case _:
+                return None
+
+    def _progress(self, event: Progress) -> bytes:
+        return _event(
+            PROGRESS,
+            {
+                "phase": event.phase,
+                "step": event.step,
+                "step_count": event.step_count,
+                "fraction": event.fraction,
+                "estimated_remaining_s": event.estimated_remaining_s,
+            },
+        )
+
+    def _partial(self, event: Preview) -> bytes | None:
+        index = self._num_partials.get(event.image_index, 0)
+        if index == self._streaming.partial_images:
+            return None
+        self._num_partials[event.image_index] = index + 1
+        output_format = self._body.output_format or "png"
+        return _event(
+            f"{self._streaming.prefix}.partial_image",
+            {
+                "b64_json": _base64(_converted(event.data, output_format)),
+                **self._about(event.width, event.height, output_format=output_format),
+                "partial_image_index": index,
+                "image_index": event.image_index,
+                "step": event.step,
+            },
+        )
+
+    def _completed(self, event: Image) -> bytes:
+        output_format = event.media_type.removeprefix("image/")
+        return _event(
+            f"{self._streaming.prefix}.completed",
+            {
+                "b64_json": _base64(event.data),
+                **self._about(event.width, event.height, output_format=output_format),
+                "usage": usage_of(num_steps=self._num_steps),
+                "image_index": event.index,
+                "seed": event.seed,
+            },
+        )
+
+    def _about(self, width: int, height: int, *, output_format: str) -> Mapping[str, object]:
+        return {
+            "created_at": int(time.time()),
+            "size": f"{width}x{height}",
+            "quality": self._body.quality or "auto",
+            "background": "opaque",
+            "output_format": output_format,
+        }
+
+
+def error_event(error: ApiError) -> bytes:
+    """Returns the one form of an error that OpenAI's clients raise in the middle of a stream."""
+    return _lines("error", envelope(error))
+
+
+def _event(kind: str, fields: Mapping[str, object]) -> bytes:
+    return _lines(kind, {"type": kind, **fields})
+
+
+def _lines(name: str, data: Mapping[str, object]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def _converted(preview: bytes, output_format: str) -> bytes:
+    """Returns a preview, which the server makes as a JPEG, in the images' format."""
+    if output_format == "jpeg":
+        return preview
+    out = io.BytesIO()
+    with PillowImage.open(io.BytesIO(preview)) as image:
+        image.save(out, output_format.upper())
+    return out.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
