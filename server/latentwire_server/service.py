@@ -77,8 +77,12 @@ class GenerationService:
             random_seed=secrets.randbits(_SEED_BITS),
             deadline=deadline,
         )
+        is_only_validated = message.validate_only
+        # The caller's files may be large, and a generation may wait long.
+        message.Clear()
         request, warnings = await asyncio.to_thread(_examined, completed, model)
-        if message.validate_only:
+        del completed
+        if is_only_validated:
             accepted = events.accepted_to_proto(request, warnings)
             yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
             return

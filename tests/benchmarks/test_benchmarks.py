@@ -207,9 +207,32 @@ async def test_nothing_is_measured_where_any_seed_draws_the_same() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    "other", ["D32", *(pytest.param(name, marks=pytest.mark.soak) for name in ("OV", "Dbest"))]
-)
+def test_the_service_is_measured_from_end_to_end(tmp_path: Path) -> None:
+    workload = tmp_path / "tiny.toml"
+    workload.write_text(
+        """
+        name = "tiny"
+        description = "The service alone."
+        max_rows = 4
+        kinds = [{ width = 64, height = 64, num_inference_steps = 8 }]
+        closed = [{ num_clients = 2, num_requests = 4 }]
+        """
+    )
+    command = [sys.executable, "-m", "benchmarks", workload, "--rounds", "1"]
+    command += ["--backend", "eager", "--out", tmp_path / "out", "--baselines"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 clients, service" in (tmp_path / "out" / "tables.md").read_text()
+    (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    (closed,) = result["measurements"]
+    assert closed["summary"]["num_completed"] == 4
+    assert 1 < closed["rows_per_call"] <= 4
+    assert 0 <= result["calls_after_cancel"][0] <= 8
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("other", ["D32", "OV", "Dbest"])
 def test_a_workload_is_measured_from_end_to_end(tmp_path: Path, other: str) -> None:
     workload = tmp_path / "tiny.toml"
     workload.write_text(

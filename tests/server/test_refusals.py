@@ -80,7 +80,7 @@ async def test_all_violations_arrive_even_when_there_are_very_many(server: Servi
     refused = await refusal(server, sent)
     assert refused.info.reason == "INVALID_FIELDS"
     assert set(refused.violations) == {
-        "prompt", "width", "height", "num_images", "seed", "num_inference_steps", "guidance_scale",
+        "width", "height", "num_images", "seed", "num_inference_steps", "guidance_scale",
         "scheduler.id", "clip_skip", "output.quality", "output.max_data_bytes",
         "events.progress_interval_steps", "events.preview_interval_steps",
         "events.preview_max_side", "priority", "user", "labels", "request_id", "loras",

@@ -61,7 +61,7 @@ class Finisher:
             decoded = model.decode(latents)
             if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
                 raise NonFiniteOutput(step=trajectory.step)
-            pixels, source = pixels_of(decoded), trajectory.request.source
+            pixels, source = pixels_of(decoded), trajectory.source
             if source is not None and source.mask is not None:
                 pixels = paste(
                     pixels, original=source.pixels, mask=source.mask, feather=self._mask_feather

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from latentwire_server.engine.estimate import WorkLeft
@@ -114,6 +114,12 @@ class Generation:
     def attach(self, channel: Channel) -> None:
         """Gives it the channel that its events go through."""
         self._channel = channel
+
+    def forget_pictures(self) -> None:
+        """Gives back what it started from; to be called once it has ended."""
+        if self.request.source is not None:
+            source = self.request.source.without_pixels()
+            self.request = replace(self.request, source=source)
 
     def publish(self, event: Event) -> None:
         """Tells its reader. Any thread; after the end nothing happens."""

@@ -44,6 +44,7 @@ class Register:
         """Moves those that ended to the remembered, and forgets the oldest of these."""
         for generation in [one for one in self._active.values() if one.is_ended]:
             del self._active[generation.id]
+            generation.forget_pictures()
             self._ended[generation.id] = generation
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

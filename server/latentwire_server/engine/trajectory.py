@@ -90,11 +90,12 @@ class Trajectory:
         shape = phase.model.latent_shape(width=self.request.width, height=self.request.height)
         self._latent_size = shape[1:]
         self._kept: KeptPart | None = None
-        source = self.request.source
-        if source is None:
+        # Its own: the generation forgets it when it ends, which may be in the middle of a step.
+        self.source = self.request.source
+        if self.source is None:
             self.latents = self._noise(shape) * self.scheduler.init_noise_sigma
         else:
-            self._start_from(source, shape)
+            self._start_from(self.source, shape)
         self._conditioning: tuple[Conditioning, ...] = ()
         self._unconditional: tuple[Conditioning, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,11 @@ class Source:
     """Of the caller's file."""
     mask_sha256: bytes = b""
     mask_inverted: bool = False
+
+    def without_pixels(self) -> Source:
+        """Returns what is worth remembering once it is drawn: all but the pictures themselves."""
+        mask = None if self.mask is None else self.mask[:0].copy()
+        return replace(self, pixels=self.pixels[:0].copy(), mask=mask)
 
     @property
     def key(self) -> Hashable:
