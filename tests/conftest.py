@@ -21,6 +21,8 @@ FOLDERS = (
     "contract", "engine", "imaging", "client", "server", "bridge", "models", "embedded", "faults",
 )  # fmt: skip
 OUR_PACKAGES = ("latentwire", "latentwire_bridge", "latentwire_server")
+# Begun first among the slow ones: whoever is last runs alone on one of the cores.
+LONGEST = ("test_readme.py", "test_embedded_model.py", "test_benchmarks.py")
 # Folders whose event loop must never block; the engine's tests block it on purpose.
 LOOPS_ARE_WATCHED = {"bridge", "client", "server"}
 
@@ -45,6 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (
             item.get_closest_marker("slow") is not None,
+            item.path.name not in LONGEST,
             rank.get(_folder(item.path), len(FOLDERS)),
         )
     )
