@@ -130,6 +130,19 @@ class FakePosterior:
 
 
 @dataclass(eq=False)
+class FakeSafetyChecker:
+    """Flags what its rule says, by the number of the picture, counted from 1."""
+
+    rule: Callable[[int], bool]
+    hides_previews: bool = True
+    seen: list[np.ndarray] = field(default_factory=list)
+
+    def flags(self, pixels: np.ndarray) -> bool:
+        self.seen.append(pixels)
+        return self.rule(len(self.seen))
+
+
+@dataclass(eq=False)
 class FakeModel:
     """Honours ``DiffusionModel``; everything public here besides that is for tests."""
 
@@ -138,6 +151,7 @@ class FakeModel:
     dtype_name: str = "float32"
     backend_name: str = "eager"
     compiled_shapes: tuple[str, ...] = ()
+    safety_checker: FakeSafetyChecker | None = None
     call_s: float = 0.0
     """How long a denoiser call takes."""
     faults: list[Fault] = field(default_factory=list)

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
 WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "background", "small", "left", "of")
 WIDTH = 32
@@ -84,6 +95,41 @@ def build_parts(
             "vae": _vae(vae).eval(),
             "scheduler": diffusers.PNDMScheduler(**SD15_SCHEDULER, prediction_type=prediction_type),
         }
+
+
+def build_safety_parts(*, unsafe: np.ndarray, safe: np.ndarray) -> dict[str, Any]:
+    """Returns a safety checker with random weights that flags one picture and not the other.
+
+    Args:
+        unsafe: (height, width, 3) uint8.
+        safe: as large.
+    """
+    side = 32
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=8,
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        config = CLIPConfig(vision_config=vision.to_dict(), projection_dim=16)
+        checker = StableDiffusionSafetyChecker(config).eval()
+        checker.visual_projection.weight.normal_()
+        pictures = [Image.fromarray(unsafe), Image.fromarray(safe)]
+        pixels = processor(pictures, return_tensors="pt").pixel_values
+        embeds = checker.visual_projection(checker.vision_model(pixels)[1])
+        flagged, harmless = torch.nn.functional.normalize(embeds)
+        # What only the unsafe one has: the other's distance to it is zero.
+        concept = flagged - (flagged @ harmless) * harmless
+        checker.concept_embeds[0] = concept
+        checker.concept_embeds_weights[0] = concept.norm() / 2
+    return {"safety_checker": checker, "feature_extractor": processor}
 
 
 def _vae(class_name: str) -> torch.nn.Module:

@@ -24,6 +24,7 @@ MIN_RETRY_S: Final = 1
 MAX_RETRY_S: Final = 60
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
+CONTENT_POLICY_VIOLATION: Final = "content_policy_violation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def invalid_request(problems: Sequence[Problem]) -> ApiError:
 def all_withheld() -> ApiError:
     """Returns how it is told that no image is left to show."""
     message = "a safety filter withheld every image"
-    return ApiError(message, code="content_policy_violation")
+    return ApiError(message, code=CONTENT_POLICY_VIOLATION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

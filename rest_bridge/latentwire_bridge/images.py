@@ -217,10 +217,11 @@ class ImageRoutes:
                         continue
         except LatentwireError as error:
             raise api_error(error, sent_names=wanted.sent_names) from error
-        shown = tuple(image for image in images if image.finish_reason != "filtered")
+        shown = tuple(image for image in images if not image.is_filtered)
         if not shown:
             raise all_withheld()
-        return Result(accepted=accepted, images=shown, num_steps=num_steps)
+        withheld = tuple(image for image in images if image.is_filtered)
+        return Result(accepted=accepted, images=shown, withheld=withheld, num_steps=num_steps)
 
     async def _store(
         self, request: web.Request, result: Result, *, is_url_required: bool

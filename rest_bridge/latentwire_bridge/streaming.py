@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 
 from latentwire import Completed, Image, LatentwireError, Preview, Progress
 from latentwire_bridge.errors import all_withheld, api_error, envelope
-from latentwire_bridge.translation import usage_of
+from latentwire_bridge.translation import usage_of, withheld_warning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/event-stream"
 PROGRESS: Final = "latentwire.progress"
 """Sent only to those who ask: OpenAI's clients would take it for an image."""
+WITHHELD: Final = "latentwire.withheld"
+"""Of an image that a safety filter withheld; sent only to those who ask for progress."""
 _KEEP_ALIVE: Final = b": still drawing\n\n"
 
 
@@ -164,7 +166,9 @@ class _Writer:
             case Preview():
                 # Encoding a picture and its base64 takes milliseconds.
                 return await asyncio.to_thread(self._partial, event)
-            case Image() if event.finish_reason != "filtered":
+            case Image() if event.is_filtered:
+                return self._withheld(event)
+            case Image():
                 self.num_images += 1
                 return await asyncio.to_thread(self._completed, event)
             case _:
@@ -211,6 +215,12 @@ class _Writer:
                 "seed": event.seed,
             },
         )
+
+    def _withheld(self, event: Image) -> bytes:
+        """Tells it where OpenAI's clients do not look, and in an event to those who ask."""
+        warning = withheld_warning(event)
+        comment = f": {warning['message']}\n\n".encode()
+        return _event(WITHHELD, warning) if self._streaming.wants_progress else comment
 
     def _about(self, width: int, height: int, *, output_format: str) -> Mapping[str, object]:
         return {

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from latentwire_bridge.errors import CONTENT_POLICY_VIOLATION
 from latentwire_bridge.schema import RANDOM_SEED
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Result:
 
     accepted: Accepted | None
     images: tuple[Image, ...]
-    """Without those that a safety filter withheld."""
+    withheld: tuple[Image, ...] = ()
+    """Those that a safety filter withheld."""
     num_steps: int
     """Denoising steps of each."""
 
@@ -169,7 +171,7 @@ def response_body(
         is_b64_wanted: Whether the images themselves are part of the response.
         quality: As the caller named it.
     """
-    first = result.images[0]
+    first, num_drawn = result.images[0], len(result.images) + len(result.withheld)
     body: dict[str, object] = {
         "created": created,
         "data": [
@@ -180,10 +182,12 @@ def response_body(
         "output_format": first.media_type.removeprefix("image/"),
         "size": f"{first.width}x{first.height}",
         "quality": quality or "auto",
-        "usage": usage_of(num_steps=result.num_steps * len(result.images)),
+        "usage": usage_of(num_steps=result.num_steps * num_drawn),
     }
-    if result.accepted is not None and result.accepted.warnings:
-        body["warnings"] = [_warning(warning) for warning in result.accepted.warnings]
+    warnings = [] if result.accepted is None else [*map(_warning, result.accepted.warnings)]
+    warnings += [withheld_warning(image) for image in result.withheld]
+    if warnings:
+        body["warnings"] = warnings
     return json.dumps(body).encode()
 
 
@@ -197,5 +201,16 @@ def _datum(image: Image, *, url: str | None, is_b64_wanted: bool) -> Mapping[str
     return datum
 
 
-def _warning(warning: RequestWarning) -> Mapping[str, str]:
+def withheld_warning(image: Image) -> Mapping[str, object]:
+    """Returns how it is told that an image is missing among the others."""
+    return {
+        "param": None,
+        "code": CONTENT_POLICY_VIOLATION,
+        "message": f"image {image.index} was withheld by a safety filter",
+        "image_index": image.index,
+        "seed": image.seed,
+    }
+
+
+def _warning(warning: RequestWarning) -> Mapping[str, object]:
     return {"param": warning.field, "code": warning.reason.lower(), "message": warning.message}

@@ -112,13 +112,15 @@ class Application:
         self._engine.add_model(model)
         self._health.model_ready(model_name(self._model.id), is_default=True)
         _logger.info(
-            "ready address=%s model=%s device=%s dtype=%s backend=%s max_rows=%d load_s=%.1f",
+            "ready address=%s model=%s device=%s dtype=%s backend=%s max_rows=%d safety_checker=%s"
+            " load_s=%.1f",
             self.address,
             self._model.id,
             model.device_name,
             model.dtype_name,
             model.backend_name,
             self._engine.status().max_rows,
+            "no" if model.safety_checker is None else "yes",
             time.monotonic() - started,
         )
 

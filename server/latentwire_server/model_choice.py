@@ -64,6 +64,8 @@ def source_of(settings: Settings) -> ModelSource:
         device=settings.device,
         backend=backend,
         single_file_config=settings.single_file_config,
+        safety_checker=settings.safety_checker,
+        unchecked_previews=settings.unchecked_previews,
     )
 
 

@@ -225,7 +225,8 @@ def _numbered(
 
 
 async def _sha256(event: types.Event) -> bytes:
-    if not isinstance(event, types.Image):
+    # What is withheld has no bytes, and no digest of them.
+    if not isinstance(event, types.Image) or not event.data:
         return b""
     if len(event.data) < _BIG_FILE_BYTES:
         return hashlib.sha256(event.data).digest()

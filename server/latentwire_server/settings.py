@@ -119,6 +119,16 @@ class Settings(BaseSettings):
         (), description="Other names under which the model is served, separated by commas."
     )
 
+    # Safety
+    safety_checker: bool = Field(
+        default=True,
+        description="Withholds what the model's own safety checker flags, if it brings one.",
+    )
+    unchecked_previews: bool = Field(
+        default=False,
+        description="Sends previews of a model with a safety checker too, which they do not pass.",
+    )
+
     # Engine
     batching: Batching = Field(
         Batching.DYNAMIC,

@@ -260,6 +260,29 @@ async def test_images_that_a_filter_withheld_are_a_policy_violation(scripted_bri
     assert answer.error["code"] == "content_policy_violation"
 
 
+async def test_images_that_are_left_are_shown_and_the_withheld_ones_told(scripted_bridge, servicer):
+    withheld = image(b"", index=1, finish_reason=2, sha256=b"", size_bytes=0)
+    servicer.script = numbered(
+        accepted(), image(b"0"), withheld, image(b"2", index=2), completed(3)
+    )
+
+    answer = await scripted_bridge.generate(n=3, response_format="url")
+
+    assert answer.status == 200
+    assert [datum["seed"] for datum in answer.json["data"]] == [7, 9]
+    for datum in answer.json["data"]:
+        assert (await scripted_bridge.get(datum["url"].removeprefix(scripted_bridge.url))).data
+    assert answer.json["warnings"] == [
+        {
+            "param": None,
+            "code": "content_policy_violation",
+            "message": "image 1 was withheld by a safety filter",
+            "image_index": 1,
+            "seed": 8,
+        }
+    ]
+
+
 async def test_a_server_that_is_not_there_is_told_without_its_address(unused_port):
     async with bridging(f"127.0.0.1:{unused_port()}") as bridge:
         answers: list[Answer] = [

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.bridge.bridging import bridging
 from tests.client.scripted_server import Abort, accepted, numbered, progress
+from tests.fakes import FakeSafetyChecker
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 STEP_S = 0.1
@@ -184,6 +185,29 @@ async def test_a_failure_on_the_way_is_an_event_that_clients_raise(scripted_brid
         with pytest.raises(openai.APIError) as caught:
             [event async for event in stream]
         assert caught.value.code == "pipeline_error"
+
+
+async def test_a_withheld_image_is_told_where_it_cannot_be_taken_for_a_picture(bridge, server):
+    server.model.safety_checker = FakeSafetyChecker(lambda number: number % 2 == 0)
+    async with openai.AsyncOpenAI(
+        base_url=f"{bridge.url}/v1", api_key="any", max_retries=0
+    ) as client:
+        stream = await client.images.generate(prompt="a", n=2, stream=True, partial_images=3)
+        assert [event.type async for event in stream] == ["image_generation.completed"]
+
+    plain = await bridge.generate(n=2, stream=True, seed=7)
+    assert b": image 1 was withheld by a safety filter\n\n" in plain.data
+    events = await streamed(bridge, n=2, progress=True, seed=8)
+    told = [event for event in events if event["type"] == "latentwire.withheld"]
+    assert [(event["image_index"], event["seed"], event["code"]) for event in told] == [
+        (1, 9, "content_policy_violation")
+    ]
+
+
+async def test_a_stream_whose_every_image_is_withheld_ends_in_an_error(bridge, server):
+    server.model.safety_checker = FakeSafetyChecker(lambda _: True)
+    (event,) = await streamed(bridge, n=2)
+    assert event["error"]["code"] == "content_policy_violation"
 
 
 async def test_silence_is_filled_with_comments(server):

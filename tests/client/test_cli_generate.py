@@ -149,6 +149,25 @@ def test_ctrl_c_cancels_on_the_server_and_says_so(environment, servicer, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_withheld_image_is_told_and_not_written(cli, servicer, tmp_path):
+    withheld = image(b"", index=1, finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
+    servicer.script = numbered(accepted(), image(picture()), withheld, completed(2))
+    result = cli("generate", "p", "-n", "2")
+    assert result.returncode == 0
+    assert "image 1 was withheld by the server's safety filter, seed 8" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["image-7.png"]
+
+
+def test_a_command_whose_every_image_is_withheld_says_so_by_its_exit_code(cli, servicer, tmp_path):
+    withheld = image(b"", finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
+    servicer.script = numbered(accepted(), withheld, completed())
+    result = cli("generate", "p", "--json", "-o", "p.png")
+    assert result.returncode == 5
+    last = [json.loads(line) for line in result.stdout.splitlines()][-2]
+    assert (last["finish_reason"], last["size_bytes"], last["path"]) == ("filtered", 0, None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_corrupt_image_is_not_written(cli, servicer, tmp_path):
     servicer.script = numbered(accepted(), image(picture(), sha256=b"x" * 32), completed())
     result = cli("generate", "p")

@@ -131,6 +131,17 @@ async def test_a_filtered_image_comes_without_data(client, servicer):
     servicer.script = numbered(accepted(), filtered, completed())
     (picture,) = await client.generate("p")
     assert (picture.finish_reason, picture.data) == ("filtered", b"")
+    assert picture.is_filtered
+
+
+async def test_a_filtered_image_is_no_file_to_save_or_to_open(client, servicer, tmp_path):
+    filtered = image(b"", finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
+    servicer.script = numbered(accepted(), filtered, completed())
+    (picture,) = await client.generate("p")
+    for use in (lambda: picture.save(tmp_path / "p.png"), picture.pil):
+        with pytest.raises(latentwire.ImageFilteredError, match="image 0 was withheld"):
+            use()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_validation_alone_ends_after_accepted(client, servicer):

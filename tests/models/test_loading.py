@@ -82,6 +82,7 @@ def test_what_is_not_there_is_told_in_one_line(name: str, because: str) -> None:
 HUB_FILES = [
     *("README.md", "model_index.json", "v1-5-pruned.safetensors", "v1-5-pruned.ckpt"),
     *("safety_checker/config.json", "safety_checker/model.safetensors"),
+    "safety_checker/model.fp16.safetensors",
     *("feature_extractor/preprocessor_config.json", "scheduler/scheduler_config.json"),
     *("tokenizer/merges.txt", "tokenizer/vocab.json", "text_encoder/config.json"),
     *("text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors"),
@@ -95,7 +96,7 @@ HUB_FILES = [
     *("vae/diffusion_pytorch_model.fp16.safetensors", "vae/onnx/model.json"),
 ]
 ALWAYS = {name for name in HUB_FILES if name.count("/") == 1 and name.endswith((".json", ".txt"))}
-ALWAYS -= {name for name in ALWAYS if name.startswith(("safety", "feature")) or ".index." in name}
+ALWAYS -= {name for name in ALWAYS if ".index." in name}
 ALWAYS |= {"model_index.json"}
 
 
@@ -110,6 +111,7 @@ ALWAYS |= {"model_index.json"}
                 "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
                 "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
                 "vae/diffusion_pytorch_model.safetensors",
+                "safety_checker/model.safetensors",
             },
         ),
         (
@@ -118,6 +120,7 @@ ALWAYS |= {"model_index.json"}
                 "text_encoder/model.fp16.safetensors",
                 "unet/diffusion_pytorch_model.fp16.safetensors",
                 "vae/diffusion_pytorch_model.fp16.safetensors",
+                "safety_checker/model.fp16.safetensors",
             },
         ),
     ],

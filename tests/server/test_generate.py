@@ -14,7 +14,7 @@ from PIL import Image
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
-from tests.fakes import FakeModel, expected_pixels
+from tests.fakes import FakeModel, FakeSafetyChecker, expected_pixels
 from tests.server.serving import Serving, events_of, images_of, kind, request, serving
 
 
@@ -55,6 +55,18 @@ async def test_a_generation_tells_its_whole_story(server: Serving):
     assert completed.image_count == 1
     assert completed.model_revision == "sha256:fake"
     assert completed.timings.total.ToNanoseconds() > 0
+
+
+async def test_a_withheld_image_has_no_data_and_no_digest():
+    checker = FakeSafetyChecker(lambda number: number == 1)
+    async with serving(FakeModel(safety_checker=checker)) as server:
+        responses = await events_of(server.stub.GenerateImage(request(seed=7, num_images=2)))
+    withheld, shown = [one.image for one in responses if kind(one) == "image"]
+    assert withheld.finish_reason == pb.FINISH_REASON_FILTERED
+    assert (withheld.index, withheld.seed, withheld.size_bytes) == (0, 7, 0)
+    assert (withheld.sha256, withheld.data, withheld.media_type) == (b"", b"", "")
+    assert shown.finish_reason == pb.FINISH_REASON_COMPLETED
+    assert responses[-1].completed.image_count == 2
 
 
 async def test_the_synchronous_stub_reads_the_same_story(server: Serving):

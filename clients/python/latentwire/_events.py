@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentwire.errors import ImageFilteredError
+
 if TYPE_CHECKING:
     import os
     from datetime import datetime
@@ -118,8 +120,18 @@ class Image(EventHeader):
     data: bytes = field(repr=False)
     """The image file."""
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether a safety filter of the server withheld it: there is no file."""
+        return self.finish_reason == "filtered"
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the image file and returns its path. The suffix of the path is not looked at."""
+        """Writes the image file and returns its path. The suffix of the path is not looked at.
+
+        Raises:
+            ImageFilteredError: A safety filter withheld it.
+        """
+        self._require_file()
         target = Path(path)
         target.write_bytes(self.data)
         return target
@@ -128,9 +140,16 @@ class Image(EventHeader):
         """Returns the image as a Pillow image.
 
         Raises:
+            ImageFilteredError: A safety filter withheld it.
             ImportError: Pillow is not installed.
         """
+        self._require_file()
         return _open_picture(self.data)
+
+    def _require_file(self) -> None:
+        if self.is_filtered:
+            msg = f"image {self.index} was withheld by the server's safety filter"
+            raise ImageFilteredError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +168,7 @@ class Completed(EventHeader):
     """Everything is delivered. Always last."""
 
     image_count: int
+    """How many images came, those that a safety filter withheld among them."""
     timings: Timings
     peak_memory_bytes: int
     """0 when not measured."""

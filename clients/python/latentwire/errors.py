@@ -108,6 +108,10 @@ class UnavailableError(LatentwireError):
     """The server cannot be reached, is shutting down or is not ready yet."""
 
 
+class ImageFilteredError(LatentwireError):
+    """A safety filter of the server withheld the image, so that it has no file."""
+
+
 class InternalServerError(LatentwireError):
     """The server failed; ``error_id`` is in its log."""
 

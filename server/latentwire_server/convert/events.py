@@ -18,6 +18,11 @@ _PHASES: Final = {
     types.PhaseName.DECODING: pb.PHASE_DECODING,
 }
 
+_FINISH_REASONS: Final = {
+    types.FinishReason.COMPLETED: pb.FINISH_REASON_COMPLETED,
+    types.FinishReason.FILTERED: pb.FINISH_REASON_FILTERED,
+}
+
 
 def accepted_to_proto(
     request: types.GenerationRequest, warnings: Sequence[types.Warning]
@@ -99,7 +104,7 @@ def _image(
         image=pb.Image(
             index=event.index,
             seed=event.seed,
-            finish_reason=pb.FINISH_REASON_COMPLETED,
+            finish_reason=_FINISH_REASONS[event.finish_reason],
             media_type=event.media_type,
             width=event.width,
             height=event.height,

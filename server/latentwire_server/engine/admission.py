@@ -78,7 +78,11 @@ def _too_short(
 
 
 def warnings_of(request: GenerationRequest, model: DiffusionModel) -> tuple[RequestWarning, ...]:
-    """Returns what the caller should know: the ends of prompts that the model does not read."""
+    """Returns what the caller should know: what of the request the model does not do."""
+    return (*_dropped_texts(request, model), *_hidden_previews(request, model))
+
+
+def _dropped_texts(request: GenerationRequest, model: DiffusionModel) -> tuple[RequestWarning, ...]:
     prompts = {"prompt": request.prompt}
     if request.uses_guidance:
         prompts["negative_prompt"] = request.negative_prompt
@@ -92,3 +96,17 @@ def warnings_of(request: GenerationRequest, model: DiffusionModel) -> tuple[Requ
         for field, text in dropped.items()
         if text
     )
+
+
+def _hidden_previews(
+    request: GenerationRequest, model: DiffusionModel
+) -> tuple[RequestWarning, ...]:
+    checker = model.safety_checker
+    if not request.events.preview_interval_steps or checker is None or not checker.hides_previews:
+        return ()
+    warning = RequestWarning(
+        field="events.preview_interval_steps",
+        reason="PREVIEWS_WITHHELD",
+        message="The model has a safety checker, and previews do not pass it: there are none",
+    )
+    return (warning,)

@@ -13,13 +13,12 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from latentwire_server.engine.description import describe
 from latentwire_server.engine.errors import DeviceFailed, GenerationError, NonFiniteOutput
 from latentwire_server.engine.faults import DeviceBroken, own_failure
-from latentwire_server.engine.types import Image
+from latentwire_server.engine.types import FinishReason, Image
 from latentwire_server.imaging.decode import paste
 from latentwire_server.imaging.encode import encode_image
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from concurrent.futures import Executor
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from latentwire_server.engine.estimate import Estimator
@@ -45,7 +45,7 @@ class Finisher:
         self._version = VERSION
         # Of the image decoded last: whoever shared its steps wants it next.
         self._last_key: Hashable = None
-        self._last_pixels = np.empty((0, 0, 3), np.uint8)
+        self._last_pixels: NDArray[np.uint8] | None = None
 
     def finish_image(self, trajectory: Trajectory) -> None:
         """Decodes the next image, and delivers it or hands it to the pool.
@@ -66,13 +66,20 @@ class Finisher:
                 pixels = paste(
                     pixels, original=source.pixels, mask=source.mask, feather=self._mask_feather
                 )
-            self._last_key, self._last_pixels = key, pixels
-        pixels = self._last_pixels
-        if model.device_name == "cpu":
-            self._deliver(trajectory.generation, model, index=index, pixels=pixels)
+            checker = model.safety_checker
+            is_withheld = checker is not None and checker.flags(pixels)
+            self._last_key, self._last_pixels = key, None if is_withheld else pixels
+        if self._last_pixels is None:
+            self._withhold(trajectory.generation, model, index=index)
+        elif model.device_name == "cpu":
+            self._deliver(trajectory.generation, model, index=index, pixels=self._last_pixels)
         else:
             self._pool.submit(
-                self._deliver_apart, trajectory.generation, model, index=index, pixels=pixels
+                self._deliver_apart,
+                trajectory.generation,
+                model,
+                index=index,
+                pixels=self._last_pixels,
             )
         if is_new:
             self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
@@ -102,10 +109,21 @@ class Finisher:
             height=encoded.height,
             data=encoded.data,
         )
-        if generation.deliver(image):
-            generation.complete(
-                peak_memory_bytes=peak_memory_bytes(model.device_name), model_revision=revision
-            )
+        _hand_over(image, generation, model)
+
+    def _withhold(self, generation: Generation, model: DiffusionModel, *, index: int) -> None:
+        """Delivers, in the place of an image that the safety checker flags, that it does."""
+        request = generation.request
+        image = Image(
+            index=index,
+            seed=request.seeds[index],
+            media_type="",
+            width=request.width,
+            height=request.height,
+            data=b"",
+            finish_reason=FinishReason.FILTERED,
+        )
+        _hand_over(image, generation, model)
 
     def _deliver_apart(
         self,
@@ -124,6 +142,14 @@ class Finisher:
                 # The device thread will find out by itself, and end the others.
                 failure = DeviceFailed()
             generation.fail(failure)
+
+
+def _hand_over(image: Image, generation: Generation, model: DiffusionModel) -> None:
+    if generation.deliver(image):
+        generation.complete(
+            peak_memory_bytes=peak_memory_bytes(model.device_name),
+            model_revision=model.info.revision,
+        )
 
 
 def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:

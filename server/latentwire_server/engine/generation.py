@@ -17,6 +17,7 @@ from latentwire_server.engine.estimate import WorkLeft
 from latentwire_server.engine.lifecycle import GenerationEvent, is_ended, next_state
 from latentwire_server.engine.types import (
     Completed,
+    FinishReason,
     GenerationSnapshot,
     GenerationState,
     Timings,
@@ -82,6 +83,7 @@ class Generation:
         self.evaluations_done = 0
         self._group = group
         self._num_delivered = 0
+        self._num_withheld = 0
         self._on_change = on_change
         self._lock = threading.Lock()
         self._channel: Channel | None = None
@@ -142,6 +144,7 @@ class Generation:
         with self._lock:
             self.publish(image)
             self._num_delivered += 1
+            self._num_withheld += image.finish_reason is FinishReason.FILTERED
             return self._num_delivered == self.request.num_images
 
     def complete(self, *, peak_memory_bytes: int, model_revision: str) -> bool:
@@ -209,10 +212,12 @@ class Generation:
     def _log_end(self) -> None:
         timings = self.marks.timings()
         _LOGGER.info(
-            "generation ended generation_id=%s outcome=%s queued_s=%.3f total_s=%.3f steps=%d",
+            "generation ended generation_id=%s outcome=%s queued_s=%.3f total_s=%.3f steps=%d"
+            " withheld=%d",
             self.id,
             self.state.value,
             timings.queued_s,
             timings.total_s,
             self.step,
+            self._num_withheld,
         )

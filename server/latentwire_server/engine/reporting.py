@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 def wants_preview(trajectory: Trajectory) -> bool:
     """Returns whether a preview is due once the next evaluation is done."""
+    checker = trajectory.phase.model.safety_checker
+    if checker is not None and checker.hides_previews:
+        return False
     interval = trajectory.request.events.preview_interval_steps
     step = trajectory.step_after(1)
     return interval > 0 and step > trajectory.step and step % interval == 0

@@ -211,9 +211,17 @@ class Preview:
     data: bytes
 
 
+class FinishReason(StrEnum):
+    """Why the drawing of an image ended."""
+
+    COMPLETED = "completed"
+    FILTERED = "filtered"
+    """Withheld by the model's safety checker."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A finished image, encoded."""
+    """A finished image, encoded; without a file if it is withheld."""
 
     index: int
     seed: int
@@ -221,6 +229,7 @@ class Image:
     width: int
     height: int
     data: bytes
+    finish_reason: FinishReason = FinishReason.COMPLETED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

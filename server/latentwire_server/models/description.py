@@ -80,10 +80,15 @@ def describe(
         ),
         defaults=native,
         aliases=source.aliases,
-        capabilities=("image-to-image", "inpainting"),
+        capabilities=_capabilities(parts),
     )
     info = settings.apply_to(info, source=source.source)
     return replace(info, display_name=source.display_name or info.display_name)
+
+
+def _capabilities(parts: Components) -> tuple[str, ...]:
+    checked = () if parts.safety_checker is None else ("safety-checker",)
+    return ("image-to-image", "inpainting", *checked)
 
 
 def latent_projection(folder: Path) -> LatentProjection:

@@ -25,6 +25,18 @@ ALLOWED: Final = {
 }
 """The components that a model is built of, and the classes that each may have."""
 
+SAFETY: Final = {
+    "safety_checker": {("stable_diffusion", "StableDiffusionSafetyChecker")},
+    "feature_extractor": {
+        ("transformers", "CLIPImageProcessor"),
+        ("transformers", "CLIPImageProcessorFast"),
+        ("transformers", "CLIPImageProcessorPil"),
+        # What it was called when Stable Diffusion 1.x was published.
+        ("transformers", "CLIPFeatureExtractor"),
+    },
+}
+"""The components of a safety checker, which a model may bring, and their classes."""
+
 SETTINGS_FILE: Final = "latentwire.json"
 """In a model folder: what diffusers has no place for."""
 PREVIEW_FILE: Final = "preview.json"
@@ -59,7 +71,36 @@ def read_components(folder: Path) -> dict[str, str]:
     return found
 
 
-def downloaded_patterns(*, variant: str | None) -> tuple[list[str], list[str]]:
+def brings_safety_checker(folder: Path) -> bool:
+    """Returns whether a diffusers folder has a safety checker.
+
+    Raises:
+        LoadError: it has one of a class that we do not build.
+    """
+    index = read_json(folder / "model_index.json", source=str(folder))
+    if index.get("safety_checker") in (None, [None, None]):
+        return False
+    for name, allowed in SAFETY.items():
+        if index.get(name) not in [list(pair) for pair in allowed]:
+            known = ", ".join(sorted(class_name for _, class_name in allowed))
+            reason = f"{name} is {index.get(name)!r}; supported: {known}"
+            raise LoadError(str(folder), f"{reason}; safety_checker=false serves without")
+    return True
+
+
+def check_safety_checker(folder: Path, *, variant: str | None) -> None:
+    """Checks every file that loading the safety checker would read.
+
+    Raises:
+        LoadError: a file may not be read.
+    """
+    _weights(folder, "safety_checker", variant=variant)
+    _refuse_detours(folder, "safety_checker")
+
+
+def downloaded_patterns(
+    *, variant: str | None, with_safety_checker: bool
+) -> tuple[list[str], list[str]]:
     """Returns which files of a hub repository are wanted, and which of those are not.
 
     Patterns as ``huggingface_hub`` takes them, in which ``*`` crosses folders. A repository often
@@ -68,7 +109,8 @@ def downloaded_patterns(*, variant: str | None) -> tuple[list[str], list[str]]:
     """
     names = ("*.json", "*.txt", "*.safetensors" if variant is None else f"*.{variant}*.safetensors")
     wanted = ["model_index.json", SETTINGS_FILE, PREVIEW_FILE]
-    wanted += [f"{component}/{name}" for component in ALLOWED for name in names]
+    components = [*ALLOWED, *SAFETY] if with_safety_checker else [*ALLOWED]
+    wanted += [f"{component}/{name}" for component in components for name in names]
     # The index of shards that are not fetched would name files that are not there.
     if variant is not None:
         return wanted, ["*/*/*", "*.safetensors.index.json"]

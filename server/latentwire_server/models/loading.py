@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import diffusers
+import numpy as np
 import torch
 import transformers
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -21,14 +23,17 @@ from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.description import describe, latent_projection
 from latentwire_server.models.folder_settings import FolderSettings, read_folder_settings
 from latentwire_server.models.inspection import (
+    brings_safety_checker,
     check_folder,
     check_safetensors,
+    check_safety_checker,
     digest,
     downloaded_patterns,
     read_components,
     read_json,
 )
 from latentwire_server.models.precision import choose_device, choose_dtype
+from latentwire_server.models.safety_checker import ClipSafetyChecker, load_processor
 from latentwire_server.models.single_file import load_single_file
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
 from latentwire_server.models.stable_diffusion import Components, StableDiffusion
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["LoadError", "ModelSource", "embedded_source", "load_model"]
 
 _CONVOLUTION_DIMENSIONS: Final = 4
+_FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+"""What the libraries raise on files that are not what they should be."""
 
 _Loaded = tuple[torch.nn.Module, dict[str, list[object]]]
 
@@ -67,6 +74,8 @@ def load_model(source: ModelSource) -> StableDiffusion:
         parts = _load_folder(folder, variant=source.variant, dtype=dtype)
         revision = commit or digest(weights, folder=folder)
         settings = read_folder_settings(folder)
+        checker = _safety_checker(folder, source, device=device)
+        parts = replace(parts, safety_checker=checker)
     _check_weights(parts, source=source.source)
     components = _place(parts, device=device)
     info = describe(source, components, revision=revision, settings=settings)
@@ -90,7 +99,9 @@ def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:
 
 
 def _download(source: ModelSource) -> Path:
-    wanted, unwanted = downloaded_patterns(variant=source.variant)
+    wanted, unwanted = downloaded_patterns(
+        variant=source.variant, with_safety_checker=source.safety_checker
+    )
     try:
         return Path(
             snapshot_download(
@@ -141,10 +152,34 @@ def _load_folder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Co
             ),
             projection=latent_projection(folder),
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except _FAILURES as error:
         # The libraries' texts run over many lines; the first one says what it is.
         reason = f"a component does not load ({type(error).__name__}: {_first_line(error)})"
         raise LoadError(str(folder), reason) from error
+
+
+def _safety_checker(
+    folder: Path, source: ModelSource, *, device: torch.device
+) -> ClipSafetyChecker | None:
+    """Loads the safety checker that a folder brings, and sees it decide once."""
+    if not source.safety_checker or not brings_safety_checker(folder):
+        return None
+    check_safety_checker(folder, variant=source.variant)
+    options = {"variant": source.variant, "dtype": torch.float32}
+    try:
+        module = _load(StableDiffusionSafetyChecker, folder, "safety_checker", **options)
+        _check_module(module, name="safety_checker", source=str(folder))
+        module.to(device).eval().requires_grad_(requires_grad=False)
+        checker = ClipSafetyChecker(
+            cast("StableDiffusionSafetyChecker", module),
+            load_processor(folder),
+            hides_previews=not source.unchecked_previews,
+        )
+        checker.flags(np.zeros((64, 64, 3), np.uint8))
+    except (*_FAILURES, ArithmeticError) as error:
+        reason = f"its safety checker fails ({type(error).__name__}: {_first_line(error)})"
+        raise LoadError(str(folder), f"{reason}; safety_checker=false serves without") from error
+    return checker
 
 
 def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
@@ -167,13 +202,16 @@ def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.
 
 def _check_weights(parts: Components, *, source: str) -> None:
     for name in ("text_encoder", "unet", "vae"):
-        module = _of(getattr(parts, name))
-        for key, tensor in module.state_dict().items():
-            if tensor.is_meta:
-                # What a single-file checkpoint lacks is left without storage.
-                raise LoadError(source, f"{name} has no tensor {key}")
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise LoadError(source, f"{name} has NaN or infinity in {key}")
+        _check_module(_of(getattr(parts, name)), name=name, source=source)
+
+
+def _check_module(module: torch.nn.Module, *, name: str, source: str) -> None:
+    for key, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            # What a single-file checkpoint lacks is left without storage.
+            raise LoadError(source, f"{name} has no tensor {key}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise LoadError(source, f"{name} has NaN or infinity in {key}")
 
 
 def _place(parts: Components, *, device: torch.device) -> Components:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from latentwire_server.models.info import ModelInfo, SchedulerChoice
 
@@ -40,6 +42,17 @@ class DenoiserInput:
     """(rows,) float32."""
     conditioning: Sequence[Conditioning]
     """One per row."""
+
+
+class SafetyChecker(Protocol):
+    """Says which finished pictures are withheld."""
+
+    @property
+    def hides_previews(self) -> bool:
+        """Whether previews are kept back, which could show what is withheld. Any thread."""
+
+    def flags(self, pixels: NDArray[np.uint8]) -> bool:
+        """Returns whether a picture, (height, width, 3) RGB, is to be withheld."""
 
 
 class ImagePosterior(Protocol):
@@ -126,6 +139,10 @@ class DiffusionModel(Protocol):
 
         Any thread.
         """
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        """Who says which pictures are withheld; None: nobody. Any thread."""
 
     def prepare(self, num_rows: int) -> None:
         """Compiles for calls of so many rows at the model's own size, if its backend compiles.

@@ -35,6 +35,10 @@ class ModelSource:
 
     None: diffusers finds out the checkpoint's origin and asks the hub.
     """
+    safety_checker: bool = True
+    """Whether the model's own safety checker is loaded, if it brings one."""
+    unchecked_previews: bool = False
+    """Whether a model with a safety checker sends previews, which it does not see."""
     limit_overrides: Mapping[str, int] = field(default_factory=dict)
     """Fields of ``ModelLimits`` to replace."""
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.model import SafetyChecker
 
 FAMILY: Final = "stable-diffusion"
 TILED_ABOVE: Final = 1024
@@ -64,6 +65,7 @@ class Components:
     vae: AutoencoderKL | AutoencoderTiny
     scheduler_config: Mapping[str, object]
     projection: LatentProjection = STABLE_DIFFUSION_1
+    safety_checker: SafetyChecker | None = None
 
 
 class StableDiffusion:
@@ -117,6 +119,11 @@ class StableDiffusion:
     def compiled_shapes(self) -> tuple[str, ...]:
         """The latent shapes that the denoiser is compiled for."""
         return self._unet.shapes
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        """Who says which pictures are withheld; None: nobody."""
+        return self._parts.safety_checker
 
     @torch.inference_mode()
     def prepare(self, num_rows: int) -> None:

@@ -19,6 +19,8 @@ class ExitCode(IntEnum):
     """The server cannot be reached or is not ready."""
     BUSY = 4
     """The queue is full, or the time-out passed or could not be met."""
+    WITHHELD = 5
+    """The server's safety filter withheld every image; another seed or prompt may help."""
     INTERRUPTED = 130
     """Ctrl-C; the generation was cancelled."""
 

@@ -50,14 +50,17 @@ def _follow(
 ) -> ExitCode:
     generation = ""
     num_images = 1
+    num_saved = num_withheld = 0
     try:
         for event in events:
             generation = event.generation
             if isinstance(event, Accepted):
                 num_images = len(event.seeds)
-            if isinstance(event, Image) and event.data:
+            if isinstance(event, Image) and not event.is_filtered:
                 reporter.saved(event, path=output.write(event, num_images=num_images))
+                num_saved += 1
             else:
+                num_withheld += isinstance(event, Image)
                 reporter.show(event)
     except KeyboardInterrupt:
         events.close()
@@ -69,7 +72,7 @@ def _follow(
     except OSError as error:
         msg = f"{error.filename or 'output'}: {error.strerror}"
         raise UsageError(msg) from None
-    return ExitCode.OK
+    return ExitCode.WITHHELD if num_withheld and not num_saved else ExitCode.OK
 
 
 def _is_cancelled(client: Client, generation: str) -> bool:

@@ -158,7 +158,9 @@ def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per ki
         case Completed():
             return [f"done in {duration(event.timings.total_s)}"]
         case Image():
-            return [f"image {event.index} was withheld by the server's filter"]
+            return [
+                f"image {event.index} was withheld by the server's safety filter, seed {event.seed}"
+            ]
         case Preview():
             return []
 
