@@ -191,6 +191,13 @@ _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
 }
 
 
+_CODES_BY_VIOLATION: Final[Mapping[str, str]] = {
+    "REQUIRED": "missing_required_parameter",
+    "UNSUPPORTED_FIELD": "unsupported_parameter",
+    "PROMPT_REFUSED": CONTENT_POLICY_VIOLATION,
+}
+
+
 def api_error(error: LatentwireError, *, sent_names: Mapping[str, str] | None = None) -> ApiError:
     """Returns how a failed call is told.
 
@@ -222,9 +229,7 @@ def _problems(error: LatentwireError, sent_names: Mapping[str, str]) -> list[Pro
         if param is None:
             param = _PARAMS_BY_FIELD.get(violation.field, violation.field)
             param = sent_names.get(param, param)
-        code = "missing_required_parameter" if violation.reason == "REQUIRED" else "invalid_value"
-        if violation.reason == "UNSUPPORTED_FIELD":
-            code = "unsupported_parameter"
+        code = _CODES_BY_VIOLATION.get(violation.reason, "invalid_value")
         problems.append(Problem(param=param, message=violation.description, code=code))
     return problems
 

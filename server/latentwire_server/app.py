@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from latentwire_server.model_choice import ModelToLoad
+    from latentwire_server.refused_words import RefusedWords
     from latentwire_server.settings import Settings
 
 DEVICE_FAILED: Final = 70
@@ -52,9 +53,15 @@ class Application:
     """One server from start to end."""
 
     def __init__(
-        self, settings: Settings, model: ModelToLoad, *, keys: Sequence[str], facts: ServerFacts
+        self,
+        settings: Settings,
+        model: ModelToLoad,
+        *,
+        keys: Sequence[str],
+        refused_words: RefusedWords | None,
+        facts: ServerFacts,
     ) -> None:
-        """Takes the settings, what to serve, the callers' keys, and facts about the server."""
+        """Takes the settings, what to serve, what was read from files, and facts about it."""
         self._settings = settings
         self._version = facts.version
         self._model = model
@@ -63,7 +70,9 @@ class Application:
             [model.id], aliases=settings.model_aliases, limits=settings.limit_overrides
         )
         self._health = Health([model_name(model.id)])
-        self._service = GenerationService(self._engine, self._catalogue, facts=facts)
+        self._service = GenerationService(
+            self._engine, self._catalogue, facts=facts, refused_words=refused_words
+        )
         edge = RpcEdge(Authenticator(keys), send_timeout_s=settings.send_timeout_s)
         self._server = build_server(settings, interceptors=[edge])
         rpc.add_ImageGenerationServicer_to_server(
@@ -166,8 +175,9 @@ async def build(settings: Settings, model: ModelToLoad) -> Application:
         SettingsError: a file that the settings name cannot be read.
     """
     keys = await asyncio.to_thread(settings.read_api_keys)
+    refused_words = await asyncio.to_thread(settings.read_refused_words)
     facts = await asyncio.to_thread(_facts, settings)
-    return Application(settings, model, keys=keys, facts=facts)
+    return Application(settings, model, keys=keys, refused_words=refused_words, facts=facts)
 
 
 async def serve(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from latentwire_server.models.info import ModelInfo
+    from latentwire_server.refused_words import RefusedWords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ def complete(
     owner: str,
     random_seed: int,
     deadline: float | None = None,
+    refused_words: RefusedWords | None = None,
 ) -> GenerationRequest:
     """Fills a draft's gaps with the model's defaults.
 
@@ -90,7 +92,7 @@ def complete(
     if draft.source is not None:
         opened = open_source(draft.source, info, num_inference_steps=num_inference_steps)
         draft = opened.size_filled_in(draft, info)
-    found = validation.violations(draft, info)
+    found = validation.violations(draft, info, refused_words=refused_words)
     if opened is not None:
         found = (*opened.violations, *found)
     if found:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from latentwire_server.catalogue import Catalogue
     from latentwire_server.engine.engine import Engine
     from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.refused_words import RefusedWords
 
 _SEED_BITS: Final = 32
 _BIG_FILE_BYTES: Final = 1_000_000
@@ -51,11 +52,19 @@ class ServerFacts:
 class GenerationService:
     """Serves generations and tells about models."""
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, *, facts: ServerFacts) -> None:
-        """Takes the engine, the models and what is known about the server."""
+    def __init__(
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        *,
+        facts: ServerFacts,
+        refused_words: RefusedWords | None = None,
+    ) -> None:
+        """Takes the engine, the models, what is known about the server and what it refuses."""
         self._engine = engine
         self._catalogue = catalogue
         self._facts = facts
+        self._refused_words = refused_words
         self._num_open = 0
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -76,6 +85,7 @@ class GenerationService:
             owner=owner,
             random_seed=secrets.randbits(_SEED_BITS),
             deadline=deadline,
+            refused_words=self._refused_words,
         )
         is_only_validated = message.validate_only
         # The caller's files may be large, and a generation may wait long.

@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from latentwire._process import is_loopback
 from latentwire_server.engine.types import Batching, EngineSettings
+from latentwire_server.refused_words import NoWordError, RefusedWords
 
 ENV_PREFIX: Final = "LATENTWIRE_"
 CONFIG_FILE: Final = Path("latentwire.toml")
@@ -127,6 +128,12 @@ class Settings(BaseSettings):
     unchecked_previews: bool = Field(
         default=False,
         description="Sends previews of a model with a safety checker too, which they do not pass.",
+    )
+
+    refused_words_file: Path | None = Field(
+        None,
+        description="File with one word or phrase per line that prompts must not have; '#' starts"
+        " a comment.",
     )
 
     # Engine
@@ -247,13 +254,41 @@ class Settings(BaseSettings):
         """
         keys = [key.get_secret_value() for key in self.api_keys]
         if self.api_keys_file is not None:
-            lines = read_file("api_keys_file", self.api_keys_file).decode().splitlines()
-            found = [key for line in lines if (key := line.split("#", 1)[0].strip())]
+            found = _lines("api_keys_file", self.api_keys_file)
             if not found:
                 message = f"api_keys_file={str(self.api_keys_file)!r}: holds no key"
                 raise SettingsError(message)
             keys += found
         return tuple(keys)
+
+    def read_refused_words(self) -> RefusedWords | None:
+        """Returns the words that prompts must not have; None: there is no list.
+
+        Raises:
+            SettingsError: the file cannot be read, holds no word, or something that is none.
+        """
+        path = self.refused_words_file
+        if path is None:
+            return None
+        entries = _lines("refused_words_file", path)
+        try:
+            if entries:
+                return RefusedWords(entries)
+            reason = "holds no word"
+        except NoWordError as error:
+            reason = f"{str(error)!r} has neither letter nor digit"
+        message = f"refused_words_file={str(path)!r}: {reason}"
+        raise SettingsError(message)
+
+
+def _lines(field: str, path: Path) -> list[str]:
+    """Returns the lines of a file without comments and empty ones."""
+    try:
+        lines = read_file(field, path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        message = f"{field}={str(path)!r}: is not UTF-8"
+        raise SettingsError(message) from None
+    return [entry for line in lines if (entry := line.split("#", 1)[0].strip())]
 
 
 def read_file(field: str, path: Path) -> bytes:

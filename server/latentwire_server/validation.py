@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.draft import RequestDraft
     from latentwire_server.models.info import ModelInfo, ModelLimits
+    from latentwire_server.refused_words import RefusedWords
 
 MIN_DATA_BYTES: Final = 65_536
 MAX_DATA_BYTES: Final = 4_000_000
@@ -31,12 +32,15 @@ MAX_LABEL_CHARACTERS: Final = 64
 MAX_QUALITY: Final = 100
 
 
-def violations(draft: RequestDraft, info: ModelInfo) -> tuple[Violation, ...]:
+def violations(
+    draft: RequestDraft, info: ModelInfo, *, refused_words: RefusedWords | None = None
+) -> tuple[Violation, ...]:
     """Returns everything that is wrong with a draft."""
     return tuple(
         chain(
             _unserved(draft),
             _prompts(draft, info.limits),
+            _refused_words(draft, refused_words),
             _size(draft, info),
             _sampling(draft, info.limits),
             _scheduler_violations(draft, info),
@@ -78,6 +82,16 @@ def _prompts(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
                 reason="TOO_LONG",
                 description=f"{name} is {size} bytes long; allowed: {limits.max_prompt_bytes}",
             )
+
+
+def _refused_words(draft: RequestDraft, words: RefusedWords | None) -> Iterator[Violation]:
+    found = None if words is None else words.found_in(draft.prompt)
+    if found is not None:
+        yield Violation(
+            field="prompt",
+            reason="PROMPT_REFUSED",
+            description=f"the operator of this server has no images drawn of {_quoted(found)}",
+        )
 
 
 def _size(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:

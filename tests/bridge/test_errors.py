@@ -200,7 +200,11 @@ async def test_violations_are_told_by_openais_names_all_of_them(scripted_bridge,
 
 @pytest.mark.parametrize(
     ("reason", "code"),
-    [("REQUIRED", "missing_required_parameter"), ("UNSUPPORTED_FIELD", "unsupported_parameter")],
+    [
+        ("REQUIRED", "missing_required_parameter"),
+        ("UNSUPPORTED_FIELD", "unsupported_parameter"),
+        ("PROMPT_REFUSED", "content_policy_violation"),
+    ],
 )
 async def test_a_violations_reason_is_openais_code(scripted_bridge, servicer, reason, code):
     servicer.script = [failure(Code.INVALID_ARGUMENT, reason, loras=(reason, "why"))]

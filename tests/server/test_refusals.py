@@ -40,6 +40,26 @@ async def test_a_field_that_is_not_served_yet_is_refused_by_name(
     assert refused.reasons == {field: "UNSUPPORTED_FIELD"}
 
 
+async def test_a_prompt_with_a_word_of_the_operators_list_is_refused_before_any_work(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("# ours\nScunthorpe\ntwo words  # a phrase\n")
+    async with serving(refused_words_file=words) as server:
+        for prompt in ("a SCUNTHORPE at night", "(scunthorpe:1.2)"):
+            for validate_only in (False, True):
+                refused = await refusal(server, request(prompt, validate_only=validate_only))
+                assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+                assert refused.info.reason == "PROMPT_REFUSED"
+                assert refused.reasons == {"prompt": "PROMPT_REFUSED"}
+                assert "'scunthorpe'" in refused.message
+                assert "two" not in refused.message
+        assert server.model.encoded_prompts == []
+        # What the image shall not show may be named.
+        drawn = await events_of(
+            server.stub.GenerateImage(request("scunthorpes", negative_prompt="scunthorpe"))
+        )
+        assert kind(drawn[-1]) == "completed"
+
+
 @pytest.mark.parametrize(
     ("sent", "field"),
     [

@@ -78,6 +78,27 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        (b"", "holds no word"),
+        (b"# nothing\n  \n", "holds no word"),
+        (b"fine\n*** # stars\n", "'***' has neither letter nor digit"),
+        ("na\u00efve".encode("latin-1"), "is not UTF-8"),
+    ],
+)
+def test_a_word_list_that_lists_nothing_stops_the_start(
+    folder: Path, content: bytes | None, says: str
+):
+    path = folder / "words.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match="refused_words_file=") as caught:
+        load_settings({"refused_words_file": str(path)}).read_refused_words()
+    assert says in str(caught.value)
+
+
 def test_all_bad_values_are_told_at_once():
     with pytest.raises(SettingsError, match=r"port='-1'.*; .*max_rows='x'"):
         load_settings({"port": "-1", "max_rows": "x"})
