@@ -150,6 +150,7 @@ class FakeModel:
     device_name: str = "cpu"
     dtype_name: str = "float32"
     backend_name: str = "eager"
+    sees_masks: bool = False
     compiled_shapes: tuple[str, ...] = ()
     safety_checker: FakeSafetyChecker | None = None
     call_s: float = 0.0

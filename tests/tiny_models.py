@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "background", "small", "left", "of")
 WIDTH = 32
 NATIVE_LATENTS = 8
+LATENT_CHANNELS = 4
+INPAINTING_CHANNELS = 9
+"""The latents', a mask, and the masked picture's latents."""
 
 SD15_SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -46,20 +49,35 @@ def build_folder(
     variant: str | None = None,
     max_shard_size: str | int = "10GB",
     vae: str = "AutoencoderKL",
+    in_channels: int = LATENT_CHANNELS,
 ) -> Path:
     """Writes a diffusers folder and returns it."""
-    parts = build_parts(folder, prediction_type=prediction_type, seed=seed, vae=vae)
-    pipeline = diffusers.StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    parts = build_parts(
+        folder, prediction_type=prediction_type, seed=seed, vae=vae, in_channels=in_channels
     )
+    pipeline = pipeline_of(parts)
     if variant == "fp16":
         pipeline = pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
     return folder
 
 
+def pipeline_of(parts: dict[str, Any]) -> Any:
+    """Returns diffusers' pipeline for such parts."""
+    is_inpainting = parts["unet"].config.in_channels == INPAINTING_CHANNELS
+    kind = diffusers.StableDiffusionPipeline
+    if is_inpainting:
+        kind = diffusers.StableDiffusionInpaintPipeline
+    return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
 def build_parts(
-    folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, vae: str = "AutoencoderKL"
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    vae: str = "AutoencoderKL",
+    in_channels: int = LATENT_CHANNELS,
 ) -> dict[str, Any]:
     """Returns the parts of a model with random weights, the same ones for the same seed."""
     with torch.random.fork_rng():
@@ -80,6 +98,7 @@ def build_parts(
         )
         unet = diffusers.UNet2DConditionModel(
             sample_size=NATIVE_LATENTS,
+            in_channels=in_channels,
             block_out_channels=(16, 32),
             layers_per_block=1,
             norm_num_groups=8,
@@ -142,7 +161,7 @@ def _vae(class_name: str) -> torch.nn.Module:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=4,
         sample_size=64,
         scaling_factor=0.18215,

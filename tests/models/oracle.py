@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -20,7 +20,7 @@ from latentwire_server.engine.types import Batching, Source
 from latentwire_server.models.info import SchedulerChoice
 from tests.engine.driving import Driver, pixels_of_file
 from tests.engine.requests import request
-from tests.tiny_models import build_parts
+from tests.tiny_models import INPAINTING_CHANNELS, build_parts, pipeline_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,10 +69,7 @@ def build_sensitive_folder(folder: Path, **options: Any) -> Path:
     for name, parameter in parts["unet"].named_parameters():
         if "time_emb" in name or "attn2" in name:
             parameter.data *= 3
-    pipeline = diffusers.StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
-    pipeline.save_pretrained(folder)
+    pipeline_of(parts).save_pretrained(folder)
     return folder
 
 
@@ -106,6 +103,15 @@ class Case:
         if self.image is None or self.mask is not None:
             names += ["width", "height"]
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def as_inpainting(self) -> Case:
+        """The same for a pipeline that knows nothing but inpainting: all of it is redrawn."""
+        size = self.height, self.width
+        mask = np.full(size, 255, np.uint8) if self.mask is None else self.mask
+        if self.image is not None:
+            return replace(self, mask=mask)
+        return replace(self, image=np.zeros((*size, 3), np.uint8), mask=mask, strength=1.0)
 
     @property
     def source_arguments(self) -> dict[str, Any]:
@@ -151,6 +157,8 @@ class Oracle:
 
     def _draw(self, case: Case) -> list[np.ndarray]:
         class_name, options = SCHEDULERS[case.scheduler]
+        if self._pipeline.unet.config.in_channels == INPAINTING_CHANNELS:
+            case = case.as_inpainting
         pipeline = self._pipeline_for(case)
         # After the pipeline is made: its constructor changes the configuration of some.
         pipeline.scheduler = getattr(diffusers, class_name).from_config(

@@ -12,7 +12,7 @@ from latentwire_server.models.info import SchedulerChoice
 from latentwire_server.models.loading import ModelSource, embedded_source, load_model
 from latentwire_server.models.model import DenoiserInput
 from tests.fakes import FakeModel
-from tests.tiny_models import build_folder
+from tests.tiny_models import INPAINTING_CHANNELS, LATENT_CHANNELS, build_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,15 +35,19 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["fake", "tiny", "embedded"], scope="module")
+@pytest.fixture(params=["fake", "tiny", "inpainting", "embedded"], scope="module")
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> DiffusionModel:
     match request.param:
         case "fake":
             return FakeModel()
-        case "tiny":
-            folder = build_folder(tmp_path_factory.mktemp("tiny"))
+        case "tiny" | "inpainting":
+            is_inpainting = request.param == "inpainting"
+            folder = build_folder(
+                tmp_path_factory.mktemp("tiny"),
+                in_channels=INPAINTING_CHANNELS if is_inpainting else LATENT_CHANNELS,
+            )
             source = ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32")
             return load_model(source)
         case _:

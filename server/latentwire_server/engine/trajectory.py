@@ -7,20 +7,22 @@ that a failed denoiser call can be made again; diffusion state moves in ``advanc
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from latentwire_server.engine.beginning import Beginner
 from latentwire_server.engine.lifecycle import Stage, TrajectoryEvent, next_stage
 from latentwire_server.engine.policy import Candidate, Group
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from latentwire_server.engine.beginning import KeptPart
     from latentwire_server.engine.generation import Generation
     from latentwire_server.engine.policy import Moment
-    from latentwire_server.engine.types import GenerationRequest, Source
+    from latentwire_server.engine.types import GenerationRequest
     from latentwire_server.models.info import SchedulerChoice
     from latentwire_server.models.model import Conditioning, DiffusionModel, StepScheduler
 
@@ -59,18 +61,6 @@ class Rows:
     conditioning: tuple[Conditioning, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class KeptPart:
-    """What of a picture is not redrawn."""
-
-    original: torch.Tensor
-    """(images, channels, height, width) float32."""
-    noise: torch.Tensor
-    """What the latents started from, of the same shape."""
-    mask: torch.Tensor
-    """(1, 1, height, width): 1 where it is redrawn."""
-
-
 class Trajectory:
     """One generation's way from noise to latents."""
 
@@ -89,13 +79,17 @@ class Trajectory:
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
         shape = phase.model.latent_shape(width=self.request.width, height=self.request.height)
         self._latent_size = shape[1:]
-        self._kept: KeptPart | None = None
         # Its own: the generation forgets it when it ends, which may be in the middle of a step.
         self.source = self.request.source
-        if self.source is None:
-            self.latents = self._noise(shape) * self.scheduler.init_noise_sigma
-        else:
-            self._start_from(self.source, shape)
+        beginning = Beginner(
+            request=self.request,
+            model=phase.model,
+            scheduler=self.scheduler,
+            generators=self.generators,
+        ).begin()
+        self.latents = beginning.latents
+        self._kept = beginning.kept
+        self._mask_latents = beginning.mask_latents
         self._conditioning: tuple[Conditioning, ...] = ()
         self._unconditional: tuple[Conditioning, ...] = ()
 
@@ -150,9 +144,8 @@ class Trajectory:
 
     def condition(self, text: Conditioning, *, negative: Conditioning | None) -> None:
         """Takes in the encoded prompts; ``negative`` is ``None`` without guidance."""
-        num_images = self.request.num_images
-        self._conditioning = (text,) * num_images
-        self._unconditional = () if negative is None else (negative,) * num_images
+        self._conditioning = self._for_each_image(text)
+        self._unconditional = () if negative is None else self._for_each_image(negative)
         self._move(TrajectoryEvent.ENCODED)
 
     def catch_up(self, leader: Trajectory) -> None:
@@ -212,33 +205,10 @@ class Trajectory:
         """Ends the way early."""
         self._move(TrajectoryEvent.DROPPED)
 
-    def _noise(self, shape: tuple[int, ...]) -> torch.Tensor:
-        noise = [
-            torch.randn((1, *shape), generator=generator, dtype=torch.float32)
-            for generator in self.generators
-        ]
-        return torch.cat(noise).to(self.phase.model.device_name)
-
-    def _start_from(self, source: Source, shape: tuple[int, ...]) -> None:
-        """Starts as ``StableDiffusionImg2ImgPipeline`` and ``StableDiffusionInpaintPipeline`` do.
-
-        They draw from the generators in this order, each image from its own.
-        """
-        pixels = torch.tensor(source.pixels).permute(2, 0, 1)[None]
-        posterior = self.phase.model.encode_image(2 * (pixels.float() / 255) - 1)
-        original = torch.cat([posterior.sample(generator) for generator in self.generators])
-        noise = self._noise(shape)
-        self.latents = self.scheduler.add_noise(original, noise, 0)
-        if source.mask is None:
-            return
-        for generator in self.generators:
-            # For the masked picture, which only UNets that are made for inpainting see.
-            posterior.sample(generator)
-        if source.strength == 1.0:
-            self.latents = noise * self.scheduler.init_noise_sigma
-        is_redrawn = torch.tensor(source.mask)[None, None].float() / 255
-        mask = torch.nn.functional.interpolate(is_redrawn, size=self._latent_size)
-        self._kept = KeptPart(original=original, noise=noise, mask=mask.to(original.device))
+    def _for_each_image(self, text: Conditioning) -> tuple[Conditioning, ...]:
+        if self._mask_latents is None:
+            return (text,) * self.request.num_images
+        return tuple(replace(text, mask_latents=own) for own in self._mask_latents)
 
     def _with_kept(self, kept: KeptPart, latents: torch.Tensor) -> torch.Tensor:
         """Puts the kept part back, as noisy as the rest is now."""

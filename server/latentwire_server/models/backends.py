@@ -81,7 +81,7 @@ class PreparedUnet:
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """The latent shapes that are compiled, such as ``"8x4x64x64"``; ``"any"`` for all."""
+        """The input shapes that are compiled, such as ``"8x4x64x64"``; ``"any"`` for all."""
         shapes = ["x".join(map(str, shape)) for shape in list(self._compiled)]
         return tuple(shapes if self._any_shape is None else ["any", *shapes])
 

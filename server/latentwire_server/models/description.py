@@ -124,9 +124,6 @@ def _list(value: object) -> list[object]:
 
 def _refuse_other_kinds(source: str, config: Mapping[str, object]) -> None:
     reasons = {
-        "its UNet takes a mask (inpainting model), which is not served yet": (
-            config["in_channels"] != config["out_channels"]
-        ),
         "its UNet takes a guidance embedding (LCM), which is not served yet": (
             config["time_cond_proj_dim"] is not None
         ),
@@ -147,6 +144,7 @@ def _refuse_strangers(source: str, parts: Components) -> None:
     A token beyond the vocabulary is worst: on a GPU it breaks the device for the whole process.
     """
     encoder, tokenizer, unet = parts.text_encoder.config, parts.tokenizer, parts.unet.config
+    channels = parts.vae.config.latent_channels
     reasons = {
         "the tokenizer has more tokens than the text encoder": len(tokenizer) > encoder.vocab_size,
         "the tokenizer's model_max_length is missing or beyond the text encoder's": (
@@ -155,8 +153,12 @@ def _refuse_strangers(source: str, parts: Components) -> None:
         "the UNet's cross_attention_dim is not the text encoder's hidden_size": (
             unet.cross_attention_dim != encoder.hidden_size
         ),
-        "the UNet's in_channels are not the autoencoder's latent_channels": (
-            unet.in_channels != parts.vae.config.latent_channels
+        "the UNet's out_channels are not the autoencoder's latent_channels": (
+            unet.out_channels != channels
+        ),
+        f"its UNet takes {unet.in_channels} channels; served: the latents' {channels}, or for"
+        f" inpainting {2 * channels + 1}, with a mask and the masked picture's besides": (
+            unet.in_channels not in (channels, 2 * channels + 1)
         ),
     }
     for reason, holds in reasons.items():

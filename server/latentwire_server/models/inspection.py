@@ -42,7 +42,7 @@ SETTINGS_FILE: Final = "latentwire.json"
 PREVIEW_FILE: Final = "preview.json"
 """In a model folder: the linear projection of its latents to RGB, for previews."""
 WEIGHTS: Final = ("text_encoder", "unet", "vae")
-PIPELINES: Final = ("StableDiffusionPipeline",)
+PIPELINES: Final = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
 _PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _MAX_HEADER_BYTES: Final = 100_000_000
 _MAX_JSON_BYTES: Final = 10_000_000

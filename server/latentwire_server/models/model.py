@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conditioning:
-    """What steers one denoiser row: the encoded text."""
+    """What steers one denoiser row: the encoded text, and the picture that is mended."""
 
     prompt_embeds: torch.Tensor
     """(tokens, features), in the denoiser's dtype and on its device."""
+    mask_latents: torch.Tensor | None = None
+    """For a denoiser that is made for inpainting, (1 + channels, height, width) float32: 1 where
+    the picture is redrawn, and the latents of the rest. None: all is redrawn, and nothing seen."""
 
     @property
     def num_bytes(self) -> int:
@@ -134,8 +137,12 @@ class DiffusionModel(Protocol):
         """How the denoiser is run, such as ``"eager"`` or ``"inductor"``. Any thread."""
 
     @property
+    def sees_masks(self) -> bool:
+        """Whether the denoiser is made for inpainting, and takes ``mask_latents``. Any thread."""
+
+    @property
     def compiled_shapes(self) -> tuple[str, ...]:
-        """Latent shapes that the denoiser is compiled for, as ``"8x4x64x64"``, or ``"any"``.
+        """Input shapes that the denoiser is compiled for, as ``"8x4x64x64"``, or ``"any"``.
 
         Any thread.
         """

@@ -89,6 +89,8 @@ class StableDiffusion:
         self._device: torch.device = components.unet.device
         self._dtype: torch.dtype = components.unet.dtype
         self._vae_scale_factor = vae_scale_factor(components.vae)
+        config = components.unet.config
+        self._num_mask_channels: int = config.in_channels - config.out_channels
         projection = components.projection
         self._factors = torch.tensor(projection.factors, device=self._device)
         self._bias = torch.tensor(projection.bias, device=self._device).view(3, 1, 1)
@@ -116,8 +118,13 @@ class StableDiffusion:
         return self._unet.backend.value
 
     @property
+    def sees_masks(self) -> bool:
+        """Whether the denoiser is made for inpainting, and takes ``mask_latents``."""
+        return self._num_mask_channels > 0
+
+    @property
     def compiled_shapes(self) -> tuple[str, ...]:
-        """The latent shapes that the denoiser is compiled for."""
+        """The input shapes that the denoiser is compiled for."""
         return self._unet.shapes
 
     @property
@@ -153,7 +160,7 @@ class StableDiffusion:
 
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
         """Returns (channels, height, width) of the latents of one image."""
-        channels: int = self._parts.unet.config.in_channels
+        channels: int = self._parts.unet.config.out_channels
         return channels, height // self._vae_scale_factor, width // self._vae_scale_factor
 
     @torch.inference_mode()
@@ -212,11 +219,23 @@ class StableDiffusion:
         return (rgb / 2 + 0.5).clamp(0, 1)
 
     def _input(self, rows: DenoiserInput) -> UnetInput:
+        latents = rows.latents.to(self._device, self._dtype)
+        if self.sees_masks:
+            latents = torch.cat([latents, self._mask_latents(rows)], dim=1)
         return UnetInput(
-            latents=rows.latents.to(self._device, self._dtype),
+            latents=latents,
             timesteps=to_device(rows.timesteps, self._device),
             prompt_embeds=torch.stack([row.prompt_embeds for row in rows.conditioning]),
         )
+
+    def _mask_latents(self, rows: DenoiserInput) -> torch.Tensor:
+        """Returns (rows, 1 + channels, height, width), in the denoiser's dtype."""
+        shape = self._num_mask_channels, *rows.latents.shape[-2:]
+        nothing_seen = torch.zeros(shape, device=self._device)
+        nothing_seen[0] = 1
+        given = [row.mask_latents for row in rows.conditioning]
+        stacked = torch.stack([nothing_seen if own is None else own for own in given])
+        return stacked.to(self._device, self._dtype)
 
     def _tokenize(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder

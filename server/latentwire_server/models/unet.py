@@ -18,7 +18,7 @@ class UnetInput(NamedTuple):
     """What a UNet is called with; all of one device, latents and text of one dtype."""
 
     latents: torch.Tensor
-    """(rows, channels, height, width)."""
+    """(rows, channels, height, width), with what the UNet sees beside them."""
     timesteps: torch.Tensor
     """(rows,) float32."""
     prompt_embeds: torch.Tensor
