@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from latentwire_server.command_line import fail, parse
 from latentwire_server.logging_setup import configure_logging
-from latentwire_server.model_choice import chosen_model
+from latentwire_server.model_choice import chosen_models
 from latentwire_server.settings import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from latentwire_server.model_choice import ModelToLoad
     from latentwire_server.settings import Settings
 
@@ -23,19 +25,19 @@ def main() -> None:
     settings = parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     try:
-        model = chosen_model(settings)
+        models = chosen_models(settings)
     except SettingsError as error:
         fail(str(error))
-    run(settings, model)
+    run(settings, models)
 
 
-def run(settings: Settings, model: ModelToLoad) -> NoReturn:
-    """Serves ``model`` until told to stop, and ends the process."""
+def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
+    """Serves ``models`` until told to stop, and ends the process."""
     # Torch takes seconds to import: --help and what is set wrong are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415
 
     try:
-        _exit(asyncio.run(serve(settings, model, exit_at_once=_exit)))
+        _exit(asyncio.run(serve(settings, models, exit_at_once=_exit)))
     except SettingsError as error:
         fail(str(error))
 

@@ -55,7 +55,7 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        model: ModelToLoad,
+        models: Sequence[ModelToLoad],
         *,
         keys: Sequence[str],
         refused_words: RefusedWords | None,
@@ -64,12 +64,10 @@ class Application:
         """Takes the settings, what to serve, what was read from files, and facts about it."""
         self._settings = settings
         self._version = facts.version
-        self._model = model
+        self._models = tuple(models)
         self._engine = Engine({}, settings.engine)
-        self._catalogue = Catalogue(
-            [model.id], aliases=settings.model_aliases, limits=settings.limit_overrides
-        )
-        self._health = Health([model_name(model.id)])
+        self._catalogue = Catalogue(self._models)
+        self._health = Health(model_name(model.id) for model in models)
         self._service = GenerationService(
             self._engine, self._catalogue, facts=facts, refused_words=refused_words
         )
@@ -100,16 +98,20 @@ class Application:
         _logger.info("listening address=%s version=%s", self.address, self._version)
 
     async def load(self) -> None:
-        """Loads the model and starts to serve it; with a broken device, ``failed`` returns.
+        """Loads the models and starts to serve each; with a broken device, ``failed`` returns.
 
         Raises:
-            SettingsError: it cannot be loaded, or cannot draw.
+            SettingsError: one cannot be loaded, or cannot draw.
         """
+        for model in self._models:
+            await self._load(model)
+
+    async def _load(self, wanted: ModelToLoad) -> None:
         started = time.monotonic()
-        model = await _in_daemon_thread(self._model.load)
+        model = await _in_daemon_thread(wanted.load)
         try:
             # Before anything that takes minutes.
-            self._catalogue.check(model, model_id=self._model.id)
+            self._catalogue.check(model, model_id=wanted.id)
             await _in_daemon_thread(partial(self._engine.warm_up, model))
         except (LimitConflictError, ModelUnusable) as error:
             raise SettingsError(str(error)) from None
@@ -117,14 +119,15 @@ class Application:
             _logger.critical("device failed error_id=%s", broken)
             self._engine.failed.set()
             return
-        self._catalogue.add(model, model_id=self._model.id)
+        self._catalogue.add(model, model_id=wanted.id)
         self._engine.add_model(model)
-        self._health.model_ready(model_name(self._model.id), is_default=True)
+        is_default = wanted is self._models[0]
+        self._health.model_ready(model_name(wanted.id), is_default=is_default)
         _logger.info(
             "ready address=%s model=%s device=%s dtype=%s backend=%s max_rows=%d safety_checker=%s"
             " load_s=%.1f",
             self.address,
-            self._model.id,
+            wanted.id,
             model.device_name,
             model.dtype_name,
             model.backend_name,
@@ -168,7 +171,7 @@ class Application:
         _logger.info("stopped")
 
 
-async def build(settings: Settings, model: ModelToLoad) -> Application:
+async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Application:
     """Returns a server that does not listen yet.
 
     Raises:
@@ -177,24 +180,24 @@ async def build(settings: Settings, model: ModelToLoad) -> Application:
     keys = await asyncio.to_thread(settings.read_api_keys)
     refused_words = await asyncio.to_thread(settings.read_refused_words)
     facts = await asyncio.to_thread(_facts, settings)
-    return Application(settings, model, keys=keys, refused_words=refused_words, facts=facts)
+    return Application(settings, models, keys=keys, refused_words=refused_words, facts=facts)
 
 
 async def serve(
-    settings: Settings, model: ModelToLoad, *, exit_at_once: Callable[[int], None]
+    settings: Settings, models: Sequence[ModelToLoad], *, exit_at_once: Callable[[int], None]
 ) -> int:
     """Runs a server until it is told to stop, and returns the process's exit code.
 
     Args:
         settings: the settings.
-        model: what to serve.
+        models: what to serve, the default model first.
         exit_at_once: is called with an exit code when told to stop for the second time.
 
     Raises:
         SettingsError: it cannot start.
     """
     told_to_stop = stop_signals(exit_at_once, logger=_logger)
-    app = await build(settings, model)
+    app = await build(settings, models)
     await app.start()
     loading = asyncio.create_task(app.load())
     stopping = asyncio.create_task(told_to_stop.wait())

@@ -13,8 +13,9 @@ from latentwire_server.convert import resources
 from latentwire_server.engine.errors import ModelNotFound, ModelNotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Sequence
 
+    from latentwire_server.model_choice import ModelToLoad
     from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.model import DiffusionModel
 
@@ -34,20 +35,12 @@ class _Ready:
 class Catalogue:
     """The models by id; the first one is the default."""
 
-    def __init__(
-        self, ids: Iterable[str], *, aliases: Iterable[str] = (), limits: Mapping[str, int]
-    ) -> None:
-        """Takes the ids of what will be loaded.
-
-        Args:
-            ids: of every model, the default one first.
-            aliases: further names of the default model.
-            limits: what replaces the models' own limits, by field of ``ModelLimits``.
-        """
-        self._ready: dict[str, _Ready | None] = dict.fromkeys(ids)
-        self._default = next(iter(self._ready))
-        self._limits = dict(limits)
-        self._aliases = dict.fromkeys(aliases, self._default)
+    def __init__(self, models: Sequence[ModelToLoad]) -> None:
+        """Takes what will be loaded, the default model first."""
+        self._ready: dict[str, _Ready | None] = {model.id: None for model in models}
+        self._default = models[0].id
+        self._limits = {model.id: model.limits for model in models}
+        self._aliases = {alias: model.id for model in models for alias in model.aliases}
 
     def check(self, model: DiffusionModel, *, model_id: str) -> None:
         """Returns if ``add`` would take the model.
@@ -73,7 +66,7 @@ class Catalogue:
         aliases = (*model.info.aliases, *(a for a, id_ in self._aliases.items() if id_ == model_id))
         return replace(
             model.info,
-            limits=replace(model.info.limits, **self._limits),
+            limits=replace(model.info.limits, **self._limits[model_id]),
             aliases=tuple(dict.fromkeys(aliases)),
         )
 

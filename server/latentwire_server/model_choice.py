@@ -1,62 +1,71 @@
-"""From the settings to a model: which one, under which id, and how it is loaded."""
+"""From the settings to models: which ones, under which ids, and how each is loaded."""
 
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.types import Batching
+from latentwire_server.listed_model import id_of_source
+from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.source import EMBEDDED_ID, LoadError, ModelSource, embedded_source
 from latentwire_server.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from latentwire_server.listed_model import ListedModel
     from latentwire_server.models.model import DiffusionModel
     from latentwire_server.settings import Settings
-
-_NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 _logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelToLoad:
-    """The model that will be served."""
+    """A model that will be served."""
 
     id: str
     load: Callable[[], DiffusionModel]
     """Loads it, on any thread. Raises ``SettingsError`` where the operator is to blame."""
+    aliases: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """What replaces its own limits, by field of ``ModelLimits``."""
 
 
-def chosen_model(settings: Settings) -> ModelToLoad:
-    """Returns the model that the settings name.
+def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
+    """Returns the models that the settings name, the default one first.
 
     Raises:
-        SettingsError: it is a folder or file that is not there.
+        SettingsError: one is a folder or file that is not there.
     """
-    source = source_of(settings)
-    if _looks_local(source.source) and not Path(source.source).expanduser().exists():
-        message = f"model={settings.model!r}: there is no such folder or file, and it is no hub id"
-        raise SettingsError(message)
-    return ModelToLoad(id=source.id, load=lambda: _load(source))
+    if not settings.models:
+        _check_there(settings.model, field="model")
+        source = source_of(settings)
+        return (_to_load(source, settings, aliases=settings.model_aliases, own_limits=()),)
+    for index, listed in enumerate(settings.models):
+        _check_there(listed.source, field=f"models[{index}].source")
+    return tuple(
+        _to_load(
+            listed_source(listed, settings),
+            settings,
+            aliases=listed.aliases,
+            own_limits=tuple(listed.limits.model_dump(exclude_none=True)),
+        )
+        for listed in settings.models
+    )
 
 
 def source_of(settings: Settings) -> ModelSource:
-    """Returns where the model comes from; its id is the last part of that, if none is given."""
-    backend = settings.denoiser_backend
-    if backend == "auto" and settings.batching is Batching.REPRODUCIBLE:
-        # A choice by measured speed may fall otherwise after the next start, and bytes with it.
-        backend = "eager"
+    """Returns where the one model comes from; its id is the last part of that, if none is given."""
+    backend = _backend(settings.denoiser_backend, settings)
     if settings.model == EMBEDDED_ID:
         source = embedded_source(device=settings.device, dtype=settings.dtype, backend=backend)
         return replace(source, id=settings.model_id or source.id)
-    name = PurePath(settings.model).name.removesuffix(".safetensors")
     return ModelSource(
-        id=settings.model_id or _NOT_IN_IDS.sub("-", name).strip("-") or "model",
+        id=settings.model_id or id_of_source(settings.model),
         source=settings.model,
         revision=settings.revision,
         variant=settings.variant,
@@ -67,6 +76,62 @@ def source_of(settings: Settings) -> ModelSource:
         safety_checker=settings.safety_checker,
         unchecked_previews=settings.unchecked_previews,
     )
+
+
+def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
+    """Returns where a listed model comes from; what it leaves open is the server's."""
+    dtype = listed.dtype or settings.dtype
+    backend = _backend(listed.denoiser_backend or settings.denoiser_backend, settings)
+    source = embedded_source(device=settings.device, dtype=dtype, backend=backend)
+    if listed.source != EMBEDDED_ID:
+        source = replace(
+            source,
+            source=listed.source,
+            revision=listed.revision,
+            variant=listed.variant,
+            single_file_config=listed.single_file_config,
+            safety_checker=settings.safety_checker,
+            unchecked_previews=settings.unchecked_previews,
+        )
+    return replace(
+        source,
+        id=listed.served_id,
+        display_name=listed.display_name or "",
+        aliases=listed.aliases,
+        overrides=ModelSettings(defaults=listed.defaults, limits=listed.limits),
+    )
+
+
+def _backend(wanted: str, settings: Settings) -> str:
+    if wanted == "auto" and settings.batching is Batching.REPRODUCIBLE:
+        # A choice by measured speed may fall otherwise after the next start, and bytes with it.
+        return "eager"
+    return wanted
+
+
+def _to_load(
+    source: ModelSource,
+    settings: Settings,
+    *,
+    aliases: tuple[str, ...],
+    own_limits: tuple[str, ...],
+) -> ModelToLoad:
+    return ModelToLoad(
+        id=source.id,
+        load=lambda: _load(source),
+        aliases=aliases,
+        limits={
+            name: limit
+            for name, limit in settings.limit_overrides.items()
+            if name not in own_limits
+        },
+    )
+
+
+def _check_there(source: str, *, field: str) -> None:
+    if source != EMBEDDED_ID and _looks_local(source) and not Path(source).expanduser().exists():
+        message = f"{field}={source!r}: there is no such folder or file, and it is no hub id"
+        raise SettingsError(message)
 
 
 def _looks_local(source: str) -> bool:

@@ -6,6 +6,7 @@ which beats the default. Nothing else in the server reads the environment.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
@@ -20,12 +21,25 @@ from pydantic_settings import (
 
 from latentwire._process import is_loopback
 from latentwire_server.engine.types import Batching, EngineSettings
+from latentwire_server.listed_model import ID_PATTERN, ListedModel, name_conflicts
 from latentwire_server.refused_words import NoWordError, RefusedWords
 
 ENV_PREFIX: Final = "LATENTWIRE_"
 CONFIG_FILE: Final = Path("latentwire.toml")
 SECRET_FIELDS: Final = frozenset({"api_keys"})
 """Never taken from the command line, where every user of the machine could read them."""
+STRUCTURED_FIELDS: Final = frozenset({"models"})
+"""Too much for a flag: tables of the configuration file."""
+TABLES: Final = ("server", "bridge", "models")
+"""What the configuration file may hold."""
+_OF_ONE_MODEL: Final = (
+    "model",
+    "revision",
+    "variant",
+    "single_file_config",
+    "model_id",
+    "model_aliases",
+)
 
 
 class SettingsError(Exception):
@@ -113,11 +127,17 @@ class Settings(BaseSettings):
     )
     model_id: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        pattern=ID_PATTERN,
         description="Id under which the model is served; by default the last part of its name.",
     )
     model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Other names under which the model is served, separated by commas."
+    )
+
+    models: Annotated[tuple[ListedModel, ...], NoDecode] = Field(
+        (),
+        description="Several models in the place of one: `[[models]]` of latentwire.toml, or the"
+        " same as a JSON list; see docs/models.md.",
     )
 
     # Safety
@@ -192,10 +212,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Orders the sources: flags, environment, ``latentwire.toml``."""
-        toml = TomlConfigSettingsSource(
-            settings_cls, toml_file=cls.config_file, toml_table_header=("server",)
-        )
-        return (init_settings, env_settings, toml)
+        file = _ConfigurationFile(settings_cls, toml_file=cls.config_file)
+        return (init_settings, env_settings, file)
 
     @field_validator("api_keys", "model_aliases", mode="before")
     @classmethod
@@ -203,6 +221,17 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _read_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            message = "needed: a JSON list of models"
+            raise ValueError(message) from None
 
     @field_validator("log_level", "batching", "dtype", "denoiser_backend", mode="before")
     @classmethod
@@ -224,6 +253,19 @@ class Settings(BaseSettings):
                 " or tls_client_ca_file, or pass --insecure"
             )
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        found = list(name_conflicts(self.models))
+        if self.models:
+            found += [
+                f"{name}={getattr(self, name)!r}: models are listed, say it in [[models]]"
+                for name in _OF_ONE_MODEL
+                if name in self.model_fields_set
+            ]
+        if found:
+            raise ValueError("; ".join(found))
         return self
 
     @property
@@ -291,6 +333,28 @@ def _lines(field: str, path: Path) -> list[str]:
     return [entry for line in lines if (entry := line.split("#", 1)[0].strip())]
 
 
+class _ConfigurationFile(TomlConfigSettingsSource):
+    """``[server]``, and ``[[models]]`` beside it; there need not be a file."""
+
+    def __call__(self) -> dict[str, object]:
+        """Returns the fields that the file sets.
+
+        Raises:
+            ValueError: it has tables that mean nothing.
+        """
+        tables = super().__call__()
+        strange = [name for name in tables if name not in TABLES]
+        if strange:
+            message = f"no such table: {', '.join(strange)}; there are: {', '.join(TABLES)}"
+            raise ValueError(message)
+        server = tables.get("server", {})
+        if not isinstance(server, dict):
+            message = f"server={server!r}: needed: a table, [server]"
+            raise ValueError(message)  # noqa: TRY004 - a setting that is wrong
+        listed = {"models": tables["models"]} if "models" in tables else {}
+        return {**server, **listed}
+
+
 def read_file(field: str, path: Path) -> bytes:
     """Returns the bytes of a file that a setting names.
 
@@ -322,21 +386,26 @@ def load_settings(flags: dict[str, object], *, config_file: Path | None = None) 
         return located(**flags)  # type: ignore[arg-type] # pydantic checks them, that is the point
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(error, flags))) from None
-    except ValueError as error:  # tomllib.TOMLDecodeError, a [server] that is no table
+    except ValueError as error:  # tomllib.TOMLDecodeError, a table that means nothing
         message = f"{path}: {error}"
         raise SettingsError(message) from None
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    """Returns ``models[1].dtype`` and the like."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)[1:]
 
 
 def _describe(error: ValidationError, flags: dict[str, object]) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False, include_context=False):
-        field = str(problem["loc"][0]) if problem["loc"] else ""
+        field = _place(problem["loc"])
         reason = problem["msg"].removeprefix("Value error, ")
         if not field:
             lines.append(reason)
         elif problem["type"] == "extra_forbidden":
             lines.append(f"{field}: no such setting")
-        elif field in SECRET_FIELDS:
+        elif problem["loc"][0] in SECRET_FIELDS:
             lines.append(f"{field}: {reason}")
         else:
             lines.append(f"{field}={problem.get('input', flags.get(field))!r}: {reason}")

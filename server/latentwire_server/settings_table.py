@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from latentwire_server.settings import ENV_PREFIX, SECRET_FIELDS, Settings
+from latentwire_server.settings import ENV_PREFIX, SECRET_FIELDS, STRUCTURED_FIELDS, Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def flag(field: str) -> str | None:
     """Returns a setting's flag; None where the command line does not take it."""
-    return None if field in SECRET_FIELDS else "--" + field.replace("_", "-")
+    return None if field in SECRET_FIELDS | STRUCTURED_FIELDS else "--" + field.replace("_", "-")
 
 
 def default_text(info: FieldInfo) -> str:

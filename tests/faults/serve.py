@@ -32,7 +32,7 @@ def load() -> FakeModel:
 def main() -> None:
     settings = parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
-    run(settings, ModelToLoad(id="fake", load=load))
+    run(settings, [ModelToLoad(id="fake", load=load)])
 
 
 if __name__ == "__main__":

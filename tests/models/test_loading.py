@@ -14,6 +14,11 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.models.loading import embedded_source, load_model
+from latentwire_server.models.model_settings import (
+    ModelDefaultsGiven,
+    ModelLimitsGiven,
+    ModelSettings,
+)
 from tests.models.folders import UNET, edit, refused, source_of
 from tests.tiny_models import build_folder
 
@@ -253,6 +258,23 @@ def test_settings_that_are_not_understood_are_refused_by_name(
 ) -> None:
     (folder / "latentwire.json").write_text(json.dumps(settings))
     refused(folder, because=rf"latentwire\.json: {re.escape(named)}")
+
+
+def test_what_the_operator_says_beats_what_the_folder_says(folder: Path) -> None:
+    said = {"display_name": "Tiny", "defaults": {"num_inference_steps": 9, "guidance_scale": 3.0}}
+    (folder / "latentwire.json").write_text(json.dumps(said))
+    overrides = ModelSettings(
+        defaults=ModelDefaultsGiven(num_inference_steps=12), limits=ModelLimitsGiven(max_images=2)
+    )
+    info = load_model(source_of(folder, overrides=overrides, display_name="Mine")).info
+    assert info.display_name == "Mine"
+    assert (info.defaults.num_inference_steps, info.defaults.guidance_scale) == (12, 3.0)
+    assert info.limits.max_images == 2
+
+
+def test_a_default_of_the_operator_that_the_model_cannot_keep_is_refused(folder: Path) -> None:
+    overrides = ModelSettings(defaults=ModelDefaultsGiven(width=65))
+    refused(folder, because=r"\[\[models\]\]: defaults.width=65: needed: ", overrides=overrides)
 
 
 def test_limits_can_be_replaced(folder: Path) -> None:

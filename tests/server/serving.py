@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,7 +19,9 @@ from latentwire_server.settings import load_settings
 from tests.fakes import FakeModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+    from latentwire_server.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +39,36 @@ class Serving:
         return rpc.ImageGenerationStub(self.channel)
 
 
+def _to_load(model: FakeModel, settings: Settings) -> ModelToLoad:
+    return ModelToLoad(
+        id=model.id,
+        load=lambda: model,
+        aliases=settings.model_aliases,
+        limits=settings.limit_overrides,
+    )
+
+
+def _itself(model: FakeModel) -> FakeModel:
+    return model
+
+
 @asynccontextmanager
 async def serving(
-    model: FakeModel | None = None, *, loads: bool = True, **settings: object
+    model: FakeModel | None = None,
+    *,
+    others: Sequence[FakeModel] = (),
+    loads: bool = True,
+    **settings: object,
 ) -> AsyncIterator[Serving]:
     fake = model or FakeModel()
     given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
-    app = await build(given, ModelToLoad(id="fake", load=lambda: fake))
+    app = await build(
+        given,
+        [
+            _to_load(fake, given),
+            *(ModelToLoad(id=other.id, load=partial(_itself, other)) for other in others),
+        ],
+    )
     await app.start()
     try:
         if loads:
@@ -50,7 +76,8 @@ async def serving(
         async with grpc.aio.insecure_channel(app.address) as channel:
             yield Serving(app=app, model=fake, channel=channel)
     finally:
-        fake.let_go()
+        for one in (fake, *others):
+            one.let_go()
         await app.stop(grace_s=0)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from latentwire_server.command_line import parse
 from latentwire_server.engine.types import Batching
-from latentwire_server.model_choice import source_of
+from latentwire_server.model_choice import chosen_models, listed_source, source_of
 from latentwire_server.settings import Settings, SettingsError, load_settings
 from latentwire_server.settings_table import markdown_table
 
@@ -119,6 +119,79 @@ def test_a_bad_file_is_told(folder: Path, text: str, says: str):
     assert says in str(caught.value)
 
 
+MODELS = """
+[server]
+max_images = 3
+max_side = 512
+dtype = "float32"
+
+[[models]]
+source = "embedded"
+
+[[models]]
+id = "photos"
+source = "org/photos"
+revision = "v2"
+variant = "fp16"
+dtype = "bfloat16"
+aliases = ["pictures", "org/photos"]
+denoiser_backend = "eager"
+defaults = {num_inference_steps = 20, guidance_scale = 6, scheduler = {id = "dpmpp-2m"}}
+limits = {max_side = 1024}
+"""
+
+
+def test_models_are_listed_in_the_file(folder: Path):
+    (folder / "latentwire.toml").write_text(MODELS)
+    settings = load_settings({})
+    first, second = chosen_models(settings)
+    assert (first.id, first.aliases) == ("embedded", ())
+    assert first.limits == {"max_side": 512, "max_images": 3}
+    assert (second.id, second.aliases) == ("photos", ("pictures", "org/photos"))
+    assert second.limits == {"max_images": 3}, "its own limit replaces the server's"
+    embedded, photos = (listed_source(listed, settings) for listed in settings.models)
+    assert (embedded.dtype, embedded.backend) == ("float32", "auto")
+    assert (photos.source, photos.revision, photos.variant) == ("org/photos", "v2", "fp16")
+    assert (photos.dtype, photos.backend) == ("bfloat16", "eager")
+    assert photos.overrides is not None
+    assert photos.overrides.defaults.guidance_scale == 6.0
+
+
+def test_models_are_listed_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTWIRE_MODELS", '[{"source": "embedded", "aliases": ["small"]}]')
+    (listed,) = load_settings({}).models
+    assert (listed.served_id, listed.aliases) == ("embedded", ("small",))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[[models]]\nid = "a"', "models[0].source"),
+        ('[[models]]\nsource = ""', "models[0].source=''"),
+        ('[[models]]\nsource = "a/b"\nid = "a b"', "models[0].id='a b'"),
+        ('[[models]]\nsource = "a/b"\n[[models]]\nsource = "c/b"', "models[1].id='b': already"),
+        ('[[models]]\nsource = "a/b"\naliases = ["b"]', "models[0].aliases='b': already"),
+        ('[[models]]\nsource = "a/b"\ndtype = "int8"', "models[0].dtype='int8': Input should be"),
+        ('[[models]]\nsource = "a/b"\nlimits = {max_side = "x"}', "models[0].limits.max_side='x'"),
+        ('[[models]]\nsource = "a/b"\nsteps = 3', "models[0].steps: no such setting"),
+        ('[[models]]\nsource = "a/b"\nrefiner = "c/d"', "models[0].refiner='c/d': not served yet"),
+        ('[[models]]\nsource = "a/b"\nvae = "c/d"', "models[0].vae='c/d': not served yet"),
+        ('[[models]]\nsource = "a/b"\nloras = ["c"]', "models[0].loras="),
+        ('[[models]]\nsource = "a/b"\nhigh_noise_frac = 0.8', "models[0].high_noise_frac=0.8"),
+        ('[[models]]\nsource = "embedded"\nvariant = "fp16"', "the embedded model has none"),
+        ('[server]\nmodel = "x/y"\n[[models]]\nsource = "a/b"', "model='x/y': models are listed"),
+        ('[[model]]\nsource = "a/b"', "no such table: model; there are: server, bridge, models"),
+        ('models = "embedded"', "models='embedded': needed: a JSON list"),
+        ('[[models]]\nsource = "./none"', "models[0].source='./none': there is no such folder"),
+    ],
+)
+def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, says: str):
+    (folder / "latentwire.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        chosen_models(load_settings({}))
+    assert says in str(caught.value)
+
+
 def test_a_named_file_must_exist(folder: Path):
     with pytest.raises(SettingsError, match="config="):
         load_settings({}, config_file=folder / "none.toml")
@@ -166,6 +239,7 @@ def test_the_table_has_every_setting():
     for name in Settings.model_fields:
         assert f"`LATENTWIRE_{name.upper()}`" in table
     assert "--api-keys`" not in table
+    assert "--models`" not in table
     assert all(info.description for info in Settings.model_fields.values())
 
 

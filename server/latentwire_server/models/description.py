@@ -11,7 +11,7 @@ from latentwire_server.models.info import (
     ModelLimits,
     SchedulerChoice,
 )
-from latentwire_server.models.inspection import PREVIEW_FILE, read_json
+from latentwire_server.models.inspection import PREVIEW_FILE, SETTINGS_FILE, read_json
 from latentwire_server.models.schedulers import choice_of, scheduler_infos
 from latentwire_server.models.source import LoadError
 from latentwire_server.models.stable_diffusion import (
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from latentwire_server.models.folder_settings import FolderSettings
+    from latentwire_server.models.model_settings import ModelSettings
     from latentwire_server.models.source import ModelSource
     from latentwire_server.models.stable_diffusion import Components
 
 _NUM_INFERENCE_STEPS: Final = 25
 _GUIDANCE_SCALE: Final = 7.5
 _MAX_NATIVE_MULTIPLE: Final = 4
+CONFIGURATION: Final = "[[models]]"
+"""Where the operator says what replaces a model's own settings."""
 
 
 def describe(
@@ -39,7 +41,7 @@ def describe(
     parts: Components,
     *,
     revision: str,
-    settings: FolderSettings,
+    settings: ModelSettings,
 ) -> ModelInfo:
     """Returns what clients see of a model.
 
@@ -82,7 +84,9 @@ def describe(
         aliases=source.aliases,
         capabilities=_capabilities(parts),
     )
-    info = settings.apply_to(info, source=source.source)
+    info = settings.apply_to(info, source=source.source, place=SETTINGS_FILE)
+    if source.overrides is not None:
+        info = source.overrides.apply_to(info, source=source.source, place=CONFIGURATION)
     return replace(info, display_name=source.display_name or info.display_name)
 
 

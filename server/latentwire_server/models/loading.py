@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.description import describe, latent_projection
-from latentwire_server.models.folder_settings import FolderSettings, read_folder_settings
+from latentwire_server.models.folder_settings import read_folder_settings
 from latentwire_server.models.inspection import (
     brings_safety_checker,
     check_folder,
@@ -32,6 +32,7 @@ from latentwire_server.models.inspection import (
     read_components,
     read_json,
 )
+from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.safety_checker import ClipSafetyChecker, load_processor
 from latentwire_server.models.single_file import load_single_file
@@ -67,7 +68,7 @@ def load_model(source: ModelSource) -> StableDiffusion:
         check_safetensors(path, source=source.source)
         parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
         revision = digest((path,), folder=path.parent)
-        settings = FolderSettings()
+        settings = ModelSettings()
     else:
         folder, root, commit = _folder(source, path)
         weights = check_folder(folder, variant=source.variant, root=root)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from latentwire_server.models.model_settings import ModelSettings
+
 EMBEDDED_ID: Final = "embedded"
 EMBEDDED_FOLDER: Final = Path(__file__).parent.parent / "embedded" / "model"
 
@@ -41,6 +43,8 @@ class ModelSource:
     """Whether a model with a safety checker sends previews, which it does not see."""
     limit_overrides: Mapping[str, int] = field(default_factory=dict)
     """Fields of ``ModelLimits`` to replace."""
+    overrides: ModelSettings | None = None
+    """What the operator says in place of the folder's own settings."""
 
 
 class LoadError(Exception):

@@ -1,0 +1,96 @@
+"""One entry of ``[[models]]`` in ``latentwire.toml``: what the operator says about a model.
+
+Plain values, checked when the settings are read. Knows nothing of how a model is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from latentwire_server.models.model_settings import ModelDefaultsGiven, ModelLimitsGiven
+from latentwire_server.models.source import EMBEDDED_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$"
+_NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_ALIAS_PATTERN: Final = r"^[A-Za-z0-9._/:-]{1,128}$"
+_OF_OTHERS: Final = ("revision", "variant", "single_file_config")
+
+Names = Annotated[
+    tuple[Annotated[str, Field(pattern=_ALIAS_PATTERN)], ...],
+    # TOML and JSON have lists alone.
+    Field(strict=False),
+]
+
+
+class ListedModel(BaseModel):
+    """A model that the server offers."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    source: Annotated[str, Field(min_length=1)]
+    """``"embedded"``, a hub id, a diffusers folder or a ``.safetensors`` checkpoint."""
+    id: Annotated[str, Field(pattern=ID_PATTERN)] | None = None
+    """None: the last part of ``source``."""
+    display_name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    aliases: Names = ()
+    revision: str | None = None
+    variant: str | None = None
+    single_file_config: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """None: the server's, as is ``denoiser_backend``."""
+    denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] | None = None
+    defaults: ModelDefaultsGiven = ModelDefaultsGiven()
+    limits: ModelLimitsGiven = ModelLimitsGiven()
+    refiner: str | None = None
+    high_noise_frac: float | None = None
+    vae: str | None = None
+    loras: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @field_validator("refiner", "high_noise_frac", "vae", "loras")
+    @classmethod
+    def _refuse(cls, value: object) -> object:
+        if value:
+            message = "not served yet; leave it out"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _check_embedded(self) -> Self:
+        given = [name for name in _OF_OTHERS if getattr(self, name) is not None]
+        if self.source == EMBEDDED_ID and given:
+            message = f"{', '.join(given)}: the embedded model has none; leave it out"
+            raise ValueError(message)
+        return self
+
+    @property
+    def served_id(self) -> str:
+        """The id under which it is served."""
+        return self.id or id_of_source(self.source)
+
+
+def id_of_source(source: str) -> str:
+    """Returns the id of a model that is given none."""
+    if source == EMBEDDED_ID:
+        return EMBEDDED_ID
+    name = PurePath(source).name.removesuffix(".safetensors")
+    return _NOT_IN_IDS.sub("-", name).strip("-") or "model"
+
+
+def name_conflicts(models: Sequence[ListedModel]) -> Iterator[str]:
+    """Yields what is wrong with the names: each may mean one model only."""
+    taken: dict[str, str] = {}
+    for index, model in enumerate(models):
+        names = {"id": (model.served_id,), "aliases": model.aliases}
+        for field, values in names.items():
+            place = f"models[{index}].{field}"
+            for value in values:
+                if value in taken:
+                    yield f"{place}={value!r}: already means a model ({taken[value]})"
+                taken.setdefault(value, place)

@@ -1,0 +1,113 @@
+"""What is said about a model beside its weights: its name, its defaults, its limits.
+
+By its folder's ``latentwire.json`` or by the operator; all of it is optional, and all of it is
+checked. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from latentwire_server.models.info import ModelInfo, ModelLimits, SchedulerChoice
+from latentwire_server.models.source import LoadError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Scheduler(_Part):
+    id: str
+    sigmas: str = "default"
+
+    def __repr__(self) -> str:
+        return f"{self.id} {self.sigmas}"
+
+
+class ModelDefaultsGiven(_Part):
+    """What replaces a model's own defaults."""
+
+    width: PositiveInt | None = None
+    height: PositiveInt | None = None
+    num_inference_steps: PositiveInt | None = None
+    guidance_scale: Annotated[float, Field(ge=0)] | None = None
+    scheduler: _Scheduler | None = None
+
+
+class ModelLimitsGiven(_Part):
+    """What replaces a model's own limits."""
+
+    min_side: PositiveInt | None = None
+    max_side: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
+    max_inference_steps: PositiveInt | None = None
+    max_images: PositiveInt | None = None
+    max_prompt_bytes: PositiveInt | None = None
+
+
+class ModelSettings(_Part):
+    """All that is said in one place."""
+
+    display_name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    defaults: ModelDefaultsGiven = ModelDefaultsGiven()
+    limits: ModelLimitsGiven = ModelLimitsGiven()
+
+    def apply_to(self, info: ModelInfo, *, source: str, place: str) -> ModelInfo:
+        """Returns the description with what is said here put in.
+
+        Args:
+            info: what was known before.
+            source: where the model comes from.
+            place: where it is said, for errors.
+
+        Raises:
+            LoadError: a default lies outside what the model can do or its limits allow.
+        """
+        limits = replace(info.limits, **self.limits.model_dump(exclude_none=True))
+        given = self.defaults.model_dump(exclude_none=True)
+        if self.defaults.scheduler is not None:
+            given["scheduler"] = SchedulerChoice(**self.defaults.scheduler.model_dump())
+        changed = replace(
+            info,
+            display_name=self.display_name or info.display_name,
+            limits=limits,
+            defaults=replace(info.defaults, **given),
+        )
+        allowed = _allowed(changed)
+        for name in given:
+            is_right, needed = allowed[name]
+            if not is_right:
+                value = getattr(self.defaults, name)
+                reason = f"{place}: defaults.{name}={value!r}: needed: {needed}"
+                raise LoadError(source, reason)
+        return changed
+
+
+def _allowed(info: ModelInfo) -> dict[str, tuple[bool, str]]:
+    """Returns for each default whether it may be, and what may be."""
+    limits, defaults = info.limits, info.defaults
+    sides = f"{limits.min_side} to {limits.max_side} in multiples of {limits.side_multiple}"
+    spacings = {one.id: one.sigmas for one in info.schedulers}
+    return {
+        "width": (_is_side(defaults.width, limits), sides),
+        "height": (_is_side(defaults.height, limits), sides),
+        "num_inference_steps": (
+            defaults.num_inference_steps <= limits.max_inference_steps,
+            f"up to {limits.max_inference_steps}",
+        ),
+        "guidance_scale": (
+            defaults.guidance_scale <= limits.max_guidance_scale,
+            f"up to {limits.max_guidance_scale:g}",
+        ),
+        "scheduler": (
+            defaults.scheduler.sigmas in spacings.get(defaults.scheduler.id, ()),
+            "a scheduler that is served, with a spacing of its own",
+        ),
+    }
+
+
+def _is_side(side: int, limits: ModelLimits) -> bool:
+    return limits.min_side <= side <= limits.max_side and side % limits.side_multiple == 0
