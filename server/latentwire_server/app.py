@@ -25,6 +25,7 @@ from latentwire_server.engine.faults import DeviceBroken
 from latentwire_server.health import Health
 from latentwire_server.interceptors import RpcEdge
 from latentwire_server.listening import bind, build_server, check_address, read_credentials
+from latentwire_server.recordings import Recordings
 from latentwire_server.reflection import add_reflection
 from latentwire_server.service import GenerationService, ServerFacts
 from latentwire_server.servicer import ImageGenerationServicer
@@ -69,7 +70,11 @@ class Application:
         self._catalogue = Catalogue(self._models)
         self._health = Health(model_name(model.id) for model in models)
         self._service = GenerationService(
-            self._engine, self._catalogue, facts=facts, refused_words=refused_words
+            self._engine,
+            self._catalogue,
+            recordings=Recordings(ttl_s=settings.replay_ttl_s, max_bytes=settings.replay_max_bytes),
+            facts=facts,
+            refused_words=refused_words,
         )
         edge = RpcEdge(Authenticator(keys), send_timeout_s=settings.send_timeout_s)
         self._server = build_server(settings, interceptors=[edge])
@@ -163,6 +168,7 @@ class Application:
         except TimeoutError:
             _logger.warning("clients did not read to the end")
         await self._server.stop(_STOP_GRACE_S)
+        await self._service.aclose()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._engine.aclose()

@@ -57,6 +57,10 @@ class RequestDraft:
     priority: int = 0
     user: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    goes_on_alone: bool = False
+    """Whether it is drawn to its end when its caller is gone."""
+    resume_after_sequence: int = 0
     unsupported_fields: tuple[str, ...] = ()
     """Fields of the contract that are set and that this server does not serve."""
     unknown_enums: tuple[tuple[str, int], ...] = ()

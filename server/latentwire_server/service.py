@@ -17,12 +17,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server import validation
 from latentwire_server.convert import events, requests, resources
 from latentwire_server.convert.times import timestamp
 from latentwire_server.draft import complete
 from latentwire_server.engine import types
 from latentwire_server.engine.admission import DRAINING_RETRY_S, warnings_of
-from latentwire_server.engine.errors import Draining, InvalidRequest, Violation
+from latentwire_server.engine.errors import (
+    Draining,
+    GenerationNotFound,
+    InvalidRequest,
+    Violation,
+)
 from latentwire_server.paging import id_of, page_of
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from latentwire_server.catalogue import Catalogue
     from latentwire_server.engine.engine import Engine
     from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.recordings import Key, Recordings
     from latentwire_server.refused_words import RefusedWords
 
 _SEED_BITS: Final = 32
@@ -57,11 +64,13 @@ class GenerationService:
         engine: Engine,
         catalogue: Catalogue,
         *,
+        recordings: Recordings,
         facts: ServerFacts,
         refused_words: RefusedWords | None = None,
     ) -> None:
-        """Takes the engine, the models, what is known about the server and what it refuses."""
+        """Takes the engine, the models, what can be repeated, what is known and what is refused."""
         self._engine = engine
+        self._recordings = recordings
         self._catalogue = catalogue
         self._facts = facts
         self._refused_words = refused_words
@@ -70,6 +79,55 @@ class GenerationService:
         self._all_closed.set()
 
     async def generate(
+        self, message: pb.GenerateImageRequest, *, owner: str, time_remaining_s: float | None
+    ) -> AsyncGenerator[pb.GenerateImageResponse]:
+        """Draws, and yields every event. Closing the generator leaves the generation.
+
+        Left by everybody, one is cancelled, unless its ``disconnect_policy`` says otherwise.
+        """
+        request_id = validation.canonical_uuid(message.request_id)
+        with self._counted():
+            if request_id is None or message.validate_only:
+                responses = self._drawn(message, owner=owner, time_remaining_s=time_remaining_s)
+            else:
+                responses = await self._recorded(message, (owner, request_id))
+            async with aclosing(responses):
+                async for response in responses:
+                    yield response
+
+    async def aclose(self) -> None:
+        """Ends what is drawn without a reader, and forgets what could be asked for again."""
+        await self._recordings.aclose()
+
+    async def _recorded(
+        self, message: pb.GenerateImageRequest, key: Key
+    ) -> AsyncGenerator[pb.GenerateImageResponse]:
+        """Returns the events of the generation that this request is a repeat of, or begins."""
+        _, message.request_id = key
+        after, message.resume_after_sequence = message.resume_after_sequence, 0
+        if message.ByteSize() < _BIG_FILE_BYTES:
+            fingerprint = requests.fingerprint(message)
+        else:
+            fingerprint = await asyncio.to_thread(requests.fingerprint, message)
+        # From here to the start nothing is awaited: of two that come at once, one begins.
+        recording = self._recordings.find(key, fingerprint=fingerprint)
+        if recording is None and after:
+            raise GenerationNotFound(name=message.request_id)
+        if recording is None:
+            policy = message.disconnect_policy
+            recording = self._recordings.start(
+                key,
+                # A deadline ends its own call, and not what others may join.
+                self._drawn(message, owner=key[0], time_remaining_s=None),
+                fingerprint=fingerprint,
+                goes_on_alone=policy == pb.DISCONNECT_POLICY_CONTINUE,
+            )
+        else:
+            message.Clear()
+        recording.check(after)
+        return recording.read(after=after)
+
+    async def _drawn(
         self, message: pb.GenerateImageRequest, *, owner: str, time_remaining_s: float | None
     ) -> AsyncGenerator[pb.GenerateImageResponse]:
         """Draws, and yields every event. Closing the generator cancels the generation."""
@@ -96,10 +154,9 @@ class GenerationService:
             accepted = events.accepted_to_proto(request, warnings)
             yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
             return
-        with self._counted():
-            async with aclosing(self._run(request, warnings)) as responses:
-                async for response in responses:
-                    yield response
+        async with aclosing(self._run(request, warnings)) as responses:
+            async for response in responses:
+                yield response
 
     async def _run(
         self, request: types.GenerationRequest, warnings: Sequence[types.Warning]

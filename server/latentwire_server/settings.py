@@ -181,6 +181,18 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How often a waiting client hears of its place.",
     )
+    replay_ttl_s: float = Field(
+        600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a generation with a request id is remembered for repeats after its"
+        " end, and goes on with nobody reading it where its caller wants that.",
+    )
+    replay_max_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=0,
+        description="Most bytes of ended generations that are remembered for repeats.",
+    )
     mask_feather: float = Field(
         4.0,
         ge=0,

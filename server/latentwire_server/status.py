@@ -91,6 +91,21 @@ def _caller_failure(error: errors.CallerError) -> Failure | None:
                 reason=reason,
                 message="this server wants a valid key in metadata: authorization: Bearer <key>",
             )
+        case errors.Cancelled():
+            return Failure(
+                code=code.CANCELLED,
+                reason="CANCELLED_BY_REQUEST",
+                message="the generation was cancelled by CancelGeneration",
+            )
+        case errors.ModelNotFound() | errors.GenerationNotFound() | errors.RequestIdReused():
+            return _name_failure(error)
+        case _:
+            return _deadline_failure(error)
+
+
+def _name_failure(error: errors.CallerError) -> Failure | None:
+    code = grpc.StatusCode
+    match error:
         case errors.ModelNotFound(name=name, known=known):
             return Failure(
                 code=code.NOT_FOUND,
@@ -105,14 +120,16 @@ def _caller_failure(error: errors.CallerError) -> Failure | None:
                 message=f"you have no generation {_shown(name)}",
                 metadata={"generation": _shown(name)},
             )
-        case errors.Cancelled():
+        case errors.RequestIdReused(request_id=request_id):
             return Failure(
-                code=code.CANCELLED,
-                reason="CANCELLED_BY_REQUEST",
-                message="the generation was cancelled by CancelGeneration",
+                code=code.ALREADY_EXISTS,
+                reason="REQUEST_ID_REUSED",
+                message=f"request_id {_shown(request_id)} belongs to another request of yours;"
+                " a new request needs a new one",
+                metadata={"request_id": _shown(request_id)},
             )
         case _:
-            return _deadline_failure(error)
+            return None
 
 
 def _deadline_failure(error: errors.CallerError) -> Failure | None:

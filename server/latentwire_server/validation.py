@@ -6,6 +6,7 @@ Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread.
 from __future__ import annotations
 
 import math
+import re
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,8 @@ MAX_LABELS: Final = 16
 MAX_LABEL_CHARACTERS: Final = 64
 MAX_QUALITY: Final = 100
 
+_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
 
 def violations(
     draft: RequestDraft, info: ModelInfo, *, refused_words: RefusedWords | None = None
@@ -46,9 +49,15 @@ def violations(
             _scheduler_violations(draft, info),
             _output_violations(draft),
             _events_violations(draft),
+            _repeating(draft),
             _accounting(draft),
         )
     )
+
+
+def canonical_uuid(text: str) -> str | None:
+    """Returns a UUID in the one form in which it is compared; None if it is none."""
+    return text.lower() if _UUID.fullmatch(text) else None
 
 
 def _given(value: int | None, default: int) -> int:
@@ -230,6 +239,30 @@ def _accounting(draft: RequestDraft) -> Iterator[Violation]:
             reason="BAD_LABEL",
             description=f"label {_quoted(key)}: {_quoted(value)} is not of 1 to"
             f" {MAX_LABEL_CHARACTERS} printable characters",
+        )
+
+
+def _repeating(draft: RequestDraft) -> Iterator[Violation]:
+    if canonical_uuid(draft.request_id) is not None:
+        return
+    if draft.request_id:
+        yield Violation(
+            field="request_id",
+            reason="NOT_A_UUID",
+            description=f"request_id {_quoted(draft.request_id)} is no UUID;"
+            " needed: 32 hexadecimal digits in groups of 8-4-4-4-12",
+        )
+    if draft.goes_on_alone:
+        yield Violation(
+            field="disconnect_policy",
+            reason="NEEDS_REQUEST_ID",
+            description="disconnect_policy CONTINUE needs a request_id: nobody could come back",
+        )
+    if draft.resume_after_sequence:
+        yield Violation(
+            field="resume_after_sequence",
+            reason="NEEDS_REQUEST_ID",
+            description="resume_after_sequence needs the request_id of what is resumed",
         )
 
 

@@ -49,6 +49,11 @@ class GenerateOptions(TypedDict, total=False):
     user: str | None
     labels: Mapping[str, str] | None
     request_id: str | None
+    """A UUID: sent again, the same request joins the generation that the first one began."""
+    resume_after_sequence: int | None
+    """Sends only what follows this event of the generation that ``request_id`` names."""
+    disconnect_policy: str | None
+    """``"cancel"``, or ``"continue"``, which needs a ``request_id``: drawn though nobody reads."""
     validate_only: bool | None
 
 
@@ -60,6 +65,10 @@ IMAGE_FORMATS: Final[Mapping[str, pb.ImageFormat]] = {
 PREVIEW_METHODS: Final[Mapping[str, pb.PreviewMethod]] = {
     "linear": pb.PREVIEW_METHOD_LINEAR,
     "full-vae": pb.PREVIEW_METHOD_FULL_VAE,
+}
+DISCONNECT_POLICIES: Final[Mapping[str, pb.DisconnectPolicy]] = {
+    "cancel": pb.DISCONNECT_POLICY_CANCEL,
+    "continue": pb.DISCONNECT_POLICY_CONTINUE,
 }
 _OUTPUT_FIELDS: Final = frozenset({"quality", "metadata_omitted", "max_data_bytes"})
 _SOURCE_FIELDS: Final = frozenset({"image", "mask", "mask_inverted", "strength"})
@@ -127,6 +136,8 @@ def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> N
         request.output.format = _choice(name, value, IMAGE_FORMATS)
     elif name == "preview_method":
         request.events.preview_method = _choice(name, value, PREVIEW_METHODS)
+    elif name == "disconnect_policy":
+        request.disconnect_policy = _choice(name, value, DISCONNECT_POLICIES)
     elif name in _OUTPUT_FIELDS:
         setattr(request.output, name, value)
     elif name in _EVENTS_FIELDS:

@@ -59,6 +59,13 @@ class GenerationNotFound(CallerError):
 
 
 @dataclass(eq=False)
+class RequestIdReused(CallerError):
+    """The caller has sent another request under this id."""
+
+    request_id: str
+
+
+@dataclass(eq=False)
 class Cancelled(CallerError):
     """The generation was cancelled by ``CancelGeneration``."""
 
