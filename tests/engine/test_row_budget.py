@@ -58,8 +58,19 @@ def test_short_calls_need_only_keep_their_rate(device) -> None:
 
 
 def test_short_calls_that_lose_rate_are_not_made_longer(device) -> None:
-    seconds = {2: 0.02, 4: 0.04, 8: 0.09}
+    seconds = {2: 0.02, 4: 0.04, 8: 0.09, 16: 0.18}
     assert measure_knee(device(lambda call: seconds[call.num_rows])) == 4
+
+
+def test_one_slow_size_among_short_calls_does_not_hide_the_larger_ones(device) -> None:
+    seconds = {2: 0.011, 4: 0.030, 8: 0.041, 16: 0.072, 32: 0.145, 64: 0.40}
+    assert measure_knee(device(lambda call: seconds[call.num_rows])) == 32
+
+
+def test_a_call_that_was_disturbed_does_not_count(device) -> None:
+    seconds = dict.fromkeys((2, 4, 8, 16, 32, 64), 0.02)
+    model = device(lambda call: seconds[call.num_rows] * (10 if call.number % 3 else 1))
+    assert measure_knee(model) == MOST_ROWS
 
 
 def test_a_device_that_never_saturates_gets_the_most(device) -> None:
@@ -124,7 +135,14 @@ def test_smaller_pictures_may_have_more_rows_and_larger_ones_fewer(
 
 @pytest.mark.parametrize(
     ("told", "is_reproducible", "expected"),
-    [(6, False, [6, 4, 2, 1]), (8, False, [8, 4, 2, 1]), (6, True, [6]), (1, False, [1])],
+    [
+        (6, False, [6, 4, 2, 1]),
+        (8, False, [8, 4, 2, 1]),
+        (32, False, [32, 28, 24, 20, 16, 12, 8, 4, 2, 1]),
+        (64, False, [64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4, 2, 1]),
+        (6, True, [6]),
+        (1, False, [1]),
+    ],
 )
 def test_few_sizes_are_worth_compiling_for(
     told: int, expected: list[int], *, is_reproducible: bool

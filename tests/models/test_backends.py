@@ -154,8 +154,9 @@ class SmallUnet(torch.nn.Module):
 class ForOneShape:
     """Compiles nothing, and returns what it was given."""
 
-    def __init__(self, unet: Unet) -> None:
+    def __init__(self, unet: Unet, *, takes_minutes: bool = False) -> None:
         self._unet = unet
+        self.takes_minutes = takes_minutes
 
     def for_any_shape(self, rows: UnetInput) -> None:
         pass
@@ -194,6 +195,25 @@ def test_a_call_is_padded_to_a_size_that_is_compiled(
     # Another size of picture is not padded to this one's.
     prepared(rows._replace(latents=torch.randn(num_rows, 4, 4, 16)))
     assert len(sizes) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("takes_minutes", "expected"),
+    [
+        (False, ("28x4x8x8", "24x4x8x8", "16x4x8x8", "12x4x8x8")),
+        (True, ("28x4x8x8", "16x4x8x8")),
+    ],
+)
+def test_sizes_between_powers_of_two_are_compiled_where_that_takes_a_second(
+    monkeypatch: pytest.MonkeyPatch, expected: tuple[str, ...], *, takes_minutes: bool
+) -> None:
+    unet = SmallUnet().eval().requires_grad_(requires_grad=False)
+    compiler = ForOneShape(eager(unet), takes_minutes=takes_minutes)
+    monkeypatch.setattr(backends, "_compiler", lambda *_: compiler)
+    prepared = PreparedUnet(unet, backend=DenoiserBackend.INDUCTOR)
+    for size in (28, 24, 16, 12):
+        prepared.prepare(random_input(size))
+    assert prepared.shapes == expected
 
 
 @pytest.mark.slow

@@ -29,6 +29,12 @@ _LONGEST_CALL_S: Final = 2.0
 _LONGEST_FIRST_CALL_S: Final = 20.0
 """Nor where the first one, which warms up, takes this long."""
 _NUM_CALLS: Final = 3
+"""At least, and more while they take less than ``_MEASURED_S`` together."""
+_MEASURED_S: Final = 0.3
+_MOST_DIPS: Final = 1
+"""So many sizes in a row may be no better before larger ones are given up, while calls are short:
+one call size can be slow by itself (4 rows took 1.4 times as long a row as 2 and as 8, in every
+backend), and a machine that was busy for a moment must not stay slow until the next start."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -55,7 +61,7 @@ def measure_knee(model: DiffusionModel) -> int:
     Raises:
         Exception: what the model raises; out of memory only if not even one image fits.
     """
-    best, best_rate, num_rows = LEAST_ROWS, 0.0, LEAST_ROWS
+    best, best_rate, num_rows, num_dips = LEAST_ROWS, 0.0, LEAST_ROWS, 0
     while num_rows <= MOST_ROWS:
         compile_for(model, num_rows=num_rows)
         seconds = _seconds_or_none(model, num_rows=num_rows)
@@ -65,9 +71,12 @@ def measure_knee(model: DiffusionModel) -> int:
             return max(LEAST_ROWS, best // 2)
         _LOGGER.debug("denoiser call rows=%d seconds=%.3f", num_rows, seconds)
         wanted = _LEAST_KEPT if seconds <= _SHORT_CALL_S else _LEAST_GAIN
-        if num_rows / seconds < wanted * best_rate:
+        if num_rows / seconds >= wanted * best_rate:
+            best, best_rate, num_dips = num_rows, max(best_rate, num_rows / seconds), 0
+        elif seconds > _SHORT_CALL_S or num_dips == _MOST_DIPS:
             break
-        best, best_rate = num_rows, max(best_rate, num_rows / seconds)
+        else:
+            num_dips += 1
         if seconds > _LONGEST_CALL_S:
             break
         num_rows *= 2
@@ -99,12 +108,12 @@ def _seconds_of_call(model: DiffusionModel, *, num_rows: int) -> float:
     first_s = _timed(model, rows)
     if first_s > _LONGEST_FIRST_CALL_S:
         return first_s
-    best_s = float("inf")
-    for _ in range(_NUM_CALLS):
-        best_s = min(best_s, _timed(model, rows))
-        if best_s > _LONGEST_CALL_S:
+    seconds: list[float] = []
+    while len(seconds) < _NUM_CALLS or sum(seconds) < _MEASURED_S:
+        seconds.append(_timed(model, rows))
+        if seconds[-1] > _LONGEST_CALL_S:
             break
-    return best_s
+    return min(seconds)
 
 
 def _timed(model: DiffusionModel, rows: DenoiserInput) -> float:

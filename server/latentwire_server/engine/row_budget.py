@@ -16,6 +16,7 @@ DEFAULT_ROWS: Final = 8
 LEAST_ROWS: Final = 2
 """One image with guidance."""
 MOST_ROWS: Final = 64
+_STEP: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +49,18 @@ class RowBudget:
         return 1 << (num_rows.bit_length() - 1)
 
     def sizes(self, group: Group, *, is_reproducible: bool) -> list[int]:
-        """Returns the numbers of rows that are worth compiling for, the largest first."""
+        """Returns the numbers of rows that are worth compiling for, the largest first.
+
+        Powers of two, and between larger ones every fourth or every quarter.
+        """
         most = self.of(group)
         if is_reproducible:
             return [most]
-        powers = {1 << exponent for exponent in range(most.bit_length())}
-        return sorted(powers | {most}, reverse=True)
+        powers = [1 << exponent for exponent in range(most.bit_length())]
+        between = {
+            size
+            for power in powers
+            if power >= 2 * _STEP
+            for size in range(power, min(2 * power, most), max(_STEP, power // 4))
+        }
+        return sorted({*powers, *between, most}, reverse=True)

@@ -35,6 +35,10 @@ class Unet(Protocol):
 class Compiler(Protocol):
     """Compiles a UNet. What it returns may be off: whoever asks compares."""
 
+    @property
+    def takes_minutes(self) -> bool:
+        """Whether a shape takes minutes to compile, and not a second."""
+
     def for_any_shape(self, rows: UnetInput) -> Unet | None:
         """Returns what takes any shape, if there is such a thing; ``rows`` are an example."""
 
