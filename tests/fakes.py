@@ -163,6 +163,7 @@ class FakeModel:
     calls: list[Call] = field(default_factory=list)
     num_decodes: int = 0
     num_encoded_images: int = 0
+    max_chunks: int = 1
     encoded_prompts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -200,14 +201,18 @@ class FakeModel:
             self.compiled_shapes += (f"{num_rows}x{LATENT_CHANNELS}x8x8",)
 
     def dropped_text(self, prompt: str) -> str:
-        return " ".join(prompt.split(" ")[MAX_WORDS:])
+        return " ".join(prompt.split(" ")[self.max_chunks * MAX_WORDS :])
+
+    def num_chunks(self, prompt: str) -> int:
+        return min(self.max_chunks, -(-len(prompt.split(" ")) // MAX_WORDS))
 
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
         return (LATENT_CHANNELS, height // SIZE_FACTOR, width // SIZE_FACTOR)
 
-    def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
+    def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         self.encoded_prompts.append(prompt)
-        embeds = torch.from_numpy(colour_of(prompt, clip_skip=clip_skip)[None])
+        colour = colour_of(prompt, clip_skip=clip_skip)
+        embeds = torch.from_numpy(np.stack([colour] * num_chunks))
         call = Call(number=len(self.encoded_prompts), prompts=(prompt,), timesteps=())
         embeds = _with_faults(embeds, call, self.encode_faults)
         self._prompt_of[embeds.numpy().tobytes()] = prompt
@@ -283,7 +288,8 @@ class FakeModel:
             raise AssertionError(HELD_TOO_LONG)
         if self.call_s:
             time.sleep(self.call_s)
-        targets = torch.stack([row.prompt_embeds[0] for row in rows.conditioning])
+        # Fails where they differ in length, as a real one does.
+        targets = torch.stack([row.prompt_embeds for row in rows.conditioning])[:, 0]
         return _with_faults(rows.latents - targets[:, :, None, None], call, self.faults)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from latentwire_server.models.model_settings import ModelDefaultsGiven, ModelLimitsGiven
-from latentwire_server.models.source import EMBEDDED_ID
+from latentwire_server.models.source import EMBEDDED_ID, MAX_PROMPT_CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,8 +44,12 @@ class ListedModel(BaseModel):
     variant: str | None = None
     single_file_config: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    """None: the server's, as is ``denoiser_backend``."""
+    """None: the server's, as is what follows."""
     denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] | None = None
+    safety_checker: bool | None = None
+    unchecked_previews: bool | None = None
+    prompt_weighting: bool | None = None
+    max_prompt_chunks: Annotated[int, Field(ge=1, le=MAX_PROMPT_CHUNKS)] | None = None
     defaults: ModelDefaultsGiven = ModelDefaultsGiven()
     limits: ModelLimitsGiven = ModelLimitsGiven()
     refiner: str | None = None

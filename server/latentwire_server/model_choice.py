@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire_server.engine.types import Batching
-from latentwire_server.listed_model import id_of_source
+from latentwire_server.listed_model import ListedModel, id_of_source
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.source import EMBEDDED_ID, LoadError, ModelSource, embedded_source
 from latentwire_server.settings import SettingsError
@@ -16,11 +16,12 @@ from latentwire_server.settings import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from latentwire_server.listed_model import ListedModel
     from latentwire_server.models.model import DiffusionModel
     from latentwire_server.settings import Settings
 
 _logger: Final = logging.getLogger(__name__)
+
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,9 @@ def source_of(settings: Settings) -> ModelSource:
     backend = _backend(settings.denoiser_backend, settings)
     if settings.model == EMBEDDED_ID:
         source = embedded_source(device=settings.device, dtype=settings.dtype, backend=backend)
-        return replace(source, id=settings.model_id or source.id)
-    return ModelSource(
+        source = replace(source, id=settings.model_id or source.id)
+        return _with_options(source, settings)
+    source = ModelSource(
         id=settings.model_id or id_of_source(settings.model),
         source=settings.model,
         revision=settings.revision,
@@ -73,9 +75,8 @@ def source_of(settings: Settings) -> ModelSource:
         device=settings.device,
         backend=backend,
         single_file_config=settings.single_file_config,
-        safety_checker=settings.safety_checker,
-        unchecked_previews=settings.unchecked_previews,
     )
+    return _with_options(source, settings)
 
 
 def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
@@ -90,16 +91,32 @@ def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
             revision=listed.revision,
             variant=listed.variant,
             single_file_config=listed.single_file_config,
-            safety_checker=settings.safety_checker,
-            unchecked_previews=settings.unchecked_previews,
         )
     return replace(
-        source,
+        _with_options(source, settings, listed),
         id=listed.served_id,
         display_name=listed.display_name or "",
         aliases=listed.aliases,
         overrides=ModelSettings(defaults=listed.defaults, limits=listed.limits),
     )
+
+
+def _with_options(
+    source: ModelSource, settings: Settings, listed: ListedModel | None = None
+) -> ModelSource:
+    """Returns the source with what the model's entry says, and else the server's settings."""
+    own = ListedModel(source=source.source) if listed is None else listed
+    return replace(
+        source,
+        safety_checker=_first_given(own.safety_checker, settings.safety_checker),
+        unchecked_previews=_first_given(own.unchecked_previews, settings.unchecked_previews),
+        prompt_weighting=_first_given(own.prompt_weighting, settings.prompt_weighting),
+        max_prompt_chunks=_first_given(own.max_prompt_chunks, settings.max_prompt_chunks),
+    )
+
+
+def _first_given(own: ValueT | None, servers: ValueT) -> ValueT:
+    return servers if own is None else own
 
 
 def _backend(wanted: str, settings: Settings) -> str:

@@ -22,6 +22,7 @@ from pydantic_settings import (
 from latentwire._process import is_loopback
 from latentwire_server.engine.types import Batching, EngineSettings
 from latentwire_server.listed_model import ID_PATTERN, ListedModel, name_conflicts
+from latentwire_server.models.source import MAX_PROMPT_CHUNKS
 from latentwire_server.refused_words import NoWordError, RefusedWords
 
 ENV_PREFIX: Final = "LATENTWIRE_"
@@ -138,6 +139,18 @@ class Settings(BaseSettings):
         (),
         description="Several models in the place of one: `[[models]]` of latentwire.toml, or the"
         " same as a JSON list; see docs/models.md.",
+    )
+
+    # Prompts
+    prompt_weighting: bool = Field(
+        default=False,
+        description="Takes brackets in prompts for weights: (word:1.3), (word), [word].",
+    )
+    max_prompt_chunks: int = Field(
+        1,
+        ge=1,
+        le=MAX_PROMPT_CHUNKS,
+        description="How often the text encoder reads on: 3 reads prompts of up to 225 tokens.",
     )
 
     # Safety

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.errors import Violation
 from latentwire_server.engine.types import ImageFormat
+from latentwire_server.models.info import PROMPT_WEIGHTING
+from latentwire_server.models.prompt_weights import (
+    MAX_DEPTH,
+    MAX_WEIGHT,
+    BracketsTooDeepError,
+    weighted_texts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +50,7 @@ def violations(
         chain(
             _unserved(draft),
             _prompts(draft, info.limits),
-            _refused_words(draft, refused_words),
+            _words(draft, info, refused_words),
             _size(draft, info),
             _sampling(draft, info.limits),
             _scheduler_violations(draft, info),
@@ -93,6 +100,16 @@ def _prompts(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
             )
 
 
+def _words(
+    draft: RequestDraft, info: ModelInfo, refused_words: RefusedWords | None
+) -> Iterator[Violation]:
+    """Reads the prompts, which takes its time: what is too long anyway is not read."""
+    texts = (draft.prompt, draft.negative_prompt)
+    if max(map(len, texts)) <= info.limits.max_prompt_bytes:
+        yield from _refused_words(draft, refused_words)
+        yield from _weights(draft, info)
+
+
 def _refused_words(draft: RequestDraft, words: RefusedWords | None) -> Iterator[Violation]:
     found = None if words is None else words.found_in(draft.prompt)
     if found is not None:
@@ -101,6 +118,28 @@ def _refused_words(draft: RequestDraft, words: RefusedWords | None) -> Iterator[
             reason="PROMPT_REFUSED",
             description=f"the operator of this server has no images drawn of {_quoted(found)}",
         )
+
+
+def _weights(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
+    if PROMPT_WEIGHTING not in info.capabilities:
+        return
+    for name, text in (("prompt", draft.prompt), ("negative_prompt", draft.negative_prompt)):
+        try:
+            heaviest = max((abs(part.weight) for part in weighted_texts(text)), default=0.0)
+        except BracketsTooDeepError:
+            yield Violation(
+                field=name,
+                reason="TOO_DEEP",
+                description=f"{name} has brackets within more than {MAX_DEPTH} others",
+            )
+        else:
+            if heaviest > MAX_WEIGHT:
+                allowed = f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+                yield Violation(
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    description=f"{name} has a part that weighs {heaviest:g}; allowed: {allowed}",
+                )
 
 
 def _size(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:

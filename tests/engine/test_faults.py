@@ -144,10 +144,10 @@ async def test_a_prompt_that_cannot_be_encoded_ends_only_its_own_generation(
     driver = await start()
     encode_prompt = driver.model.encode_prompt
 
-    def encode(prompt: str, *, clip_skip: int):
+    def encode(prompt: str, **options: int):
         if prompt == "bad":
             raise ValueError(prompt)
-        return encode_prompt(prompt, clip_skip=clip_skip)
+        return encode_prompt(prompt, **options)
 
     monkeypatch.setattr(driver.model, "encode_prompt", encode)
     bad, good = await driver.run_all(request("bad"), request("good"))

@@ -139,6 +139,11 @@ class Oracle:
         self._config = self._pipeline.scheduler.config
         self._drawn: dict[str, list[np.ndarray]] = {}
 
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline itself."""
+        return self._pipeline
+
     def compute_in_channels_last(self) -> None:
         """From now on; the layout changes no value, but bfloat16 on a CPU is ten times as fast."""
         for part in (self._pipeline.unet, self._pipeline.vae):
@@ -185,6 +190,23 @@ class Oracle:
         if case.image is None or case.mask is None:
             return drawn
         return [np.where(case.mask[..., None] == 255, one, case.image) for one in drawn]
+
+    def draw_encoded(
+        self, case: Case, prompt_embeds: torch.Tensor, negative_prompt_embeds: torch.Tensor
+    ) -> list[np.ndarray]:
+        """Draws one image from prompts that are encoded already, (1, tokens, features) each."""
+        class_name, options = SCHEDULERS[case.scheduler]
+        kind = getattr(diffusers, class_name)
+        self._pipeline.scheduler = kind.from_config(self._config, **options)
+        given = case.arguments
+        del given["prompt"], given["negative_prompt"]
+        images = self._pipeline(
+            **given,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            generator=torch.Generator("cpu").manual_seed(case.seed),
+        ).images
+        return [np.asarray(image).astype(np.int16) for image in images]
 
     def _pipeline_for(self, case: Case) -> Any:
         if case.image is None:

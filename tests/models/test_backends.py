@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from torch._dynamo.utils import counters
 from latentwire_server.models import backends, openvino_unet
 from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
 from latentwire_server.models.loading import ModelSource, load_model
-from latentwire_server.models.model import DenoiserInput
+from latentwire_server.models.model import Conditioning, DenoiserInput
 from latentwire_server.models.unet import BackendError, UnetInput, eager
 from tests.models.oracle import (
     SIDE,
@@ -127,6 +128,12 @@ def test_what_was_not_prepared_is_not_compiled_on_the_way(
         torch.testing.assert_close(
             compiled.denoise(rows), reference.denoise(rows), atol=1e-4, rtol=1e-4
         )
+    prompt = reference.encode_prompt("a red circle", clip_skip=0).prompt_embeds
+    longer = [Conditioning(prompt_embeds=torch.cat([prompt, prompt]))] * 2
+    rows = replace(rows_of(reference, 2), conditioning=longer)
+    torch.testing.assert_close(
+        compiled.denoise(rows), reference.denoise(rows), atol=1e-4, rtol=1e-4
+    )
     assert (counters["stats"]["unique_graphs"], compiled.compiled_shapes) == before
 
 

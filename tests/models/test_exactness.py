@@ -232,8 +232,8 @@ def test_nan_in_one_trajectorys_embeddings_ends_it_and_leaves_the_others_bytes_a
     clean = drawings.crowd(bad, *others)
     encode_prompt = tiny_model.encode_prompt
 
-    def poisoned(prompt: str, *, clip_skip: int) -> Conditioning:
-        conditioning = encode_prompt(prompt, clip_skip=clip_skip)
+    def poisoned(prompt: str, **options: int) -> Conditioning:
+        conditioning = encode_prompt(prompt, **options)
         if prompt != bad.prompt:
             return conditioning
         return Conditioning(prompt_embeds=conditioning.prompt_embeds * float("nan"))

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.stable_diffusion import StableDiffusion
 
-PROMPTS = ["", "a red circle on a blue background", "Ünknown wörds 🙂", "small circle " * 60]
+PROMPTS = [
+    "",
+    "a red circle on a blue background",
+    "Ünknown (wörds:1.3) [🙂]",
+    "small circle " * 60,
+]
 
 
 @pytest.fixture(scope="module", params=["AutoencoderKL", "AutoencoderTiny"])

@@ -10,6 +10,7 @@ from latentwire_server.draft import RequestDraft, complete
 from latentwire_server.engine.errors import InvalidRequest
 from latentwire_server.engine.types import ImageFormat
 from latentwire_server.models.info import SchedulerChoice, SchedulerInfo
+from latentwire_server.refused_words import RefusedWords
 from latentwire_server.validation import violations
 from tests.fakes import FakeModel
 
@@ -177,3 +178,19 @@ def test_nothing_is_completed_that_breaks_a_rule():
     with pytest.raises(InvalidRequest) as caught:
         complete(replace(GOOD, seed=-1), INFO, generation_id="g", owner="", random_seed=1)
     assert [one.field for one in caught.value.violations] == ["seed"]
+
+
+def test_weights_are_read_only_where_the_model_takes_them_and_within_reason():
+    wanted = replace(GOOD, prompt="(a:11)", negative_prompt="(" * 40)
+    assert violations(wanted, INFO) == ()
+    info = replace(INFO, capabilities=("prompt-weighting",))
+    reasons = {one.field: one.reason for one in violations(wanted, info)}
+    assert reasons == {"prompt": "OUT_OF_RANGE", "negative_prompt": "TOO_DEEP"}
+    assert violations(replace(GOOD, prompt="(a:10) [b] (c:-10)"), info) == ()
+
+
+def test_a_prompt_that_is_too_long_is_not_searched_for_words():
+    long = replace(GOOD, prompt="(a) " * 8_001)
+    info = replace(INFO, capabilities=("prompt-weighting",))
+    refused = RefusedWords(["a"])
+    assert [one.reason for one in violations(long, info, refused_words=refused)] == ["TOO_LONG"]

@@ -81,7 +81,7 @@ class Generation:
         self.fraction = 0.0
         self.num_evaluations = num_evaluations
         self.evaluations_done = 0
-        self._group = group
+        self.group = group
         self._num_delivered = 0
         self._num_withheld = 0
         self._on_change = on_change
@@ -107,7 +107,7 @@ class Generation:
     def work_left(self) -> WorkLeft:
         """The device work that it still needs."""
         return WorkLeft(
-            group=self._group,
+            group=self.group,
             num_rows=self.request.num_rows,
             num_evaluations=max(0, self.num_evaluations - self.evaluations_done),
             num_decodes=self.request.num_images - self._num_delivered,

@@ -198,6 +198,7 @@ class DeviceLoop:
         rows = self._rows_of_a_round(newcomer=generation)
         self._report(trajectory, PhaseName.ENCODING, rows=rows)
         self._encoder.encode(trajectory)
+        generation.group = trajectory.group
         generation.marks.encoded = time.monotonic()
         self._share(trajectory)
         self._running[generation.id] = trajectory

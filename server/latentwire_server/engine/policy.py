@@ -1,8 +1,9 @@
 """Which work the device does next: pure arithmetic, no torch, no clock.
 
-Called on the device thread. Trajectories of one *group* (same model, same latent size) can share a
-denoiser call. Groups take turns by the device time that they received, so that large pictures don't
-crowd out small ones; inside a group, whoever was served longest ago goes first.
+Called on the device thread. Trajectories of one *group* (same model, same latent size, equally long
+encoded prompts) can share a denoiser call. Groups take turns by the device time that they received,
+so that large pictures don't crowd out small ones; inside a group, whoever was served longest ago
+goes first.
 Higher priorities go first, and among equals urgent deadlines, the earliest first; except that
 every ``FLOOR_INTERVAL``-th choice ignores both: a flood of important work slows the rest down and
 never stops it.
@@ -32,6 +33,8 @@ class Group:
     height: int
     """Of the latents, as is the width."""
     width: int
+    num_chunks: int = 1
+    """How many times the text encoder's length its encoded prompts have."""
 
     @property
     def area(self) -> int:

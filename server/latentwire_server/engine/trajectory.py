@@ -90,6 +90,7 @@ class Trajectory:
         self.latents = beginning.latents
         self._kept = beginning.kept
         self._mask_latents = beginning.mask_latents
+        self._num_chunks = 1
         self._conditioning: tuple[Conditioning, ...] = ()
         self._unconditional: tuple[Conditioning, ...] = ()
 
@@ -102,7 +103,12 @@ class Trajectory:
     def group(self) -> Group:
         """Those that it can share a denoiser call with."""
         height, width = self._latent_size
-        return Group(model=self.phase.model.info.id, height=height, width=width)
+        return Group(
+            model=self.phase.model.info.id,
+            height=height,
+            width=width,
+            num_chunks=self._num_chunks,
+        )
 
     @property
     def moment(self) -> Moment:
@@ -142,8 +148,11 @@ class Trajectory:
         position = self.position + evaluations
         return position * self.phase.num_steps // self.num_evaluations
 
-    def condition(self, text: Conditioning, *, negative: Conditioning | None) -> None:
-        """Takes in the encoded prompts; ``negative`` is ``None`` without guidance."""
+    def condition(
+        self, text: Conditioning, *, negative: Conditioning | None, num_chunks: int = 1
+    ) -> None:
+        """Takes in the encoded prompts, of equal length; no ``negative`` without guidance."""
+        self._num_chunks = num_chunks
         self._conditioning = self._for_each_image(text)
         self._unconditional = () if negative is None else self._for_each_image(negative)
         self._move(TrajectoryEvent.ENCODED)

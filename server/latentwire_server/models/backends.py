@@ -72,6 +72,8 @@ class PreparedUnet:
         self._any_shape: Unet | None = None
         self._compiled: dict[torch.Size, Unet] = {}
         self._has_tried_any = False
+        self._num_tokens: int | None = None
+        """Of the prompts that were compiled for; longer ones run as they are."""
 
     @property
     def backend(self) -> DenoiserBackend:
@@ -97,6 +99,7 @@ class PreparedUnet:
         has_larger = any(others == of_row and size > num_rows for size, *others in self._compiled)
         if self._compiler.takes_minutes and has_larger and num_rows & (num_rows - 1):
             return
+        self._num_tokens = rows.prompt_embeds.shape[1]
         if not self._has_tried_any:
             self._has_tried_any = True
             self._any_shape = self._checked(self._compiler.for_any_shape, rows, name="any")
@@ -107,6 +110,8 @@ class PreparedUnet:
 
     def __call__(self, rows: UnetInput) -> torch.Tensor:
         """Returns (rows, channels, height, width)."""
+        if rows.prompt_embeds.shape[1] != self._num_tokens:
+            return self._eager(rows)
         num_rows, *of_row = rows.latents.shape
         sizes = [
             size

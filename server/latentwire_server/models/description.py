@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.models.info import (
+    PROMPT_WEIGHTING,
     ModelDefaults,
     ModelInfo,
     ModelLimits,
@@ -91,8 +92,12 @@ def describe(
 
 
 def _capabilities(parts: Components) -> tuple[str, ...]:
-    checked = () if parts.safety_checker is None else ("safety-checker",)
-    return ("image-to-image", "inpainting", *checked)
+    present = {
+        "safety-checker": parts.safety_checker is not None,
+        PROMPT_WEIGHTING: parts.prompt_options.is_weighted,
+        "long-prompts": parts.prompt_options.max_chunks > 1,
+    }
+    return ("image-to-image", "inpainting", *(name for name, has_it in present.items() if has_it))
 
 
 def latent_projection(folder: Path) -> LatentProjection:

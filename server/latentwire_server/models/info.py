@@ -7,6 +7,10 @@ with these types alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+PROMPT_WEIGHTING: Final = "prompt-weighting"
+"""The capability of a model that takes brackets in prompts for weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from latentwire_server.models.inspection import (
 )
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.precision import choose_device, choose_dtype
+from latentwire_server.models.prompt_reader import PromptOptions
 from latentwire_server.models.safety_checker import ClipSafetyChecker, load_processor
 from latentwire_server.models.single_file import load_single_file
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
@@ -77,6 +78,10 @@ def load_model(source: ModelSource) -> StableDiffusion:
         settings = read_folder_settings(folder)
         checker = _safety_checker(folder, source, device=device)
         parts = replace(parts, safety_checker=checker)
+    options = PromptOptions(
+        is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
+    )
+    parts = replace(parts, prompt_options=options)
     _check_weights(parts, source=source.source)
     components = _place(parts, device=device)
     info = describe(source, components, revision=revision, settings=settings)

@@ -160,11 +160,23 @@ class DiffusionModel(Protocol):
     def dropped_text(self, prompt: str) -> str:
         """Returns the end of ``prompt`` that the encoder does not read, or ``""``. Any thread."""
 
+    def num_chunks(self, prompt: str) -> int:
+        """Returns how often the encoder must be asked to read ``prompt``: 1 if it may only once.
+
+        Any thread.
+        """
+
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
         """Returns (channels, height, width) of the latents of one image."""
 
-    def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
-        """Encodes one prompt, always alone, so that its result depends on nothing else."""
+    def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
+        """Encodes one prompt, always alone, so that its result depends on nothing else.
+
+        Args:
+            prompt: What to encode.
+            clip_skip: How many of the encoder's last layers are left out.
+            num_chunks: How often the encoder is asked; what is left over of it reads nothing.
+        """
 
     def encode_image(self, image: torch.Tensor) -> ImagePosterior:
         """Encodes one picture, always alone.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.model_settings import ModelSettings
 
 EMBEDDED_ID: Final = "embedded"
+MAX_PROMPT_CHUNKS: Final = 8
 EMBEDDED_FOLDER: Final = Path(__file__).parent.parent / "embedded" / "model"
 
 
@@ -41,6 +42,10 @@ class ModelSource:
     """Whether the model's own safety checker is loaded, if it brings one."""
     unchecked_previews: bool = False
     """Whether a model with a safety checker sends previews, which it does not see."""
+    prompt_weighting: bool = False
+    """Whether brackets in prompts weigh what they hold."""
+    max_prompt_chunks: int = 1
+    """How often the text encoder reads on."""
     limit_overrides: Mapping[str, int] = field(default_factory=dict)
     """Fields of ``ModelLimits`` to replace."""
     overrides: ModelSettings | None = None

@@ -16,6 +16,13 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
 from latentwire_server.models.model import Conditioning, DenoiserInput
 from latentwire_server.models.precision import dtype_name, to_device
+from latentwire_server.models.prompt_reader import (
+    PLAIN_PROMPTS,
+    Chunk,
+    PromptOptions,
+    PromptReader,
+    weighed,
+)
 from latentwire_server.models.schedulers import DiffusersScheduler
 from latentwire_server.models.unet import UnetInput
 
@@ -66,6 +73,7 @@ class Components:
     scheduler_config: Mapping[str, object]
     projection: LatentProjection = STABLE_DIFFUSION_1
     safety_checker: SafetyChecker | None = None
+    prompt_options: PromptOptions = PLAIN_PROMPTS
 
 
 class StableDiffusion:
@@ -96,6 +104,9 @@ class StableDiffusion:
         self._bias = torch.tensor(projection.bias, device=self._device).view(3, 1, 1)
         # Rust tokenizers raise "Already borrowed" when two threads use one at the same time.
         self._tokenizer_lock = threading.Lock()
+        options = components.prompt_options
+        self._reader = PromptReader(components.tokenizer, options, lock=self._tokenizer_lock)
+        self._reads_plainly = options.are_plain
 
     @property
     def info(self) -> ModelInfo:
@@ -151,6 +162,8 @@ class StableDiffusion:
 
     def dropped_text(self, prompt: str) -> str:
         """Returns the end of ``prompt`` that the text encoder does not read, or ``""``."""
+        if not self._reads_plainly:
+            return self._reader.dropped(prompt)
         tokenizer = self._parts.tokenizer
         with self._tokenizer_lock:
             ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
@@ -158,24 +171,39 @@ class StableDiffusion:
             dropped = ids[tokenizer.model_max_length - 1 : -1]
             return str(tokenizer.decode(dropped)).strip() if dropped else ""
 
+    def num_chunks(self, prompt: str) -> int:
+        """Returns how often the text encoder must be asked to read ``prompt``."""
+        return 1 if self._reads_plainly else self._reader.num_chunks(prompt)
+
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
         """Returns (channels, height, width) of the latents of one image."""
         channels: int = self._parts.unet.config.out_channels
         return channels, height // self._vae_scale_factor, width // self._vae_scale_factor
 
     @torch.inference_mode()
-    def encode_prompt(self, prompt: str, *, clip_skip: int) -> Conditioning:
+    def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         """Encodes one prompt as ``StableDiffusionPipeline.encode_prompt`` does."""
-        tokens, attention_mask = self._tokenize(prompt)
+        if self._reads_plainly:
+            embeds = self._embeds(*self._tokenize(prompt), clip_skip=clip_skip)
+        else:
+            chunks = self._reader.chunks(prompt, num_chunks=num_chunks)
+            read = [self._embeds(*self._on_device(chunk), clip_skip=clip_skip) for chunk in chunks]
+            embeds = weighed(torch.cat(read), [w for chunk in chunks for w in chunk.weights])
+        return Conditioning(prompt_embeds=embeds.to(self._dtype))
+
+    def _embeds(
+        self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, *, clip_skip: int
+    ) -> torch.Tensor:
+        """Returns what the text encoder makes of (1, tokens): (tokens, features)."""
         encoder = self._parts.text_encoder
         if clip_skip == 0:
-            embeds = encoder(tokens, attention_mask=attention_mask)[0]
+            embeds: torch.Tensor = encoder(tokens, attention_mask=attention_mask)[0]
         else:
             states = encoder(tokens, attention_mask=attention_mask, output_hidden_states=True)
             # transformers 5 has the layers on the model itself, 4 one level down.
             text_model = getattr(encoder, "text_model", encoder)
             embeds = text_model.final_layer_norm(states.hidden_states[-(clip_skip + 1)])
-        return Conditioning(prompt_embeds=embeds[0].to(self._dtype))
+        return embeds[0]
 
     def create_scheduler(
         self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
@@ -238,7 +266,7 @@ class StableDiffusion:
         return stacked.to(self._device, self._dtype)
 
     def _tokenize(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder
+        tokenizer = self._parts.tokenizer
         with self._tokenizer_lock:
             encoded = tokenizer(
                 prompt,
@@ -247,10 +275,18 @@ class StableDiffusion:
                 truncation=True,
                 return_tensors="pt",
             )
+        return self._with_mask(encoded.input_ids, encoded.attention_mask)
+
+    def _on_device(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._with_mask(chunk.tokens, chunk.attention_mask)
+
+    def _with_mask(
+        self, tokens: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # Stable Diffusion 2.x asks for the mask, 1.x attends to the padding too.
-        uses_mask = getattr(encoder.config, "use_attention_mask", False)
-        mask = to_device(encoded.attention_mask, self._device) if uses_mask else None
-        return to_device(encoded.input_ids, self._device), mask
+        uses_mask = getattr(self._parts.text_encoder.config, "use_attention_mask", False)
+        mask = to_device(attention_mask, self._device) if uses_mask else None
+        return to_device(tokens, self._device), mask
 
 
 class VaePosterior:
