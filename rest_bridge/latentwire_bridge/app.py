@@ -17,6 +17,7 @@ from latentwire_bridge.health import HealthRoutes
 from latentwire_bridge.images import FILES_PATH, ImageRoutes
 from latentwire_bridge.models import ModelRoutes
 from latentwire_bridge.private_folder import PrivateFolder
+from latentwire_bridge.rate_limits import RateLimits
 from latentwire_bridge.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -32,10 +33,14 @@ _SWEEP_INTERVAL_S: Final = 60.0
 _logger: Final = logging.getLogger(__name__)
 
 
-def build_app(settings: Settings, *, client: AsyncClient, files: FileStore) -> web.Application:
+def build_app(
+    settings: Settings, *, client: AsyncClient, files: FileStore, limits: RateLimits
+) -> web.Application:
     """Returns the routes, by the paths that ``canonical_path`` makes."""
     models = ModelRoutes(client, aliases=settings.aliases)
-    images = ImageRoutes(client, models=models, files=files, settings=settings.images)
+    images = ImageRoutes(
+        client, models=models, files=files, limits=limits, settings=settings.images
+    )
     health = HealthRoutes(client)
     app = web.Application(client_max_size=settings.max_body_bytes)
     app.add_routes(
@@ -71,8 +76,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         )
         stack.callback(asyncio.create_task(_sweep(files)).cancel)
         client = await stack.enter_async_context(_open_client(settings))
+        limits = RateLimits()
+        stack.push_async_callback(limits.aclose)
         runner = web.AppRunner(
-            build_app(settings, client=client, files=files),
+            build_app(settings, client=client, files=files, limits=limits),
             # Without this a caller that is gone has its images drawn all the same.
             handler_cancellation=True,
             shutdown_timeout=settings.grace_s,

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 ANY: Final = "*"
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _HEADER_NAMES: Final = re.compile(r"[A-Za-z0-9_\-, ]{1,2000}")
-_EXPOSED: Final = "x-request-id, request-id, retry-after, retry-after-ms, openai-processing-ms"
+_EXPOSED: Final = (
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, openai-processing-ms,"
+    " openai-version, x-ratelimit-limit-requests, x-ratelimit-remaining-requests,"
+    " x-ratelimit-reset-requests"
+)
 _PREFLIGHT_S: Final = 600
 
 

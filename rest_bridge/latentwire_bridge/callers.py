@@ -1,8 +1,11 @@
-"""Who calls, and for how long they will wait: what the request's headers tell the server. Pure."""
+"""Who calls, for how long they wait, what they repeat: what the headers tell the server. Pure."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
     from latentwire import AsyncClient
 
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_KEY_CHARACTERS: Final = 4_096
 """gRPC drops calls whose metadata exceeds 8 KiB."""
 _SHARE_OF_PATIENCE: Final = 0.95
@@ -25,14 +29,31 @@ def client_of(headers: Mapping[str, str], *, client: AsyncClient) -> AsyncClient
     Raises:
         ApiError: the key is none that could be right.
     """
-    scheme, _, key = headers.get("Authorization", "").partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key:
+    key = _key(headers)
+    if not key:
         return client
     if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
         message = "the API key is not of printable ASCII characters, or too long"
         raise ApiError(message, status=HTTPStatus.UNAUTHORIZED, code="invalid_api_key")
     return client.with_api_key(key)
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """Returns the id under which the server knows a repeat; None if the caller gave no key for it.
+
+    An ``Idempotency-Key`` may be any text, and each caller has keys of their own.
+
+    Raises:
+        ApiError: the key is empty.
+    """
+    idempotency_key = headers.get(IDEMPOTENCY_KEY)
+    if idempotency_key is None:
+        return None
+    if not idempotency_key.strip():
+        message = f"'{IDEMPOTENCY_KEY}': is empty; send a text of your own, such as a UUID"
+        raise ApiError(message, param=IDEMPOTENCY_KEY, code="invalid_value")
+    named = json.dumps([_key(headers), idempotency_key]).encode()
+    return str(uuid.UUID(bytes=hashlib.sha256(named).digest()[:16], version=5))
 
 
 def patience_s(headers: Mapping[str, str], *, most_s: float) -> float:
@@ -42,3 +63,9 @@ def patience_s(headers: Mapping[str, str], *, most_s: float) -> float:
     except ValueError:
         return most_s
     return min(most_s, told_s * _SHARE_OF_PATIENCE) if 0 < told_s < math.inf else most_s
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    """Returns the caller's API key; empty if there is none."""
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

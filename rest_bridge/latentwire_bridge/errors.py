@@ -100,6 +100,8 @@ class _Answer:
     """Said when the server named no reason, so that its text may be anybody's."""
     is_final: bool = False
     is_temporary: bool = False
+    is_ours: bool = False
+    """Whether the message is said even when the server has one: its words are not HTTP's."""
 
 
 _INTERNAL: Final = _Answer(
@@ -151,11 +153,28 @@ _ANSWERS_BY_CODE: Final[Mapping[grpc.StatusCode, _Answer]] = {
     grpc.StatusCode.INTERNAL: _INTERNAL,
     grpc.StatusCode.UNKNOWN: _INTERNAL,
 }
+_STILL_DRAWN: Final = _Answer(
+    status=504,
+    type_=SERVER_ERROR,
+    code="still_drawing",
+    message="not done in the time allowed, and still being drawn: ask again with the same"
+    " Idempotency-Key",
+    is_temporary=True,
+    is_ours=True,
+)
 _ANSWERS_BY_REASON: Final[Mapping[str, _Answer]] = {
     "MODEL_NOT_FOUND": _Answer(status=404, message="there is no such model"),
     # It will not fit later either.
     "DEVICE_OUT_OF_MEMORY": _Answer(
         status=400, message="the images do not fit the device's memory", is_final=True
+    ),
+    # As draft-ietf-httpapi-idempotency-key-header has it.
+    "REQUEST_ID_REUSED": _Answer(
+        status=422,
+        code="idempotency_key_reused",
+        message="this Idempotency-Key belongs to another request; a new request needs a new one",
+        is_final=True,
+        is_ours=True,
     ),
     "QUEUE_FULL": _Answer(
         status=429,
@@ -171,6 +190,10 @@ _ANSWERS_BY_REASON: Final[Mapping[str, _Answer]] = {
         message="too many requests",
         is_temporary=True,
     ),
+}
+_PARAMS_BY_REASON: Final[Mapping[str, str]] = {
+    "MODEL_NOT_FOUND": "model",
+    "REQUEST_ID_REUSED": "Idempotency-Key",
 }
 # The contract's words for what OpenAI names otherwise.
 _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
@@ -198,12 +221,18 @@ _CODES_BY_VIOLATION: Final[Mapping[str, str]] = {
 }
 
 
-def api_error(error: LatentwireError, *, sent_names: Mapping[str, str] | None = None) -> ApiError:
+def api_error(
+    error: LatentwireError,
+    *,
+    sent_names: Mapping[str, str] | None = None,
+    goes_on: bool = False,
+) -> ApiError:
     """Returns how a failed call is told.
 
     Args:
         error: What the call ended with.
         sent_names: The names under which the caller sent fields that have several.
+        goes_on: Whether a deadline ended the call only, and a repeat finds the generation.
     """
     if error.violations:
         return invalid_request(_problems(error, sent_names or {}))
@@ -211,11 +240,13 @@ def api_error(error: LatentwireError, *, sent_names: Mapping[str, str] | None = 
     if answer is None:
         # An error without a code is this side's own: the stream broke the contract's rules.
         answer = _ANSWERS_BY_CODE.get(error.code, _INTERNAL) if error.code else _INTERNAL
+    if goes_on and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        answer = _STILL_DRAWN
     return ApiError(
-        error.message if error.reason else answer.message,
+        error.message if error.reason and not answer.is_ours else answer.message,
         status=answer.status,
         type_=answer.type_,
-        param="model" if error.reason == "MODEL_NOT_FOUND" else None,
+        param=_PARAMS_BY_REASON.get(error.reason),
         code=answer.code or error.reason.lower() or None,
         retry_after_s=(error.retry_after_s or MIN_RETRY_S) if answer.is_temporary else None,
         is_final=answer.is_final,

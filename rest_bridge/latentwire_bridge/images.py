@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from aiohttp import web
 
 from latentwire import Accepted, Completed, Image, LatentwireError, Progress
 from latentwire_bridge.body import read_object
-from latentwire_bridge.callers import client_of, patience_s
+from latentwire_bridge.callers import client_of, patience_s, request_id_of
 from latentwire_bridge.edge import PREPARE, REQUEST_ID
 from latentwire_bridge.errors import ApiError, all_withheld, api_error, internal_error
 from latentwire_bridge.schema import EditBody, VariationBody, parse_request
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from latentwire import AsyncClient, AsyncGenerationStream
     from latentwire_bridge.files import FileStore, StoredFile
     from latentwire_bridge.models import ModelRoutes
+    from latentwire_bridge.rate_limits import RateLimits
     from latentwire_bridge.schema import ImageRequest
     from latentwire_bridge.translation import Pictures
     from latentwire_bridge.uploads import Sent
@@ -59,6 +61,12 @@ class _Drawing:
 
     stream: AsyncGenerationStream
     streaming: Streaming
+    is_repeatable: bool
+    """Whether it goes on when its caller leaves, and a repeat finds it."""
+
+    def error(self, error: LatentwireError, wanted: ImageRequest) -> ApiError:
+        """Returns how it is told that it failed."""
+        return api_error(error, sent_names=wanted.sent_names, goes_on=self.is_repeatable)
 
 
 class ImageRoutes:
@@ -70,9 +78,11 @@ class ImageRoutes:
         *,
         models: ModelRoutes,
         files: FileStore,
+        limits: RateLimits,
         settings: ImageSettings,
     ) -> None:
-        """Takes the server, the models' names, and where files go."""
+        """Takes the server, the models' names, where files go, and what tells of the queue."""
+        self._limits = limits
         self._client = client
         self._models = models
         self._files = files
@@ -111,7 +121,7 @@ class ImageRoutes:
         async with drawing.stream as events:
             if wanted.body.stream:
                 return await self._stream(request, wanted, drawing, events)
-            result = await self._finish(request, wanted, events)
+            result = await self._finish(request, wanted, drawing, events)
         response_format = wanted.body.response_format
         urls: list[str | None] = [None] * len(result.images)
         if response_format != "b64_json":
@@ -124,12 +134,15 @@ class ImageRoutes:
             is_b64_wanted=response_format != "url",
             quality=wanted.body.quality,
         )
-        return web.Response(body=body, content_type="application/json")
+        headers = await self._limits.headers()
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def _begin(
         self, request: web.Request, wanted: ImageRequest, pictures: Pictures | None
     ) -> _Drawing:
         body, client = wanted.body, client_of(request.headers, client=self._client)
+        request_id = request_id_of(request.headers)
+        self._limits.refresh(client)
         model = self._models.resolve(body.model)
         try:
             num_inference_steps = body.num_inference_steps
@@ -149,12 +162,13 @@ class ImageRoutes:
                 num_inference_steps=num_inference_steps,
                 pictures=pictures,
                 streaming=streaming if body.stream else None,
+                request_id=request_id,
             )
             timeout_s = patience_s(request.headers, most_s=self._settings.generation_timeout_s)
             stream = client.stream(body.prompt, timeout_s=timeout_s, **options)
         except LatentwireError as error:
             raise api_error(error, sent_names=wanted.sent_names) from error
-        return _Drawing(stream=stream, streaming=streaming)
+        return _Drawing(stream=stream, streaming=streaming, is_repeatable=request_id is not None)
 
     async def _stream(
         self,
@@ -167,14 +181,19 @@ class ImageRoutes:
             # Whatever the server refuses is a plain answer: nothing was sent yet.
             await anext(events)
         except LatentwireError as error:
-            raise api_error(error, sent_names=wanted.sent_names) from error
-        response = web.StreamResponse(headers={"Cache-Control": "no-store"})
+            raise await self._told(drawing.error(error, wanted)) from error
+        headers = {"Cache-Control": "no-store", **await self._limits.headers()}
+        response = web.StreamResponse(headers=headers)
         response.content_type = CONTENT_TYPE
         request[PREPARE](response)
         await response.prepare(request)
         try:
             completed = await send_events(
-                response, events, streaming=drawing.streaming, wanted=wanted
+                response,
+                events,
+                streaming=drawing.streaming,
+                wanted=wanted,
+                error_of=partial(drawing.error, wanted=wanted),
             )
             if completed is not None:
                 _log_completed(completed, request[REQUEST_ID])
@@ -196,7 +215,11 @@ class ImageRoutes:
         return web.Response(body=data, headers=self._file_headers(stored))
 
     async def _finish(
-        self, request: web.Request, wanted: ImageRequest, events: AsyncGenerationStream
+        self,
+        request: web.Request,
+        wanted: ImageRequest,
+        drawing: _Drawing,
+        events: AsyncGenerationStream,
     ) -> Result:
         accepted: Accepted | None = None
         images: list[Image] = []
@@ -216,12 +239,18 @@ class ImageRoutes:
                         # A JSON response shows no pictures on the way.
                         continue
         except LatentwireError as error:
-            raise api_error(error, sent_names=wanted.sent_names) from error
+            raise await self._told(drawing.error(error, wanted)) from error
         shown = tuple(image for image in images if not image.is_filtered)
         if not shown:
             raise all_withheld()
         withheld = tuple(image for image in images if image.is_filtered)
         return Result(accepted=accepted, images=shown, withheld=withheld, num_steps=num_steps)
+
+    async def _told(self, error: ApiError) -> ApiError:
+        """Returns an error with the state of the queue, where that is what is wrong."""
+        if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+            error.headers.update(await self._limits.headers_when_full(error.retry_after_s or 0.0))
+        return error
 
     async def _store(
         self, request: web.Request, result: Result, *, is_url_required: bool

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image as PillowImage
 
 from latentwire import Completed, Image, LatentwireError, Preview, Progress
-from latentwire_bridge.errors import all_withheld, api_error, envelope
+from latentwire_bridge.errors import all_withheld, envelope
 from latentwire_bridge.translation import usage_of, withheld_warning
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiohttp import web
 
@@ -89,10 +89,18 @@ async def send_events(
     *,
     streaming: Streaming,
     wanted: ImageRequest,
+    error_of: Callable[[LatentwireError], ApiError],
 ) -> Completed | None:
     """Sends what follows ``accepted``, an error too; returns how it ended, None if not well.
 
     Event loop. Waits for a slow reader, but not for ever.
+
+    Args:
+        response: Where they go; its headers are sent.
+        events: The generation.
+        streaming: How it is told.
+        wanted: What the caller asked for.
+        error_of: How a failure is told.
 
     Raises:
         ConnectionError: the reader is gone, or reads nothing.
@@ -121,7 +129,7 @@ async def send_events(
         if completed is not None and writer.num_images == 0:
             await send(error_event(all_withheld()))
     except LatentwireError as error:
-        await send(error_event(api_error(error, sent_names=wanted.sent_names)))
+        await send(error_event(error_of(error)))
     return completed
 
 

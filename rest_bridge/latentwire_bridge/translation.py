@@ -88,6 +88,7 @@ def generate_options(
     num_inference_steps: int | None = None,
     pictures: Pictures | None = None,
     streaming: Streaming | None = None,
+    request_id: str | None = None,
 ) -> GenerateOptions:
     """Returns what the server is asked for besides the prompt.
 
@@ -97,6 +98,7 @@ def generate_options(
         num_inference_steps: How many steps, where the caller or a quality says so.
         pictures: What it starts from, if from anything.
         streaming: What is shown on the way, if anything.
+        request_id: What a repeat has too, if there may be one.
     """
     pictures = pictures or Pictures()
     width, height = body.size or (body.width, body.height)
@@ -123,6 +125,9 @@ def generate_options(
         ),
         "preview_interval_steps": streaming.preview_interval_steps if streaming else None,
         "preview_max_side": MAX_PREVIEW_SIDE if streaming else None,
+        "request_id": request_id,
+        # Whoever can come back finds it drawn; for nobody else is it drawn to its end.
+        "disconnect_policy": "continue" if request_id else None,
     }
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server import validation
 from latentwire_server.convert import events, requests, resources
-from latentwire_server.convert.times import timestamp
+from latentwire_server.convert.times import duration, timestamp
 from latentwire_server.draft import complete
 from latentwire_server.engine import types
 from latentwire_server.engine.admission import DRAINING_RETRY_S, warnings_of
@@ -234,6 +234,7 @@ class GenerationService:
     def get_server_info(self, message: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: ARG002
         """Returns what the server is and how busy it is."""
         facts, load = self._facts, self._engine.status()
+        wait_s = self._engine.wait_s()
         model = self._catalogue.default_model
         return pb.GetServerInfoResponse(
             version=facts.version,
@@ -253,6 +254,7 @@ class GenerationService:
             denoiser_place_count=load.denoiser_place_count,
             denoiser_backend=model.backend_name if model else "",
             compiled_shapes=model.compiled_shapes if model else (),
+            estimated_wait=None if wait_s is None else duration(wait_s),
         )
 
 

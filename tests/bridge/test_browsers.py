@@ -10,6 +10,12 @@ from tests.bridge.bridging import bridging
 
 FOREIGN = "https://evil.example"
 ALLOWED = "https://app.example"
+SDK_HEADERS = (
+    "authorization,content-type,idempotency-key,x-stainless-arch,x-stainless-lang,"
+    "x-stainless-os,x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,"
+    "x-stainless-runtime-version,x-stainless-timeout"
+)
+OUR_HEADERS = ("x-ratelimit-", "x-request-id", "request-id", "openai-", "retry-after")
 
 
 @pytest.mark.parametrize("origin", [FOREIGN, "null", "http://localhost:3000", ""])
@@ -71,12 +77,12 @@ async def test_pages_of_a_named_origin_may_call(server):
         asked = {
             "Origin": ALLOWED,
             "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "authorization,x-stainless-os",
+            "Access-Control-Request-Headers": SDK_HEADERS,
         }
         preflight = await bridge.send("OPTIONS", "/v1/images/generations", headers=asked)
         assert preflight.status == 204
         assert preflight.headers["Access-Control-Allow-Origin"] == ALLOWED
-        assert preflight.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-os"
+        assert preflight.headers["Access-Control-Allow-Headers"] == SDK_HEADERS
         assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
 
         answer = await bridge.get("/v1/models", headers={"Origin": ALLOWED})
@@ -84,6 +90,18 @@ async def test_pages_of_a_named_origin_may_call(server):
         assert answer.headers["Access-Control-Allow-Origin"] == ALLOWED
         assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"]
         assert answer.headers["Vary"] == "Origin"
+
+        drawn = await bridge.send(
+            "POST",
+            "/v1/images/generations",
+            json={"prompt": "a"},
+            headers={"Origin": ALLOWED, "Idempotency-Key": "one", "Authorization": "Bearer any"},
+        )
+        assert drawn.status == 200
+        exposed = drawn.headers["Access-Control-Expose-Headers"].split(", ")
+        told = {name.lower() for name in drawn.headers if name.lower().startswith(OUR_HEADERS)}
+        assert len(told) >= 7
+        assert told <= set(exposed)
 
         failed = await bridge.get("/v1/models/unknown", headers={"Origin": ALLOWED})
         assert failed.status == 404

@@ -143,6 +143,7 @@ def server_info_from_proto(info: pb.GetServerInfoResponse) -> _resources.ServerI
         denoiser_place_count=info.denoiser_place_count,
         denoiser_backend=info.denoiser_backend,
         compiled_shapes=tuple(info.compiled_shapes),
+        estimated_wait_s=_seconds(info.estimated_wait) if info.HasField("estimated_wait") else None,
     )
 
 

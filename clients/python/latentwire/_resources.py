@@ -115,3 +115,5 @@ class ServerInfo:
     """How the denoiser is run, such as ``"eager"``; empty with servers older than this."""
     compiled_shapes: tuple[str, ...]
     """Shapes of latents that it is compiled for, such as ``"8x4x64x64"``."""
+    estimated_wait_s: float | None
+    """Until a generation that came now would begin; None until a speed is measured."""

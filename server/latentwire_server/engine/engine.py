@@ -213,6 +213,10 @@ class Engine:
             max_rows=self._max_rows,
         )
 
+    def wait_s(self) -> float | None:
+        """Returns how long a generation that came now would wait; None: no speed is measured."""
+        return self._wait_behind_s(self._register.queued)
+
     async def drain(self, *, grace_s: float) -> None:
         """Refuses new work, ends what waits, and gives what runs ``grace_s`` to finish."""
         self._is_draining = True
@@ -272,6 +276,9 @@ class Engine:
 
     def _wait_s(self, newcomer: Generation) -> float | None:
         ahead = [one for one in self._register.queued if one.order < newcomer.order]
+        return self._wait_behind_s(ahead)
+
+    def _wait_behind_s(self, ahead: Sequence[Generation]) -> float | None:
         return self._estimator.waits_s(
             running=[one.work_left for one in self._register.running],
             queued=[one.work_left for one in ahead],

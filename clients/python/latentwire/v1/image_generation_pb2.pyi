@@ -548,7 +548,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "device", "dtype", "batching", "max_rows", "max_request_bytes", "max_queued", "queued_count", "running_count", "draining", "start_time", "library_versions", "denoiser_call_count", "denoiser_row_count", "denoiser_backend", "compiled_shapes", "denoiser_place_count")
+    __slots__ = ("version", "device", "dtype", "batching", "max_rows", "max_request_bytes", "max_queued", "queued_count", "running_count", "draining", "start_time", "library_versions", "denoiser_call_count", "denoiser_row_count", "denoiser_backend", "compiled_shapes", "denoiser_place_count", "estimated_wait")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -573,6 +573,7 @@ class GetServerInfoResponse(_message.Message):
     DENOISER_BACKEND_FIELD_NUMBER: _ClassVar[int]
     COMPILED_SHAPES_FIELD_NUMBER: _ClassVar[int]
     DENOISER_PLACE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_WAIT_FIELD_NUMBER: _ClassVar[int]
     version: str
     device: str
     dtype: str
@@ -590,7 +591,8 @@ class GetServerInfoResponse(_message.Message):
     denoiser_backend: str
     compiled_shapes: _containers.RepeatedScalarFieldContainer[str]
     denoiser_place_count: int
-    def __init__(self, version: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., batching: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_queued: _Optional[int] = ..., queued_count: _Optional[int] = ..., running_count: _Optional[int] = ..., draining: bool = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., denoiser_call_count: _Optional[int] = ..., denoiser_row_count: _Optional[int] = ..., denoiser_backend: _Optional[str] = ..., compiled_shapes: _Optional[_Iterable[str]] = ..., denoiser_place_count: _Optional[int] = ...) -> None: ...
+    estimated_wait: _duration_pb2.Duration
+    def __init__(self, version: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., batching: _Optional[str] = ..., max_rows: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_queued: _Optional[int] = ..., queued_count: _Optional[int] = ..., running_count: _Optional[int] = ..., draining: bool = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., denoiser_call_count: _Optional[int] = ..., denoiser_row_count: _Optional[int] = ..., denoiser_backend: _Optional[str] = ..., compiled_shapes: _Optional[_Iterable[str]] = ..., denoiser_place_count: _Optional[int] = ..., estimated_wait: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
     __slots__ = ("name",)
