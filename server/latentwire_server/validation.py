@@ -106,18 +106,32 @@ def _words(
     """Reads the prompts, which takes its time: what is too long anyway is not read."""
     texts = (draft.prompt, draft.negative_prompt)
     if max(map(len, texts)) <= info.limits.max_prompt_bytes:
-        yield from _refused_words(draft, refused_words)
+        yield from _refused_words(draft, info, refused_words)
         yield from _weights(draft, info)
 
 
-def _refused_words(draft: RequestDraft, words: RefusedWords | None) -> Iterator[Violation]:
-    found = None if words is None else words.found_in(draft.prompt)
+def _refused_words(
+    draft: RequestDraft, info: ModelInfo, words: RefusedWords | None
+) -> Iterator[Violation]:
+    if words is None:
+        return
+    found = words.found_in(draft.prompt) or words.found_in(_as_read(draft.prompt, info))
     if found is not None:
         yield Violation(
             field="prompt",
             reason="PROMPT_REFUSED",
             description=f"the operator of this server has no images drawn of {_quoted(found)}",
         )
+
+
+def _as_read(prompt: str, info: ModelInfo) -> str:
+    """Returns a prompt without the notation of weights, which may stand within a word."""
+    if PROMPT_WEIGHTING not in info.capabilities:
+        return prompt
+    try:
+        return "".join(part.text for part in weighted_texts(prompt))
+    except BracketsTooDeepError:
+        return prompt
 
 
 def _weights(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:

@@ -194,3 +194,12 @@ def test_a_prompt_that_is_too_long_is_not_searched_for_words():
     info = replace(INFO, capabilities=("prompt-weighting",))
     refused = RefusedWords(["a"])
     assert [one.reason for one in violations(long, info, refused_words=refused)] == ["TOO_LONG"]
+
+
+@pytest.mark.parametrize("prompt", [r"scun\thorpe", "(scun:1)thorpe", "[scun]thorpe", "scunthorpe"])
+def test_a_refused_word_is_not_hidden_by_the_notation_of_weights(prompt: str):
+    info = replace(INFO, capabilities=("prompt-weighting",))
+    found = violations(
+        replace(GOOD, prompt=prompt), info, refused_words=RefusedWords(["scunthorpe"])
+    )
+    assert [one.reason for one in found] == ["PROMPT_REFUSED"]
