@@ -126,23 +126,33 @@ class OpenVinoCompiler:
 
     def _read_or_convert(self, rows: UnetInput) -> openvino.Model:
         path = self._cache / f"{self._digest()}.xml"
-        if path.exists():
-            try:
-                return self._openvino.Core().read_model(path)
-            except RuntimeError:
-                _LOGGER.warning("converted denoiser cannot be read path=%s", path, exc_info=True)
-        # A copy in float32, which computes in the shorter format where the processor has it:
-        # converted from bfloat16, it gave NaN.
-        unet = _Positional(copy.deepcopy(self._unet).float())
-        example = self._inputs(rows)
-        # The tracer warns of every `if` over a shape.
-        with warnings.catch_warnings(action="ignore"):
-            converted = self._openvino.convert_model(unet, example_input=example)
+        read = self._read(path)
+        if read is not None:
+            return read
+        converted = self._convert(rows)
         try:
             self._keep(converted, path)
         except (OSError, RuntimeError):
             _LOGGER.warning("converted denoiser is not kept path=%s", path, exc_info=True)
-        return converted
+        # Read again, its weights are pages of the file, which the system may drop and share.
+        return self._read(path) or converted
+
+    def _read(self, path: Path) -> openvino.Model | None:
+        if not path.exists():
+            return None
+        try:
+            return self._openvino.Core().read_model(path)
+        except RuntimeError:
+            _LOGGER.warning("converted denoiser cannot be read path=%s", path, exc_info=True)
+            return None
+
+    def _convert(self, rows: UnetInput) -> openvino.Model:
+        # A copy in float32, which computes in the shorter format where the processor has it:
+        # converted from bfloat16, it gave NaN.
+        unet = _Positional(copy.deepcopy(self._unet).float())
+        # The tracer warns of every `if` over a shape.
+        with warnings.catch_warnings(action="ignore"):
+            return self._openvino.convert_model(unet, example_input=self._inputs(rows))
 
     def _keep(self, converted: openvino.Model, path: Path) -> None:
         """Writes the model; the file that is looked for comes last."""
