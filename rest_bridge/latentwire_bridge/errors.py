@@ -253,12 +253,17 @@ def api_error(
     )
 
 
+def param_of(field: str) -> str:
+    """Returns OpenAI's name for a field of the contract."""
+    return _PARAMS_BY_FIELD.get(field, field)
+
+
 def _problems(error: LatentwireError, sent_names: Mapping[str, str]) -> list[Problem]:
     problems = []
     for violation in error.violations:
         param = sent_names.get(violation.field)
         if param is None:
-            param = _PARAMS_BY_FIELD.get(violation.field, violation.field)
+            param = param_of(violation.field)
             param = sent_names.get(param, param)
         code = _CODES_BY_VIOLATION.get(violation.reason, "invalid_value")
         problems.append(Problem(param=param, message=violation.description, code=code))

@@ -179,7 +179,7 @@ class ImageRoutes:
     ) -> web.StreamResponse:
         try:
             # Whatever the server refuses is a plain answer: nothing was sent yet.
-            await anext(events)
+            first = await anext(events)
         except LatentwireError as error:
             raise await self._told(drawing.error(error, wanted)) from error
         headers = {"Cache-Control": "no-store", **await self._limits.headers()}
@@ -193,6 +193,7 @@ class ImageRoutes:
                 events,
                 streaming=drawing.streaming,
                 wanted=wanted,
+                accepted=first if isinstance(first, Accepted) else None,
                 error_of=partial(drawing.error, wanted=wanted),
             )
             if completed is not None:

@@ -19,14 +19,14 @@ from PIL import Image as PillowImage
 
 from latentwire import Completed, Image, LatentwireError, Preview, Progress
 from latentwire_bridge.errors import all_withheld, envelope
-from latentwire_bridge.translation import usage_of, withheld_warning
+from latentwire_bridge.translation import revised_prompt, usage_of, withheld_warning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiohttp import web
 
-    from latentwire import Event
+    from latentwire import Accepted, Event
     from latentwire_bridge.errors import ApiError
     from latentwire_bridge.schema import ImageRequest
 
@@ -89,6 +89,7 @@ async def send_events(
     *,
     streaming: Streaming,
     wanted: ImageRequest,
+    accepted: Accepted | None,
     error_of: Callable[[LatentwireError], ApiError],
 ) -> Completed | None:
     """Sends what follows ``accepted``, an error too; returns how it ended, None if not well.
@@ -100,6 +101,7 @@ async def send_events(
         events: The generation.
         streaming: How it is told.
         wanted: What the caller asked for.
+        accepted: What the server said before.
         error_of: How a failure is told.
 
     Raises:
@@ -114,7 +116,7 @@ async def send_events(
             message = "the reader reads nothing"
             raise ConnectionResetError(message) from None
 
-    writer = _Writer(streaming, wanted=wanted)
+    writer = _Writer(streaming, wanted=wanted, accepted=accepted)
     completed: Completed | None = None
     try:
         async for event in _with_pauses(events, every_s=streaming.keep_alive_s):
@@ -159,7 +161,10 @@ async def _with_pauses(
 class _Writer:
     """Puts the events of one generation into OpenAI's words."""
 
-    def __init__(self, streaming: Streaming, *, wanted: ImageRequest) -> None:
+    def __init__(
+        self, streaming: Streaming, *, wanted: ImageRequest, accepted: Accepted | None
+    ) -> None:
+        self._accepted = accepted
         self._streaming = streaming
         self._body = wanted.body
         self._num_partials: dict[int, int] = {}
@@ -221,6 +226,7 @@ class _Writer:
                 "usage": usage_of(num_steps=self._num_steps),
                 "image_index": event.index,
                 "seed": event.seed,
+                **revised_prompt(self._accepted),
             },
         )
 

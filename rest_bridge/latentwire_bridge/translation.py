@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from latentwire_bridge.errors import CONTENT_POLICY_VIOLATION
+from latentwire_bridge.errors import CONTENT_POLICY_VIOLATION, param_of
 from latentwire_bridge.schema import RANDOM_SEED
 
 if TYPE_CHECKING:
@@ -180,7 +180,10 @@ def response_body(
     body: dict[str, object] = {
         "created": created,
         "data": [
-            _datum(image, url=url, is_b64_wanted=is_b64_wanted)
+            {
+                **_datum(image, url=url, is_b64_wanted=is_b64_wanted),
+                **revised_prompt(result.accepted),
+            }
             for image, url in zip(result.images, urls, strict=True)
         ],
         "background": "opaque",
@@ -206,6 +209,14 @@ def _datum(image: Image, *, url: str | None, is_b64_wanted: bool) -> Mapping[str
     return datum
 
 
+def revised_prompt(accepted: Accepted | None) -> Mapping[str, str]:
+    """Returns what was read of a prompt, by OpenAI's name; nothing where all of it was."""
+    for warning in accepted.warnings if accepted else ():
+        if warning.field == "prompt" and warning.replacement:
+            return {"revised_prompt": warning.replacement}
+    return {}
+
+
 def withheld_warning(image: Image) -> Mapping[str, object]:
     """Returns how it is told that an image is missing among the others."""
     return {
@@ -218,4 +229,8 @@ def withheld_warning(image: Image) -> Mapping[str, object]:
 
 
 def _warning(warning: RequestWarning) -> Mapping[str, object]:
-    return {"param": warning.field, "code": warning.reason.lower(), "message": warning.message}
+    return {
+        "param": param_of(warning.field),
+        "code": warning.reason.lower(),
+        "message": warning.message,
+    }

@@ -7,10 +7,11 @@ them takes its time.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from latentwire_server import validation
+from latentwire_server.drawn_size import drawn_size
 from latentwire_server.engine.errors import InvalidRequest
 from latentwire_server.engine.types import (
     EventOptions,
@@ -102,10 +103,18 @@ def complete(
     if found:
         raise InvalidRequest(found)
     width, height = _given(draft.width, defaults.width), _given(draft.height, defaults.height)
+    delivered_size = width, height
+    width, height = drawn_size(width, height, info)
+    is_made_smaller = (width, height) != delivered_size
     source = None
     if opened is not None:
         strength = strength_of(opened.draft)
         source = opened.at_size(width=width, height=height, strength=strength)
+        if source is not None and is_made_smaller:
+            kept = opened.at_size(
+                width=delivered_size[0], height=delivered_size[1], strength=strength
+            )
+            source = replace(source, delivered=kept)
     return GenerationRequest(
         generation_id=generation_id,
         owner=owner,
@@ -114,6 +123,7 @@ def complete(
         negative_prompt=draft.negative_prompt,
         width=width,
         height=height,
+        delivered_size=delivered_size if is_made_smaller else None,
         num_images=_given(draft.num_images, 1),
         seed=_given(draft.seed, random_seed),
         num_inference_steps=num_inference_steps,

@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.bridge.bridging import bridging
+from tests.bridge.test_streaming import events_in
 from tests.fakes import expected_pixels
+from tests.server.serving import serving
+from tests.server.test_drawn_size import LargeModel
 
 
 def picture(data: bytes) -> Image.Image:
@@ -237,3 +240,26 @@ async def test_a_public_url_replaces_the_one_that_was_called(server):
         assert url.startswith("https://images.example/ai/files/")
         path = url.removeprefix("https://images.example/ai")
         assert (await bridge.get(path)).status == 200
+
+
+async def test_the_part_of_a_long_prompt_that_was_read_is_the_revised_one(bridge):
+    words = [f"Word{number}" for number in range(80)]
+    plain = await bridge.generate(prompt="short")
+    assert "revised_prompt" not in plain.json["data"][0]
+    assert "warnings" not in plain.json
+
+    answer = await bridge.generate(prompt=" ".join(words), n=2)
+    assert [one["revised_prompt"] for one in answer.json["data"]] == [" ".join(words[:75])] * 2
+    assert answer.json["warnings"][0]["code"] == "prompt_truncated"
+    streamed = await bridge.generate(prompt=" ".join(words), stream=True)
+    (event,) = events_in(streamed.data)
+    assert event["revised_prompt"] == " ".join(words[:75])
+
+
+async def test_a_size_that_is_drawn_larger_is_told_as_it_is_delivered():
+    async with serving(LargeModel()) as server, bridging(server.address) as bridge:
+        answer = await bridge.generate(size="64x64")
+    assert answer.json["size"] == "64x64"
+    (warning,) = answer.json["warnings"]
+    assert (warning["param"], warning["code"]) == ("size", "drawn_larger")
+    assert picture(decoded(answer.json["data"][0])).size == (64, 64)

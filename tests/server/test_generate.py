@@ -206,6 +206,7 @@ async def test_the_end_of_a_long_prompt_is_quoted_in_a_warning(server: Serving):
     assert [one.field for one in warnings] == ["prompt", "negative_prompt"]
     assert {one.reason for one in warnings} == {"PROMPT_TRUNCATED"}
     assert all("dropped end" in one.message for one in warnings)
+    assert {one.replacement for one in warnings} == {" ".join(["word"] * 75)}
 
 
 @pytest.mark.parametrize("name", ["", "fake", "models/fake", "fake-alias", "other"])

@@ -162,7 +162,10 @@ def _accepted(accepted: pb.Accepted, header: Header) -> _events.Accepted:
         seeds=tuple(accepted.seeds),
         warnings=tuple(
             _events.RequestWarning(
-                field=warning.field, reason=warning.reason, message=warning.message
+                field=warning.field,
+                reason=warning.reason,
+                message=warning.message,
+                replacement=warning.replacement,
             )
             # mypy takes the stubs' Warning for the built-in one.
             for warning in cast("Iterable[pb.Warning]", accepted.warnings)
@@ -240,6 +243,7 @@ def _limits(limits: pb.ModelLimits) -> _resources.ModelLimits:
         max_prompt_bytes=limits.max_prompt_bytes,
         max_guidance_scale=limits.max_guidance_scale,
         max_clip_skip=limits.max_clip_skip,
+        min_drawn_pixels=limits.min_drawn_pixels,
     )
 
 

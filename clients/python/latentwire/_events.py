@@ -37,6 +37,8 @@ class RequestWarning:
     field: str
     reason: str
     message: str
+    replacement: str = ""
+    """What was taken instead of the field's value; empty where the warning is about no text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,8 @@ class ModelLimits:
     max_prompt_bytes: int
     max_guidance_scale: float
     max_clip_skip: int
+    min_drawn_pixels: int
+    """Images of fewer pixels are drawn larger and made smaller; 0: none are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

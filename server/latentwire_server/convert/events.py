@@ -32,7 +32,12 @@ def accepted_to_proto(
         effective_request=effective_request(request),
         seeds=request.seeds,
         warnings=[
-            pb.Warning(field=warning.field, reason=warning.reason, message=warning.message)
+            pb.Warning(
+                field=warning.field,
+                reason=warning.reason,
+                message=warning.message,
+                replacement=warning.replacement,
+            )
             for warning in warnings
         ],
     )

@@ -120,12 +120,13 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
     if request.output.format is not types.ImageFormat.PNG:
         output.quality = request.output.quality
     source = request.source
+    width, height = request.file_size
     return pb.GenerateImageRequest(
         model=request.model,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        width=request.width,
-        height=request.height,
+        width=width,
+        height=height,
         num_images=request.num_images,
         seed=request.seed,
         num_inference_steps=request.num_inference_steps,

@@ -5,6 +5,8 @@ Pure functions of plain values, in the order in which they are asked.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,7 +81,11 @@ def _too_short(
 
 def warnings_of(request: GenerationRequest, model: DiffusionModel) -> tuple[RequestWarning, ...]:
     """Returns what the caller should know: what of the request the model does not do."""
-    return (*_dropped_texts(request, model), *_hidden_previews(request, model))
+    return (
+        *_dropped_texts(request, model),
+        *_larger_drawing(request),
+        *_hidden_previews(request, model),
+    )
 
 
 def _dropped_texts(request: GenerationRequest, model: DiffusionModel) -> tuple[RequestWarning, ...]:
@@ -92,10 +98,36 @@ def _dropped_texts(request: GenerationRequest, model: DiffusionModel) -> tuple[R
             field=field,
             reason="PROMPT_TRUNCATED",
             message=f"The text encoder does not read so far; dropped: {text!r}",
+            replacement=read_part(prompts[field], model.dropped_text),
         )
         for field, text in dropped.items()
         if text
     )
+
+
+def read_part(prompt: str, dropped_text: Callable[[str], str]) -> str:
+    """Returns the words of a prompt that the model reads to their end; at least something of it.
+
+    Found by asking, since a tokenizer gives back neither capitals nor spaces.
+    """
+    ends = [word.end() for word in re.finditer(r"\S+", prompt)]
+    if ends and dropped_text(prompt[: ends[0]]):
+        ends = list(range(1, ends[0] + 1))
+    num_read = bisect_right(ends, 0, key=lambda end: len(dropped_text(prompt[:end])))
+    return prompt[: ends[num_read - 1]] if num_read else ""
+
+
+def _larger_drawing(request: GenerationRequest) -> tuple[RequestWarning, ...]:
+    if request.delivered_size is None:
+        return ()
+    width, height = request.delivered_size
+    warning = RequestWarning(
+        field="width",
+        reason="DRAWN_LARGER",
+        message=f"Drawn at {request.width}x{request.height}, as the model draws best, and made"
+        f" smaller: {width}x{height}",
+    )
+    return (warning,)
 
 
 def _hidden_previews(

@@ -22,6 +22,7 @@ def describe(
     """Returns the JSON text for image ``index``, or ``None`` if the caller wants none."""
     if request.output.metadata_omitted:
         return None
+    width, height = request.file_size
     output: dict[str, object] = {"format": f"IMAGE_FORMAT_{request.output.format.name}"}
     if request.output.format is not ImageFormat.PNG:
         output["quality"] = request.output.quality
@@ -33,8 +34,8 @@ def describe(
                 "model": request.model,
                 "prompt": request.prompt,
                 "negative_prompt": request.negative_prompt,
-                "width": request.width,
-                "height": request.height,
+                "width": width,
+                "height": height,
                 "num_images": 1,
                 "seed": request.seeds[index],
                 "num_inference_steps": request.num_inference_steps,

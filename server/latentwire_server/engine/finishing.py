@@ -19,7 +19,7 @@ from latentwire_server.engine.description import describe
 from latentwire_server.engine.errors import DeviceFailed, GenerationError, NonFiniteOutput
 from latentwire_server.engine.faults import DeviceBroken, own_failure
 from latentwire_server.engine.types import FinishReason, Image
-from latentwire_server.imaging.decode import paste
+from latentwire_server.imaging.decode import made_smaller, paste
 from latentwire_server.imaging.encode import encode_image
 
 if TYPE_CHECKING:
@@ -61,11 +61,7 @@ class Finisher:
             decoded = model.decode(latents)
             if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
                 raise NonFiniteOutput(step=trajectory.step)
-            pixels, source = pixels_of(decoded), trajectory.source
-            if source is not None and source.mask is not None:
-                pixels = paste(
-                    pixels, original=source.pixels, mask=source.mask, feather=self._mask_feather
-                )
+            pixels = self._finished(pixels_of(decoded), trajectory)
             checker = model.safety_checker
             is_withheld = checker is not None and checker.flags(pixels)
             self._last_key, self._last_pixels = key, None if is_withheld else pixels
@@ -83,6 +79,16 @@ class Finisher:
             )
         if is_new:
             self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
+
+    def _finished(self, pixels: NDArray[np.uint8], trajectory: Trajectory) -> NDArray[np.uint8]:
+        """Returns what was drawn as it is delivered: at its size, with what was to be kept."""
+        source, size = trajectory.source, trajectory.request.delivered_size
+        if size is not None:
+            pixels = made_smaller(pixels, width=size[0], height=size[1])
+            source = source and source.delivered
+        if source is None or source.mask is None:
+            return pixels
+        return paste(pixels, original=source.pixels, mask=source.mask, feather=self._mask_feather)
 
     def _deliver(
         self,
@@ -114,12 +120,13 @@ class Finisher:
     def _withhold(self, generation: Generation, model: DiffusionModel, *, index: int) -> None:
         """Delivers, in the place of an image that the safety checker flags, that it does."""
         request = generation.request
+        width, height = request.file_size
         image = Image(
             index=index,
             seed=request.seeds[index],
             media_type="",
-            width=request.width,
-            height=request.height,
+            width=width,
+            height=height,
             data=b"",
             finish_reason=FinishReason.FILTERED,
         )

@@ -70,6 +70,7 @@ def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
         NonFiniteOutput: the prediction cannot be shown.
     """
     request = trajectory.request
+    width, height = request.file_size
     for index in range(request.num_images):
         if trajectory.generation.is_ended:
             return  # A decoder takes seconds: whoever left meanwhile is not waited for.
@@ -78,8 +79,8 @@ def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
             raise NonFiniteOutput(step=trajectory.step)
         encoded = encode_preview(
             pixels_of(picture),
-            width=request.width,
-            height=request.height,
+            width=width,
+            height=height,
             max_side=request.events.preview_max_side,
         )
         trajectory.generation.publish(

@@ -72,11 +72,13 @@ class Source:
     """Of the caller's file."""
     mask_sha256: bytes = b""
     mask_inverted: bool = False
+    delivered: Source | None = None
+    """The same at the size of the files, where that is not the size that is drawn."""
 
     def without_pixels(self) -> Source:
         """Returns what is worth remembering once it is drawn: all but the pictures themselves."""
         mask = None if self.mask is None else self.mask[:0].copy()
-        return replace(self, pixels=self.pixels[:0].copy(), mask=mask)
+        return replace(self, pixels=self.pixels[:0].copy(), mask=mask, delivered=None)
 
     @property
     def key(self) -> Hashable:
@@ -96,7 +98,10 @@ class GenerationRequest:
     prompt: str
     negative_prompt: str = ""
     width: int
+    """As it is drawn, and so is the height."""
     height: int
+    delivered_size: tuple[int, int] | None = None
+    """(width, height) of the files, where that is smaller; None: as it is drawn."""
     num_images: int = 1
     seed: int
     """Of the first image; image i uses ``seed + i`` (modulo 2**63)."""
@@ -133,6 +138,7 @@ class GenerationRequest:
             self.negative_prompt,
             self.width,
             self.height,
+            self.delivered_size,
             self.num_images,
             self.seed,
             self.num_inference_steps,
@@ -141,6 +147,11 @@ class GenerationRequest:
             self.clip_skip,
             self.source and self.source.key,
         )
+
+    @property
+    def file_size(self) -> tuple[int, int]:
+        """(width, height) of the files."""
+        return self.delivered_size or (self.width, self.height)
 
     @property
     def num_steps(self) -> int:
@@ -170,6 +181,8 @@ class Warning:  # noqa: A001 - the contract's word
     field: str
     reason: str
     message: str
+    replacement: str = ""
+    """What was taken instead of the field's value, where the warning is about a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

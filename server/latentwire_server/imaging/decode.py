@@ -139,6 +139,12 @@ def pixels_of(image: Image.Image, *, width: int, height: int) -> NDArray[np.uint
     return np.array(fitted)
 
 
+def made_smaller(pixels: NDArray[np.uint8], *, width: int, height: int) -> NDArray[np.uint8]:
+    """Returns (height, width, 3) uint8: scaled by Lanczos, and cut where proportions differ."""
+    size = (width, height)
+    return np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
+
+
 def mask_of(image: Image.Image, *, width: int, height: int, is_inverted: bool) -> NDArray[np.uint8]:
     """Returns (height, width) uint8, 255 where the mask is white and 0 where it is black.
 

@@ -47,6 +47,8 @@ class ModelLimits:
     max_prompt_bytes: int = 32_000
     max_guidance_scale: float = 50.0
     max_clip_skip: int = 0
+    min_drawn_pixels: int = 0
+    """Pictures of fewer pixels are drawn larger and made smaller; 0: as they are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from latentwire_server.models.info import ModelInfo, ModelLimits, SchedulerChoice
 from latentwire_server.models.source import LoadError
@@ -46,6 +46,7 @@ class ModelLimitsGiven(_Part):
     max_inference_steps: PositiveInt | None = None
     max_images: PositiveInt | None = None
     max_prompt_bytes: PositiveInt | None = None
+    min_drawn_pixels: NonNegativeInt | None = None
 
 
 class ModelSettings(_Part):
@@ -83,7 +84,15 @@ class ModelSettings(_Part):
                 value = getattr(self.defaults, name)
                 reason = f"{place}: defaults.{name}={value!r}: needed: {needed}"
                 raise LoadError(source, reason)
+        _check_drawn_pixels(changed, source=source, place=place)
         return changed
+
+
+def _check_drawn_pixels(info: ModelInfo, *, source: str, place: str) -> None:
+    least, most = info.limits.min_drawn_pixels, info.defaults.width * info.defaults.height
+    if least > most:
+        reason = f"{place}: limits.min_drawn_pixels={least}: needed: up to {most}, the default size"
+        raise LoadError(source, reason)
 
 
 def _allowed(info: ModelInfo) -> dict[str, tuple[bool, str]]:

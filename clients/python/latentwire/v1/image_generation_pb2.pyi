@@ -247,14 +247,16 @@ class Accepted(_message.Message):
     def __init__(self, effective_request: _Optional[_Union[GenerateImageRequest, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
 
 class Warning(_message.Message):
-    __slots__ = ("field", "reason", "message")
+    __slots__ = ("field", "reason", "message", "replacement")
     FIELD_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REPLACEMENT_FIELD_NUMBER: _ClassVar[int]
     field: str
     reason: str
     message: str
-    def __init__(self, field: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    replacement: str
+    def __init__(self, field: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., replacement: _Optional[str] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("ahead_count", "estimated_wait")
@@ -508,7 +510,7 @@ class SchedulerInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., sigmas: _Optional[_Iterable[str]] = ..., evaluations_per_step: _Optional[int] = ...) -> None: ...
 
 class ModelLimits(_message.Message):
-    __slots__ = ("min_side", "max_side", "side_multiple", "max_pixels", "max_inference_steps", "max_images", "max_prompt_bytes", "max_guidance_scale", "max_clip_skip")
+    __slots__ = ("min_side", "max_side", "side_multiple", "max_pixels", "max_inference_steps", "max_images", "max_prompt_bytes", "max_guidance_scale", "max_clip_skip", "min_drawn_pixels")
     MIN_SIDE_FIELD_NUMBER: _ClassVar[int]
     MAX_SIDE_FIELD_NUMBER: _ClassVar[int]
     SIDE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
@@ -518,6 +520,7 @@ class ModelLimits(_message.Message):
     MAX_PROMPT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIP_SKIP_FIELD_NUMBER: _ClassVar[int]
+    MIN_DRAWN_PIXELS_FIELD_NUMBER: _ClassVar[int]
     min_side: int
     max_side: int
     side_multiple: int
@@ -527,7 +530,8 @@ class ModelLimits(_message.Message):
     max_prompt_bytes: int
     max_guidance_scale: float
     max_clip_skip: int
-    def __init__(self, min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., side_multiple: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_inference_steps: _Optional[int] = ..., max_images: _Optional[int] = ..., max_prompt_bytes: _Optional[int] = ..., max_guidance_scale: _Optional[float] = ..., max_clip_skip: _Optional[int] = ...) -> None: ...
+    min_drawn_pixels: int
+    def __init__(self, min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., side_multiple: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_inference_steps: _Optional[int] = ..., max_images: _Optional[int] = ..., max_prompt_bytes: _Optional[int] = ..., max_guidance_scale: _Optional[float] = ..., max_clip_skip: _Optional[int] = ..., min_drawn_pixels: _Optional[int] = ...) -> None: ...
 
 class ModelDefaults(_message.Message):
     __slots__ = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler")
