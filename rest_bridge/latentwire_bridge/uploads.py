@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import io
 import re
 import warnings
@@ -17,7 +18,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from latentwire_bridge.errors import ApiError
 from latentwire_bridge.schema import EditBody
@@ -32,6 +33,16 @@ VARIATION_STRENGTH: Final = 0.6
 """Enough for other looks, and little enough for the picture to be known again."""
 
 _MAX_PIXELS: Final = 4096 * 4096
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation but the upright one."""
 _FORM_TYPE: Final = "multipart/form-data"
 _IMAGE_FIELDS: Final = ("image", "image[]", "images", "images[]")
 _MASK_FIELD: Final = "mask"
@@ -212,8 +223,7 @@ def white_where_transparent(data: bytes) -> bytes | None:
             with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
                 if image.width * image.height > _MAX_PIXELS or not image.has_transparency_data:
                     return None
-                upright = ImageOps.exif_transpose(image)
-            alpha = upright.convert("RGBA").getchannel("A")
+                alpha = _upright(image.convert("RGBA").getchannel("A"), image)
         except Exception:  # Border: Pillow's parsers of hostile bytes
             return None
     mask = alpha.point([255] + [0] * 255)
@@ -222,3 +232,12 @@ def white_where_transparent(data: bytes) -> bytes | None:
     out = io.BytesIO()
     mask.save(out, "PNG", compress_level=1)
     return out.getvalue()
+
+
+def _upright(channel: Image.Image, image: Image.Image) -> Image.Image:
+    """Returns a channel as the EXIF orientation of the whole picture says."""
+    orientation: int | None = None
+    with contextlib.suppress(Exception):  # Pillow's parser of hostile tags
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    method = None if orientation is None else _UPRIGHT.get(orientation)
+    return channel if method is None else channel.transpose(method)

@@ -22,21 +22,19 @@ from latentwire_server.convert import events, requests, resources
 from latentwire_server.convert.times import duration, timestamp
 from latentwire_server.draft import complete
 from latentwire_server.engine import types
-from latentwire_server.engine.admission import DRAINING_RETRY_S, warnings_of
+from latentwire_server.engine.admission import DRAINING_RETRY_S
 from latentwire_server.engine.errors import (
     Draining,
     GenerationNotFound,
-    InvalidRequest,
-    Violation,
 )
+from latentwire_server.examination import examined
 from latentwire_server.paging import id_of, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
     from latentwire_server.catalogue import Catalogue
     from latentwire_server.engine.engine import Engine
-    from latentwire_server.models.model import DiffusionModel
     from latentwire_server.recordings import Key, Recordings
     from latentwire_server.refused_words import RefusedWords
 
@@ -148,7 +146,7 @@ class GenerationService:
         is_only_validated = message.validate_only
         # The caller's files may be large, and a generation may wait long.
         message.Clear()
-        request, warnings = await asyncio.to_thread(_examined, completed, model)
+        request, warnings = await asyncio.to_thread(examined, completed, model)
         del completed
         if is_only_validated:
             accepted = events.accepted_to_proto(request, warnings)
@@ -256,32 +254,6 @@ class GenerationService:
             compiled_shapes=model.compiled_shapes if model else (),
             estimated_wait=None if wait_s is None else duration(wait_s),
         )
-
-
-def _examined(
-    complete_: Callable[[], types.GenerationRequest], model: DiffusionModel
-) -> tuple[types.GenerationRequest, tuple[types.Warning, ...]]:
-    """Returns the request and what its caller should know about it, asking the model itself.
-
-    Takes milliseconds, and with pictures more: not for the event loop.
-
-    Raises:
-        InvalidRequest: it breaks rules, or its sampler cannot take that many steps, which only
-            the sampler knows.
-    """
-    request = complete_()
-    choice, num_steps = request.scheduler, request.num_inference_steps
-    try:
-        model.create_scheduler(choice, num_inference_steps=num_steps)
-    except ValueError:
-        violation = Violation(
-            field="num_inference_steps",
-            reason="UNSUPPORTED_STEPS",
-            description=f"scheduler {choice.id} with sigmas {choice.sigmas}"
-            f" cannot take {num_steps} steps",
-        )
-        raise InvalidRequest((violation,)) from None
-    return request, warnings_of(request, model)
 
 
 def _numbered(

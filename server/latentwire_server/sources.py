@@ -23,6 +23,8 @@ from latentwire_server.imaging.decode import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
 
     from latentwire_server.draft import RequestDraft
@@ -117,6 +119,26 @@ def strength_of(draft: SourceDraft) -> float:
     return float(str(np.float32(draft.strength)))
 
 
+def mask_violation(source: Source, *, latent_size: Sequence[int]) -> Violation | None:
+    """Returns what is wrong with a mask that leaves nothing to draw at the size of the images.
+
+    It may have been cut off there, or be so fine that it falls between the latents: each of them
+    follows one pixel of the mask, as in ``StableDiffusionInpaintPipeline``.
+    """
+    if source.mask is None:
+        return None
+    height, width = source.mask.shape
+    rows, columns = latent_size
+    if source.mask[:: height // rows, :: width // columns].any():
+        return None
+    return Violation(
+        field="inpainting.mask",
+        reason="NOTHING_TO_DRAW",
+        description=f"inpainting.mask names nothing at {width}x{height}: the model sees every"
+        f" {height // rows}th pixel of it, and none is to be redrawn; make the part larger",
+    )
+
+
 def _opened(opened: OpenedSource, name: str, data: bytes) -> Image.Image | None:
     place = f"{opened.draft.kind}.{name}"
     try:
@@ -173,6 +195,6 @@ def _check_strength(opened: OpenedSource, *, num_inference_steps: int) -> None:
                 field=place,
                 reason="NO_STEP_LEFT",
                 description=f"{place} is {strength:g}, which leaves none of {num_inference_steps}"
-                f" steps; allowed: {1 / num_inference_steps:.3g} and more",
+                f" steps; allowed: {math.ceil(1000 / num_inference_steps) / 1000:g} and more",
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 
 import aiohttp
 import numpy as np
@@ -32,6 +33,15 @@ def half_transparent(colour: tuple[int, int, int] = RED) -> Image.Image:
     image = Image.new("RGBA", (64, 64), (*colour, 255))
     image.paste((*colour, 0), (32, 0, 64, 64))
     return image
+
+
+def turned_back(image: Image.Image) -> bytes:
+    """A file that is upright by its EXIF orientation, beside a tag that no number should be."""
+    tags = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x0102, 2, 4, b"abc\xff")
+    out = io.BytesIO()
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + tags
+    image.transpose(Image.Transpose.ROTATE_90).save(out, "PNG", exif=exif)
+    return out.getvalue()
 
 
 def half_white() -> Image.Image:
@@ -78,10 +88,11 @@ async def test_an_edit_starts_from_the_picture(bridge):
     "parts",
     [
         {"image": file_of(picture()), "mask": file_of(half_transparent((0, 0, 0)))},
+        {"image": file_of(picture()), "mask": turned_back(half_transparent())},
         {"image[]": file_of(picture()), "mask": file_of(half_white())},
         {"image": file_of(half_transparent())},
     ],
-    ids=["alpha", "white", "of the image itself"],
+    ids=["alpha", "alpha by its tags", "white", "of the image itself"],
 )
 async def test_only_what_the_mask_names_is_redrawn(bridge, parts):
     drawn = pixels(await edit(bridge, prompt="a blue square", n=2, **parts), index=1)

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from latentwire_server.imaging.decode import (
     MAX_INPUT_PIXELS,
@@ -67,6 +67,28 @@ def test_a_photo_is_turned_upright(orientation: int) -> None:
     assert image.getpixel(red[orientation])[0] > 200
 
 
+def tags(*entries: bytes) -> bytes:
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries)
+
+
+ORIENTATION_6 = struct.pack("<HHII", 0x0112, 3, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        # Bits per sample as text: Pillow reads it and cannot write it again.
+        (tags(ORIENTATION_6, struct.pack("<HHI4s", 0x0102, 2, 4, b"abc\xff")), (20, 40)),
+        (tags(ORIENTATION_6, struct.pack("<HHII", 0x9286, 9, 2**24, 2**31 - 1)), (20, 40)),
+        (b"Exif\0\0II*\0\xff\xff\xff\xff", (40, 20)),
+        (b"Exif\0\0garbage", (40, 20)),
+    ],
+)
+def test_strange_tags_spoil_no_photo(exif: bytes, size: tuple[int, int]) -> None:
+    image = decode_image(file_of(half_red_half_blue(), "JPEG", exif=exif))
+    assert image.size == size
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_transparent_becomes_white(mode: str) -> None:
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
@@ -86,7 +108,9 @@ def test_sixteen_bits_of_grey_keep_their_brightness() -> None:
 
 def test_colours_of_print_are_taken() -> None:
     data = file_of(half_red_half_blue().convert("CMYK"), "JPEG")
-    assert pixels_of(decode_image(data), width=40, height=20).shape == (20, 40, 3)
+    pixels = pixels_of(decode_image(data), width=40, height=20).astype(int)
+    assert np.abs(pixels[10, 5] - RED).max() < 20
+    assert np.abs(pixels[10, 35] - BLUE).max() < 20
 
 
 def test_it_covers_the_size_and_loses_what_stands_over_evenly() -> None:
@@ -116,6 +140,28 @@ def test_what_is_kept_comes_back_exactly(feather: float) -> None:
         assert (pasted[30, 40] == drawn[30, 40]).all()
         between = np.minimum(original[30, 20], drawn[30, 20]) <= pasted[30, 20]
         assert between.all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 9])
+def test_a_part_that_is_smaller_than_the_feather_shows(side: int) -> None:
+    drawn, original = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64, 3), np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20 : 20 + side, 20 : 20 + side] = 255
+    # A large part elsewhere changes nothing about it.
+    mask[:, 50:] = 255
+    pasted = paste(drawn, original=original, mask=mask, feather=4.0)
+    assert (pasted[20 + side // 2, 20 + side // 2] == 200).all()
+    assert (pasted[mask == 0] == 0).all()
+    assert pasted[5, 50].max() < 50
+    # The picture's own edge is no edge of the mask.
+    assert (pasted[:, 63] == 200).all()
+
+
+@pytest.mark.parametrize("feather", [0.0, 0.3, 4.0])
+def test_a_mask_of_all_is_all_redrawn(feather: float) -> None:
+    drawn, original = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    mask = np.full((8, 8), 255, np.uint8)
+    assert (paste(drawn, original=original, mask=mask, feather=feather) == 200).all()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +211,27 @@ def test_several_frames_are_refused() -> None:
     data = file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:])
     assert refused(data) == "ANIMATED"
     assert refused(file_of(frames[0], save_all=True, append_images=frames[1:])) == "ANIMATED"
+
+
+def test_a_photo_with_further_pictures_behind_it_is_that_photo() -> None:
+    image = half_red_half_blue()
+    data = file_of(image, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert decode_image(data).size == image.size
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = file_of(half_red_half_blue(), "JPEG", progressive=True)
+    last_scan = good[good.rindex(b"\xff\xda") : -2]
+    assert decode_image(good[:-2] + 20 * last_scan + good[-2:]).size == (40, 20)
+    # What is behind the picture, such as a phone's film, does not count, nor do thumbnails.
+    assert decode_image(good + 200 * last_scan).size == (40, 20)
+    thumbnail = b"\xff\xed" + struct.pack(">H", 2 + 400) + 200 * b"\xff\xda"
+    assert decode_image(good[:2] + thumbnail + good[2:]).size == (40, 20)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    for bomb in (200 * last_scan, 200 * (b"\xff\x01" + last_scan), 200 * (b"\xff" + last_scan)):
+        assert refused(good[:-2] + bomb + good[-2:]) == "TOO_LARGE"
 
 
 def test_a_bomb_is_refused_by_its_header_alone() -> None:

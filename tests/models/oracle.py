@@ -242,7 +242,7 @@ class EngineDrawings:
     ) -> dict[str, list[bytes]]:
         driver = Driver(self.model, batching=self.batching, max_rows=self.max_rows, mask_feather=0)
         await driver.engine.start()
-        requests = [_request(case, self.model) for case in cases]
+        requests = [request_of(case, self.model) for case in cases]
         try:
             if is_crowd:
                 results = await driver.run_all(*requests)
@@ -266,7 +266,7 @@ def largest_difference(files: list[bytes], expected: list[np.ndarray]) -> int:
     return max(int(np.abs(one - other).max()) for one, other in zip(drawn, expected, strict=True))
 
 
-def _request(case: Case, model: DiffusionModel) -> Any:
+def request_of(case: Case, model: DiffusionModel) -> Any:
     source = None
     if case.image is not None:
         digest = hashlib.sha256(case.image.tobytes()).digest()

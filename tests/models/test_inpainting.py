@@ -6,6 +6,8 @@ redrawn, which the pipeline does too when it is given a mask that is white all o
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ from latentwire_server.engine.trajectory import Trajectory
 from latentwire_server.engine.types import Batching
 from latentwire_server.models.loading import load_model
 from latentwire_server.models.model import Conditioning, DenoiserInput
+from tests.engine.driving import Driver
+from tests.eventually import eventually
 from tests.models.folders import refused, source_of
 from tests.models.oracle import (
     SIDE,
@@ -27,6 +31,7 @@ from tests.models.oracle import (
     Oracle,
     build_sensitive_folder,
     largest_difference,
+    request_of,
 )
 from tests.tiny_models import INPAINTING_CHANNELS, build_folder
 
@@ -104,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder))
+    return load_model(source_of(folder, backend="eager"))
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +189,40 @@ def test_a_broken_engine_is_caught(
     break_engine(monkeypatch)
     drawn = EngineDrawings(model=model).crowd(case, MASKED[2])
     assert largest_difference(drawn[case.name], oracle.draw(case)) > TOLERANCE
+
+
+async def test_all_kinds_of_requests_share_its_calls(
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, may_go = [], threading.Event()
+    denoise = model.denoise
+
+    def counted(rows: DenoiserInput) -> torch.Tensor:
+        calls.append(len(rows.latents))
+        assert may_go.wait(30)
+        return denoise(rows)
+
+    monkeypatch.setattr(model, "denoise", counted)
+    cases = [
+        Case(name="words", num_inference_steps=12),
+        Case(name="picture", image=picture(1), num_inference_steps=10, strength=0.8, seed=1),
+        Case(name="mask", image=picture(2), mask=mask(2), num_inference_steps=8, strength=1.0),
+        Case(name="other", image=picture(2), mask=mask(3), num_inference_steps=8, strength=1.0),
+    ]
+    driver = Driver(model, max_rows=16)
+    await driver.engine.start()
+    try:
+        requests = [request_of(case, model) for case in cases]
+        first = asyncio.create_task(driver.run(requests[0]))
+        await eventually(lambda: calls)
+        rest = asyncio.create_task(driver.run_all(*requests[1:]))
+        await asyncio.sleep(0)
+        may_go.set()
+        assert all(result.is_complete for result in [await first, *await rest])
+    finally:
+        await driver.engine.aclose()
+    # One picture is encoded each tick, so that they join one by one.
+    assert calls == [2, 4, 6, 8, 8, 8, 8, 8, 8, 6, 4, 2]
 
 
 def test_it_draws_from_words_and_from_pictures_too(model: DiffusionModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import re
 
 import grpc
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.engine.types import Source
+from latentwire_server.sources import SourceDraft, open_source
 from tests.eventually import eventually
 from tests.fakes import FakeModel
 from tests.server.serving import Serving, events_of, images_of, kind, request, serving, told
@@ -174,6 +176,50 @@ async def test_a_mask_of_another_size_is_refused(server: Serving):
 async def test_a_mask_that_leaves_nothing_to_draw_is_refused(server: Serving):
     sent = in_mask(Image.new("L", (64, 64), 255), mask_inverted=True)
     assert await violations_of(server, sent) == {"inpainting.mask": "NOTHING_TO_DRAW"}
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        # Of 8x8 pixels the latents follow the first.
+        ((9, 9, 16, 16), {}),
+        ((0, 1, 64, 8), {}),
+        # All of it is cut off from the wide picture.
+        ((0, 0, 10, 64), {"width": 64, "height": 128}),
+    ],
+)
+async def test_a_mask_of_which_nothing_reaches_the_latents_is_refused(
+    server: Serving, box: tuple[int, int, int, int], size: dict[str, int]
+):
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, box)
+    assert await violations_of(server, in_mask(mask, **size)) == {
+        "inpainting.mask": "NOTHING_TO_DRAW"
+    }
+
+
+async def test_what_a_small_mask_names_is_redrawn(server: Serving):
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (40, 40, 48, 48))
+    (image,) = images_of(await events_of(server.stub.GenerateImage(in_mask(mask))))
+    changed = np.abs(pixels(image) - np.asarray(picture()).astype(int)).max(-1)
+    assert changed[44, 44] > 20
+    assert not changed[np.asarray(mask) == 0].any()
+
+
+def test_the_least_strength_that_is_named_is_enough():
+    info, data = FakeModel().info, file_of(picture())
+
+    def told(strength: float, num_inference_steps: int) -> list[str]:
+        draft = SourceDraft(kind="image_to_image", image=data, strength=strength)
+        opened = open_source(draft, info, num_inference_steps=num_inference_steps)
+        return [violation.description for violation in opened.violations]
+
+    for num_inference_steps in range(2, 200):
+        (told_,) = told(0.0001, num_inference_steps)
+        named = re.search(r"allowed: ([\d.]+) and more", told_)
+        assert named is not None
+        assert told(float(named[1]), num_inference_steps) == []
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 1.01, float("nan"), float("inf")])

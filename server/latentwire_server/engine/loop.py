@@ -188,6 +188,13 @@ class DeviceLoop:
             generation = self._waiting.pop(self._policy.admit(waiting))
             if generation.start():
                 self._guard(generation, self._begin)
+            if generation.id in self._running and self._has_encoded_a_picture(generation):
+                # Which takes as long as some steps: one at a time, so that nobody stands still.
+                return
+
+    def _has_encoded_a_picture(self, generation: Generation) -> bool:
+        request = generation.request
+        return request.source is not None or self._models[request.model].sees_masks
 
     def _begin(self, generation: Generation) -> None:
         model = self._models[generation.request.model]

@@ -7,12 +7,15 @@ the wire.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +26,23 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 _WHITE: Final = (255, 255, 255, 255)
 _HALF: Final = 128
+_MAX_SCANS: Final = 100
+"""Of a JPEG. Encoders write up to some ten; each costs as much as a whole picture to decode, and
+thirty bytes to write: 10 ms of 4096x4096 pixels in grey."""
+_JPEG_MARKER: Final = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
+"""The next one with a length; others stand within scans (ITU-T T.81, B.1.1.3)."""
+_START_OF_SCAN: Final = b"\xda"
+_END_OF_IMAGE: Final = b"\xd9"
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation but the upright one."""
 
 
 class UnusableImageError(ValueError):
@@ -53,9 +73,9 @@ def decode_image(data: bytes) -> Image.Image:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check(image)
+                _check(image, data)
                 image.load()
-                return ImageOps.exif_transpose(image)
+                return _upright(image)
         except UnidentifiedImageError:
             raise UnusableImageError(
                 reason="UNKNOWN_FORMAT",
@@ -72,15 +92,46 @@ def decode_image(data: bytes) -> Image.Image:
             raise UnusableImageError(reason="BROKEN", text="is a broken image file") from None
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, data: bytes) -> None:
     if image.width * image.height > MAX_INPUT_PIXELS:
         raise UnusableImageError(
             reason="TOO_LARGE",
             text=f"has {image.width}x{image.height} pixels; allowed: {MAX_INPUT_PIXELS} in all",
         )
     num_frames = getattr(image, "n_frames", 1)
-    if num_frames > 1:
+    # Cameras and phones append previews, depths or another eye's view to a JPEG: then it is an MPO,
+    # and the first picture is the one that is meant.
+    if num_frames > 1 and image.format != "MPO":
         raise UnusableImageError(reason="ANIMATED", text=f"has {num_frames} frames; allowed: 1")
+    if image.format in ("JPEG", "MPO") and _num_scans(data) > _MAX_SCANS:
+        raise UnusableImageError(
+            reason="TOO_LARGE", text=f"has more than {_MAX_SCANS} scans; allowed: {_MAX_SCANS}"
+        )
+
+
+def _num_scans(jpeg: bytes) -> int:
+    """Returns the scans of the first picture in a file; counts one more than allowed at most."""
+    num_scans, place = 0, 2
+    while num_scans <= _MAX_SCANS:
+        marker = _JPEG_MARKER.search(jpeg, place)
+        if marker is None or marker[1] == _END_OF_IMAGE:
+            break
+        num_scans += marker[1] == _START_OF_SCAN
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    return num_scans
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns the picture as its EXIF orientation says.
+
+    Not by Pillow's ``exif_transpose``, which writes the other tags anew: a photo with a strange one
+    would be no photo.
+    """
+    orientation: int | None = None
+    with contextlib.suppress(Exception):  # Pillow's parser of hostile tags
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    method = None if orientation is None else _UPRIGHT.get(orientation)
+    return image.copy() if method is None else image.transpose(method)
 
 
 def fitted_size(
@@ -168,13 +219,23 @@ def paste(
         drawn: (height, width, 3) uint8.
         original: The same.
         mask: (height, width) uint8, 255 or 0.
-        feather: Radius in pixels over which the one passes into the other, inside the mask.
+        feather: Pixels over which the one passes into the other, inside the mask.
     """
-    weight = mask.astype(np.float32) / 255
-    if feather:
-        blurred = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(feather))
-        # Half at the edge: from nothing there to all, and nothing at all outside.
-        inside = np.asarray(blurred, np.float32) / 255 * 2 - 1
-        weight = np.where(mask == 0, 0, inside.clip(0, 1))
+    weight = mask.astype(np.float64) / 255
+    if feather and not mask.all():
+        weight = _depth(mask, most=feather)
     mixed = original + (drawn.astype(np.float32) - original) * weight[..., None]
     return mixed.round().astype(np.uint8)
+
+
+def _depth(mask: NDArray[np.uint8], *, most: float) -> NDArray[np.float64]:
+    """Returns how deep inside the mask each pixel lies, from 0 outside to 1 at ``most`` and deeper.
+
+    A part of the mask that is nowhere so deep has 1 where it is deepest: a small one shows too.
+    """
+    depth = ndimage.distance_transform_edt(mask) - 0.5
+    parts, num_parts = ndimage.label(mask)
+    deepest = ndimage.maximum(depth, parts, index=range(num_parts + 1))
+    reach = np.clip(deepest, 0.5, most)[parts]
+    weight: NDArray[np.float64] = (depth / reach).clip(0, 1)
+    return weight

@@ -167,7 +167,7 @@ class DiffusionModel(Protocol):
         """
 
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
-        """Returns (channels, height, width) of the latents of one image."""
+        """Returns (channels, height, width) of the latents of one image. Any thread."""
 
     def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         """Encodes one prompt, always alone, so that its result depends on nothing else.

@@ -1,7 +1,7 @@
 """The Stable Diffusion 1.x and 2.x family: one CLIP text encoder, a UNet, an autoencoder.
 
-Does what ``StableDiffusionPipeline`` does, cut at the denoising step. ``dropped_text`` may be
-called on any thread, everything else on the device thread.
+Does what ``StableDiffusionPipeline`` does, cut at the denoising step. ``dropped_text`` and
+``latent_shape`` may be called on any thread, everything else on the device thread.
 """
 
 from __future__ import annotations
