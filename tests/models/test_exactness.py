@@ -15,7 +15,7 @@ from latentwire_server.engine import denoising
 from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.trajectory import Trajectory
 from latentwire_server.engine.types import Batching, GenerationRequest
-from latentwire_server.models import stable_diffusion
+from latentwire_server.models import autoencoder
 from latentwire_server.models.loading import ModelSource, load_model
 from latentwire_server.models.model import Conditioning, DenoiserInput
 from latentwire_server.models.schedulers import DiffusersScheduler
@@ -198,7 +198,7 @@ def test_a_large_picture_is_decoded_in_tiles(
     oracle = Oracle(folder)
     whole = {case.name: oracle.draw(case) for case in (small, large)}
     oracle.decode_in_tiles()
-    monkeypatch.setattr(stable_diffusion, "TILED_ABOVE", SIDE)
+    monkeypatch.setattr(autoencoder, "TILED_ABOVE", SIDE)
     drawn = EngineDrawings(model=tiny_model).crowd(small, large)
     assert largest_difference(drawn["large"], oracle.draw(large)) <= TOLERANCE
     assert largest_difference(drawn["large"], whole["large"]) > TOLERANCE

@@ -65,7 +65,9 @@ def test_the_attention_mask_is_used_where_the_encoder_asks_for_it(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = model.encode_prompt("a red circle", clip_skip=0).prompt_embeds
-    monkeypatch.setattr(model._parts.text_encoder.config, "use_attention_mask", True, raising=False)
+    monkeypatch.setattr(
+        model._parts.text_encoders[0].module.config, "use_attention_mask", True, raising=False
+    )
     masked = model.encode_prompt("a red circle", clip_skip=0).prompt_embeds
     assert not torch.equal(without, masked)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from latentwire_server.models.autoencoder import vae_scale_factor
 from latentwire_server.models.info import (
     PROMPT_WEIGHTING,
     ModelDefaults,
@@ -13,25 +14,21 @@ from latentwire_server.models.info import (
     SchedulerChoice,
 )
 from latentwire_server.models.inspection import PREVIEW_FILE, SETTINGS_FILE, read_json
+from latentwire_server.models.projection import LatentProjection
 from latentwire_server.models.schedulers import choice_of, scheduler_infos
 from latentwire_server.models.source import LoadError
-from latentwire_server.models.stable_diffusion import (
-    FAMILY,
-    STABLE_DIFFUSION_1,
-    LatentProjection,
-    vae_scale_factor,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from latentwire_server.models.components import Components
+    from latentwire_server.models.family import Family
     from latentwire_server.models.model_settings import ModelSettings
     from latentwire_server.models.source import ModelSource
-    from latentwire_server.models.stable_diffusion import Components
+    from latentwire_server.models.text_encoder import TextEncoder
 
 _NUM_INFERENCE_STEPS: Final = 25
-_GUIDANCE_SCALE: Final = 7.5
 _MAX_NATIVE_MULTIPLE: Final = 4
 CONFIGURATION: Final = "[[models]]"
 """Where the operator says what replaces a model's own settings."""
@@ -39,6 +36,7 @@ CONFIGURATION: Final = "[[models]]"
 
 def describe(
     source: ModelSource,
+    family: Family,
     parts: Components,
     *,
     revision: str,
@@ -48,6 +46,7 @@ def describe(
 
     Args:
         source: where it came from.
+        family: what kind of model it is.
         parts: what it is made of.
         revision: a hub commit or a digest.
         settings: what its folder says about it.
@@ -56,22 +55,25 @@ def describe(
         LoadError: it is of a kind that is not served, or its settings are wrong.
     """
     config = parts.unet.config
-    _refuse_other_kinds(source.source, config)
+    _refuse_other_kinds(source.source, family, config)
     _refuse_strangers(source.source, parts)
+    refusal = family.refusal(parts)
+    if refusal is not None:
+        raise LoadError(source.source, refusal)
     factor = vae_scale_factor(parts.vae)
     height, width = _pair(config.sample_size)
     native = ModelDefaults(
         width=width * factor,
         height=height * factor,
         num_inference_steps=_NUM_INFERENCE_STEPS,
-        guidance_scale=_GUIDANCE_SCALE,
+        guidance_scale=family.guidance_scale,
         scheduler=_own_choice(source.source, parts.scheduler_config),
     )
     max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
     info = ModelInfo(
         id=source.id,
         display_name=source.id,
-        family=FAMILY,
+        family=family.name,
         revision=revision,
         schedulers=scheduler_infos(),
         limits=ModelLimits(
@@ -79,7 +81,7 @@ def describe(
             max_side=max_side,
             side_multiple=factor,
             max_pixels=max_side * max_side,
-            max_clip_skip=max(0, parts.text_encoder.config.num_hidden_layers - 1),
+            max_clip_skip=max(0, min(map(_num_layers, parts.text_encoders)) - 1),
         ),
         defaults=native,
         aliases=source.aliases,
@@ -100,11 +102,11 @@ def _capabilities(parts: Components) -> tuple[str, ...]:
     return ("image-to-image", "inpainting", *(name for name, has_it in present.items() if has_it))
 
 
-def latent_projection(folder: Path) -> LatentProjection:
-    """Returns a folder's own projection of latents to RGB, or Stable Diffusion 1.x's."""
+def latent_projection(folder: Path) -> LatentProjection | None:
+    """Returns a folder's own projection of latents to RGB, if it has one."""
     path = folder / PREVIEW_FILE
     if not path.exists():
-        return STABLE_DIFFUSION_1
+        return None
     content = read_json(path, source=str(folder))
     try:
         return LatentProjection(
@@ -131,14 +133,13 @@ def _list(value: object) -> list[object]:
     return value
 
 
-def _refuse_other_kinds(source: str, config: Mapping[str, object]) -> None:
+def _refuse_other_kinds(source: str, family: Family, config: Mapping[str, object]) -> None:
     reasons = {
         "its UNet takes a guidance embedding (LCM), which is not served yet": (
             config["time_cond_proj_dim"] is not None
         ),
-        "its UNet takes added conditions (SDXL), which are not served yet": (
-            # "text" is no condition of its own: the UNet pools the prompt's embeddings itself.
-            config["addition_embed_type"] not in (None, "text")
+        f"its UNet takes other conditions than those of {family.name}": (
+            config["addition_embed_type"] not in family.addition_embed_types
             or config["class_embed_type"] is not None
         ),
     }
@@ -152,15 +153,18 @@ def _refuse_strangers(source: str, parts: Components) -> None:
 
     A token beyond the vocabulary is worst: on a GPU it breaks the device for the whole process.
     """
-    encoder, tokenizer, unet = parts.text_encoder.config, parts.tokenizer, parts.unet.config
+    unet, encoders = parts.unet.config, parts.text_encoders
     channels = parts.vae.config.latent_channels
     reasons = {
-        "the tokenizer has more tokens than the text encoder": len(tokenizer) > encoder.vocab_size,
-        "the tokenizer's model_max_length is missing or beyond the text encoder's": (
-            tokenizer.model_max_length > encoder.max_position_embeddings
+        "the tokenizer has more tokens than the text encoder": any(
+            len(one.tokenizer) > one.module.config.vocab_size for one in encoders
+        ),
+        "the tokenizer's model_max_length is missing or beyond the text encoder's": any(
+            one.tokenizer.model_max_length > one.module.config.max_position_embeddings
+            for one in encoders
         ),
         "the UNet's cross_attention_dim is not the text encoder's hidden_size": (
-            unet.cross_attention_dim != encoder.hidden_size
+            unet.cross_attention_dim != sum(one.module.config.hidden_size for one in encoders)
         ),
         "the UNet's out_channels are not the autoencoder's latent_channels": (
             unet.out_channels != channels
@@ -173,6 +177,11 @@ def _refuse_strangers(source: str, parts: Components) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise LoadError(source, reason)
+
+
+def _num_layers(encoder: TextEncoder) -> int:
+    layers: int = encoder.module.config.num_hidden_layers
+    return layers
 
 
 def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
 
+from latentwire_server.models.families import FAMILIES, family_of
+from latentwire_server.models.family import TOKENIZERS
 from latentwire_server.models.schedulers import SCHEDULERS
 from latentwire_server.models.source import LoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-ALLOWED: Final = {
-    "tokenizer": {("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")},
-    "text_encoder": {("transformers", "CLIPTextModel")},
-    "unet": {("diffusers", "UNet2DConditionModel")},
-    "vae": {("diffusers", "AutoencoderKL"), ("diffusers", "AutoencoderTiny")},
-    "scheduler": {("diffusers", kind.class_name) for kind in SCHEDULERS.values()},
-}
-"""The components that a model is built of, and the classes that each may have."""
+    from latentwire_server.models.family import Family, TextEncoderKind
+
+_VAES: Final = ("AutoencoderKL", "AutoencoderTiny")
+_UNETS: Final = ("UNet2DConditionModel",)
 
 SAFETY: Final = {
     "safety_checker": {("stable_diffusion", "StableDiffusionSafetyChecker")},
@@ -41,16 +41,30 @@ SETTINGS_FILE: Final = "latentwire.json"
 """In a model folder: what diffusers has no place for."""
 PREVIEW_FILE: Final = "preview.json"
 """In a model folder: the linear projection of its latents to RGB, for previews."""
-WEIGHTS: Final = ("text_encoder", "unet", "vae")
-PIPELINES: Final = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
 _PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _MAX_HEADER_BYTES: Final = 100_000_000
 _MAX_JSON_BYTES: Final = 10_000_000
 _SAMPLE_BYTES: Final = 1 << 20
 
 
-def read_components(folder: Path) -> dict[str, str]:
-    """Returns the class name of each component of a diffusers folder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderContent:
+    """What a diffusers folder says that it holds."""
+
+    family: Family
+    text_encoders: tuple[TextEncoderKind, ...]
+    vae: str
+    """The autoencoder's class."""
+    options: Mapping[str, bool]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The components that have weights."""
+        return (*(kind.name for kind in self.text_encoders), "unet", "vae")
+
+
+def read_content(folder: Path) -> FolderContent:
+    """Returns what a diffusers folder holds.
 
     Raises:
         LoadError: it is no such folder, or one of classes that we do not build.
@@ -58,17 +72,44 @@ def read_components(folder: Path) -> dict[str, str]:
     source = str(folder)
     index = read_json(folder / "model_index.json", source=source)
     pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
-        reason = f"pipeline class {pipeline!r} is not supported; supported: {', '.join(PIPELINES)}"
+    family = family_of(pipeline)
+    if family is None:
+        known = ", ".join(name for one in FAMILIES for name in one.pipelines)
+        reason = f"pipeline class {pipeline!r} is not supported; supported: {known}"
         raise LoadError(source, reason)
-    found = {}
-    for name, allowed in ALLOWED.items():
+    encoders = family.present(index)
+    for name, (library, classes) in allowed_classes(encoders).items():
         entry = index.get(name)
-        if entry not in [list(pair) for pair in allowed]:
-            known = ", ".join(sorted(class_name for _, class_name in allowed))
+        if entry not in [[library, class_name] for class_name in classes]:
+            known = ", ".join(sorted(classes))
             raise LoadError(source, f"{name} is {entry!r}; supported: {known}")
-        found[name] = str(entry[1])
-    return found
+    options = {name: index.get(name, default) for name, default in family.options.items()}
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise LoadError(source, f"{name} is {value!r}; supported: true, false")
+    return FolderContent(
+        family=family,
+        text_encoders=encoders,
+        vae=cast("list[str]", index["vae"])[1],
+        options=cast("dict[str, bool]", options),
+    )
+
+
+def allowed_classes(
+    text_encoders: Sequence[TextEncoderKind],
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Returns for each component the library and the classes of it that we build."""
+    allowed: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for kind in text_encoders:
+        allowed[kind.tokenizer] = ("transformers", TOKENIZERS)
+        allowed[kind.name] = ("transformers", (kind.class_name,))
+    schedulers = tuple(kind.class_name for kind in SCHEDULERS.values())
+    return {
+        **allowed,
+        "unet": ("diffusers", _UNETS),
+        "vae": ("diffusers", _VAES),
+        "scheduler": ("diffusers", schedulers),
+    }
 
 
 def brings_safety_checker(folder: Path) -> bool:
@@ -109,7 +150,9 @@ def downloaded_patterns(
     """
     names = ("*.json", "*.txt", "*.safetensors" if variant is None else f"*.{variant}*.safetensors")
     wanted = ["model_index.json", SETTINGS_FILE, PREVIEW_FILE]
-    components = [*ALLOWED, *SAFETY] if with_safety_checker else [*ALLOWED]
+    # Which family it is, is known only once it is here.
+    kinds = [kind for family in FAMILIES for kind in family.text_encoders]
+    components = [*allowed_classes(kinds), *(SAFETY if with_safety_checker else ())]
     wanted += [f"{component}/{name}" for component in components for name in names]
     # The index of shards that are not fetched would name files that are not there.
     if variant is not None:
@@ -133,9 +176,8 @@ def check_folder(folder: Path, *, variant: str | None, root: Path) -> tuple[Path
     for path in folder.rglob("*"):
         if not path.resolve().is_relative_to(root.resolve()):
             raise LoadError(str(folder), f"{path.name} is a link that leads out of the folder")
-    read_components(folder)
     weights: list[Path] = []
-    for component in WEIGHTS:
+    for component in read_content(folder).weights:
         weights += _weights(folder, component, variant=variant)
         _refuse_detours(folder, component)
     return tuple(weights)

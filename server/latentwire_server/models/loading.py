@@ -20,6 +20,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from latentwire_server.models.backends import DenoiserBackend
+from latentwire_server.models.components import Components
 from latentwire_server.models.description import describe, latent_projection
 from latentwire_server.models.folder_settings import read_folder_settings
 from latentwire_server.models.inspection import (
@@ -29,7 +30,7 @@ from latentwire_server.models.inspection import (
     check_safety_checker,
     digest,
     downloaded_patterns,
-    read_components,
+    read_content,
     read_json,
 )
 from latentwire_server.models.model_settings import ModelSettings
@@ -38,12 +39,14 @@ from latentwire_server.models.prompt_reader import PromptOptions
 from latentwire_server.models.safety_checker import ClipSafetyChecker, load_processor
 from latentwire_server.models.single_file import load_single_file
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
-from latentwire_server.models.stable_diffusion import Components, StableDiffusion
+from latentwire_server.models.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from latentwire_server.models.family import Family, TextEncoderKind
     from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.unet_model import UnetModel
 
 __all__ = ["LoadError", "ModelSource", "embedded_source", "load_model"]
 
@@ -54,7 +57,7 @@ _FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 _Loaded = tuple[torch.nn.Module, dict[str, list[object]]]
 
 
-def load_model(source: ModelSource) -> StableDiffusion:
+def load_model(source: ModelSource) -> UnetModel:
     """Loads a model onto its device.
 
     Raises:
@@ -67,13 +70,13 @@ def load_model(source: ModelSource) -> StableDiffusion:
     path = Path(source.source).expanduser()
     if path.is_file():
         check_safetensors(path, source=source.source)
-        parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
+        family, parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
         revision = digest((path,), folder=path.parent)
         settings = ModelSettings()
     else:
         folder, root, commit = _folder(source, path)
         weights = check_folder(folder, variant=source.variant, root=root)
-        parts = _load_folder(folder, variant=source.variant, dtype=dtype)
+        family, parts = _load_folder(folder, variant=source.variant, dtype=dtype)
         revision = commit or digest(weights, folder=folder)
         settings = read_folder_settings(folder)
         checker = _safety_checker(folder, source, device=device)
@@ -81,11 +84,12 @@ def load_model(source: ModelSource) -> StableDiffusion:
     options = PromptOptions(
         is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
     )
-    parts = replace(parts, prompt_options=options)
+    encoders = tuple(encoder.reading(options) for encoder in parts.text_encoders)
+    parts = replace(parts, text_encoders=encoders, prompt_options=options)
     _check_weights(parts, source=source.source)
-    components = _place(parts, device=device)
-    info = describe(source, components, revision=revision, settings=settings)
-    return StableDiffusion(
+    components = _place(parts, device=device, upcasts=family.upcasts_autoencoder)
+    info = describe(source, family, components, revision=revision, settings=settings)
+    return family.model(
         _with_limits(info, source.limit_overrides),
         components,
         backend=DenoiserBackend(source.backend),
@@ -130,20 +134,17 @@ def _download(source: ModelSource) -> Path:
     raise LoadError(source.source, reason)
 
 
-def _load_folder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Components:
-    classes = read_components(folder)
+def _load_folder(
+    folder: Path, *, variant: str | None, dtype: torch.dtype
+) -> tuple[Family, Components]:
+    content = read_content(folder)
     unet: object = diffusers.UNet2DConditionModel
-    vae: object = getattr(diffusers, classes["vae"])
+    vae: object = getattr(diffusers, content.vae)
     try:
-        return Components(
-            tokenizer=transformers.CLIPTokenizer.from_pretrained(
-                folder / "tokenizer", local_files_only=True
-            ),
-            text_encoder=cast(
-                "transformers.CLIPTextModel",
-                _load(
-                    transformers.CLIPTextModel, folder, "text_encoder", variant=variant, dtype=dtype
-                ),
+        return content.family, Components(
+            text_encoders=tuple(
+                _text_encoder(folder, kind, variant=variant, dtype=dtype)
+                for kind in content.text_encoders
             ),
             unet=cast(
                 "diffusers.UNet2DConditionModel",
@@ -156,12 +157,24 @@ def _load_folder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Co
             scheduler_config=read_json(
                 folder / "scheduler" / "scheduler_config.json", source=str(folder)
             ),
-            projection=latent_projection(folder),
+            projection=latent_projection(folder) or content.family.projection,
+            options=content.options,
         )
     except _FAILURES as error:
         # The libraries' texts run over many lines; the first one says what it is.
         reason = f"a component does not load ({type(error).__name__}: {_first_line(error)})"
         raise LoadError(str(folder), reason) from error
+
+
+def _text_encoder(
+    folder: Path, kind: TextEncoderKind, *, variant: str | None, dtype: torch.dtype
+) -> TextEncoder:
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(
+        folder / kind.tokenizer, local_files_only=True
+    )
+    class_: object = getattr(transformers, kind.class_name)
+    module = _load(class_, folder, kind.name, variant=variant, dtype=dtype)
+    return TextEncoder(tokenizer, cast("transformers.CLIPTextModel", module), name=kind.name)
 
 
 def _safety_checker(
@@ -207,8 +220,8 @@ def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.
 
 
 def _check_weights(parts: Components, *, source: str) -> None:
-    for name in ("text_encoder", "unet", "vae"):
-        _check_module(_of(getattr(parts, name)), name=name, source=source)
+    for name, network in parts.networks.items():
+        _check_module(_of(network), name=name, source=source)
 
 
 def _check_module(module: torch.nn.Module, *, name: str, source: str) -> None:
@@ -220,16 +233,19 @@ def _check_module(module: torch.nn.Module, *, name: str, source: str) -> None:
             raise LoadError(source, f"{name} has NaN or infinity in {key}")
 
 
-def _place(parts: Components, *, device: torch.device) -> Components:
+def _place(parts: Components, *, device: torch.device, upcasts: bool) -> Components:
     """Moves the parts to the device, ready to compute.
 
     channels_last is faster wherever convolutions are: 24 % for Stable Diffusion 1.5's UNet and more
     than twofold for its autoencoder, on a CPU (measured).
     """
-    for module in (parts.text_encoder, parts.unet, parts.vae):
-        _of(module).to(device).eval().requires_grad_(requires_grad=False)
-    for module in (parts.unet, parts.vae):
-        _in_channels_last(_of(module))
+    if upcasts and parts.vae.dtype == torch.float16 and parts.vae.config.force_upcast:
+        # It overflows in float16. The pipeline casts to and fro; the values are the same.
+        _of(parts.vae).float()
+    for network in parts.networks.values():
+        _of(network).to(device).eval().requires_grad_(requires_grad=False)
+    for network in (parts.unet, parts.vae):
+        _in_channels_last(_of(network))
     return parts
 
 

@@ -1,0 +1,39 @@
+"""The parts that a loaded model is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from latentwire_server.models.prompt_reader import PLAIN_PROMPTS, PromptOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+
+    from latentwire_server.models.model import SafetyChecker
+    from latentwire_server.models.projection import LatentProjection
+    from latentwire_server.models.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Components:
+    """The parts of a model, in evaluation mode and on the device once it is loaded."""
+
+    text_encoders: tuple[TextEncoder, ...]
+    """In the order in which the pipeline asks them."""
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | AutoencoderTiny
+    scheduler_config: Mapping[str, object]
+    projection: LatentProjection
+    safety_checker: SafetyChecker | None = None
+    prompt_options: PromptOptions = PLAIN_PROMPTS
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What the pipeline's own configuration says besides."""
+
+    @property
+    def networks(self) -> dict[str, object]:
+        """The parts that have weights, by their folders' names."""
+        encoders = {encoder.name: encoder.module for encoder in self.text_encoders}
+        return {**encoders, "unet": self.unet, "vae": self.vae}

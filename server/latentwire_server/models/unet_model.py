@@ -1,0 +1,170 @@
+"""What all families with a UNet have in common: everything but how they read text.
+
+Does what their pipelines do, cut at the denoising step. ``dropped_text`` and
+``latent_shape`` may be called on any thread, everything else on the device thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+
+from latentwire_server.models.autoencoder import Autoencoder
+from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
+from latentwire_server.models.model import Conditioning, DenoiserInput
+from latentwire_server.models.precision import dtype_name, to_device
+from latentwire_server.models.schedulers import DiffusersScheduler
+from latentwire_server.models.unet import UnetInput
+
+if TYPE_CHECKING:
+    from latentwire_server.models.autoencoder import VaePosterior
+    from latentwire_server.models.components import Components
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.model import SafetyChecker
+
+
+class UnetModel(ABC):
+    """A loaded model whose denoiser is a UNet; a family says how it reads text."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        components: Components,
+        *,
+        backend: DenoiserBackend = DenoiserBackend.EAGER,
+    ) -> None:
+        """Takes parts that are already on their device.
+
+        Raises:
+            BackendError: the backend cannot be had here.
+        """
+        self._info = info
+        self._parts = components
+        self._unet = PreparedUnet(components.unet, backend=backend)
+        self._vae = Autoencoder(components.vae)
+        config = components.unet.config
+        self._num_mask_channels: int = config.in_channels - config.out_channels
+        self._device: torch.device = components.unet.device
+        self._dtype: torch.dtype = components.unet.dtype
+
+    @abstractmethod
+    def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
+        """Encodes one prompt, always alone, as the family's pipeline does."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is and can do."""
+        return self._info
+
+    @property
+    def device_name(self) -> str:
+        """The device that computes."""
+        return str(self._device)
+
+    @property
+    def dtype_name(self) -> str:
+        """The number format that the denoiser computes in."""
+        return dtype_name(self._dtype)
+
+    @property
+    def backend_name(self) -> str:
+        """How the denoiser is run."""
+        return self._unet.backend.value
+
+    @property
+    def sees_masks(self) -> bool:
+        """Whether the denoiser is made for inpainting, and takes ``mask_latents``."""
+        return self._num_mask_channels > 0
+
+    @property
+    def compiled_shapes(self) -> tuple[str, ...]:
+        """The input shapes that the denoiser is compiled for."""
+        return self._unet.shapes
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        """Who says which pictures are withheld; None: nobody."""
+        return self._parts.safety_checker
+
+    @torch.inference_mode()
+    def prepare(self, num_rows: int) -> None:
+        """Compiles for calls of so many rows at the model's own size, if the backend compiles."""
+        defaults = self._info.defaults
+        shape = self.latent_shape(width=defaults.width, height=defaults.height)
+        generator = torch.Generator().manual_seed(0)
+        text = self.encode_prompt("", clip_skip=0)
+        self._unet.prepare(
+            self._input(
+                DenoiserInput(
+                    latents=torch.randn((num_rows, *shape), generator=generator),
+                    timesteps=torch.linspace(0, 999, num_rows).round(),
+                    conditioning=[text] * num_rows,
+                )
+            )
+        )
+
+    def dropped_text(self, prompt: str) -> str:
+        """Returns the end of ``prompt`` that the first text encoder does not read, or ``""``."""
+        return self._parts.text_encoders[0].dropped(prompt)
+
+    def num_chunks(self, prompt: str) -> int:
+        """Returns how often the text encoders must be asked to read ``prompt``."""
+        return max(encoder.num_chunks(prompt) for encoder in self._parts.text_encoders)
+
+    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
+        """Returns (channels, height, width) of the latents of one image."""
+        channels: int = self._parts.unet.config.out_channels
+        factor = self._vae.scale_factor
+        return channels, height // factor, width // factor
+
+    def create_scheduler(
+        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
+    ) -> DiffusersScheduler:
+        """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
+        return DiffusersScheduler(
+            choice,
+            self._parts.scheduler_config,
+            num_inference_steps=num_inference_steps,
+            num_skipped=num_skipped,
+        )
+
+    @torch.inference_mode()
+    def encode_image(self, image: torch.Tensor) -> VaePosterior:
+        """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
+        return self._vae.encode(image)
+
+    @torch.inference_mode()
+    def denoise(self, rows: DenoiserInput) -> torch.Tensor:
+        """Predicts noise (or velocity) for each row, (rows, channels, height, width) float32."""
+        return self._unet(self._input(rows)).float()
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decodes one image, (3, height, width) float32 in [0, 1]."""
+        return self._vae.decode(latents)
+
+    @torch.inference_mode()
+    def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
+        """Projects the latents of one image linearly to RGB, (3, height, width) in [0, 1]."""
+        return self._parts.projection.project(latents.to(self._device))
+
+    def _input(self, rows: DenoiserInput) -> UnetInput:
+        latents = rows.latents.to(self._device, self._dtype)
+        if self.sees_masks:
+            latents = torch.cat([latents, self._mask_latents(rows)], dim=1)
+        return UnetInput(
+            latents=latents,
+            timesteps=to_device(rows.timesteps, self._device),
+            prompt_embeds=torch.stack([row.prompt_embeds for row in rows.conditioning]),
+        )
+
+    def _mask_latents(self, rows: DenoiserInput) -> torch.Tensor:
+        """Returns (rows, 1 + channels, height, width), in the denoiser's dtype."""
+        shape = self._num_mask_channels, *rows.latents.shape[-2:]
+        nothing_seen = torch.zeros(shape, device=self._device)
+        nothing_seen[0] = 1
+        given = [row.mask_latents for row in rows.conditioning]
+        stacked = torch.stack([nothing_seen if own is None else own for own in given])
+        return stacked.to(self._device, self._dtype)
