@@ -218,6 +218,9 @@ class FakeModel:
         self._prompt_of[embeds.numpy().tobytes()] = prompt
         return Conditioning(prompt_embeds=embeds)
 
+    def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
+        return self.encode_prompt(prompt, clip_skip=0, num_chunks=num_chunks)
+
     def encode_image(self, image: torch.Tensor) -> FakePosterior:
         self.num_encoded_images += 1
         return FakePosterior(image)

@@ -30,6 +30,31 @@ if TYPE_CHECKING:
 
 SIDE = 64
 
+
+@dataclass(frozen=True, kw_only=True)
+class Pipelines:
+    """Diffusers' pipelines of one family."""
+
+    text: Any
+    image: Any
+    mask: Any
+    options: Mapping[str, Any]
+    """What makes them draw and do nothing else."""
+
+
+STABLE_DIFFUSION = Pipelines(
+    text=diffusers.StableDiffusionPipeline,
+    image=diffusers.StableDiffusionImg2ImgPipeline,
+    mask=diffusers.StableDiffusionInpaintPipeline,
+    options={"safety_checker": None, "requires_safety_checker": False},
+)
+STABLE_DIFFUSION_XL = Pipelines(
+    text=diffusers.StableDiffusionXLPipeline,
+    image=diffusers.StableDiffusionXLImg2ImgPipeline,
+    mask=diffusers.StableDiffusionXLInpaintPipeline,
+    options={"add_watermarker": False},
+)
+
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
@@ -98,7 +123,10 @@ class Case:
     @property
     def arguments(self) -> dict[str, Any]:
         """What goes by the same name in our requests and in diffusers'."""
-        names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale"]
+        names = ["prompt", "num_inference_steps", "guidance_scale"]
+        # To a pipeline "" is something: SDXL's encode it, instead of taking zeros for nothing.
+        if self.negative_prompt:
+            names.append("negative_prompt")
         # The pipeline takes them from the picture.
         if self.image is None or self.mask is not None:
             names += ["width", "height"]
@@ -127,9 +155,16 @@ class Case:
 class Oracle:
     """Diffusers' pipeline over a folder; draws each case once."""
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, local_files_only=True, dtype=dtype
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        pipelines: Pipelines = STABLE_DIFFUSION,
+    ) -> None:
+        self._kinds = pipelines
+        self._pipeline = pipelines.text.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, **pipelines.options
         )
         self._pipeline.set_progress_bar_config(disable=True)
         # For clip_skip the pipeline looks for the layers where transformers 4 had them.
@@ -198,8 +233,8 @@ class Oracle:
         class_name, options = SCHEDULERS[case.scheduler]
         kind = getattr(diffusers, class_name)
         self._pipeline.scheduler = kind.from_config(self._config, **options)
-        given = case.arguments
-        del given["prompt"], given["negative_prompt"]
+        encoded = ("prompt", "negative_prompt")
+        given = {name: value for name, value in case.arguments.items() if name not in encoded}
         images = self._pipeline(
             **given,
             prompt_embeds=prompt_embeds,
@@ -211,10 +246,13 @@ class Oracle:
     def _pipeline_for(self, case: Case) -> Any:
         if case.image is None:
             return self._pipeline
-        kind = diffusers.StableDiffusionImg2ImgPipeline
-        if case.mask is not None:
-            kind = diffusers.StableDiffusionInpaintPipeline
-        pipeline = kind(**self._pipeline.components, requires_safety_checker=False)
+        kind = self._kinds.image if case.mask is None else self._kinds.mask
+        options = {
+            name: value
+            for name, value in self._kinds.options.items()
+            if name not in self._pipeline.components
+        }
+        pipeline = kind(**self._pipeline.components, **options)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

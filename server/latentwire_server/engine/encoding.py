@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CAPACITY_BYTES = 64 * 2**20
 """What remembered prompts may take on the device: 270 of Stable Diffusion 1.5's in float32."""
 
-_Key = tuple[str, str, str, int, int]
+_Key = tuple[str, str, str, int | None, int]
 
 
 class PromptEncoder:
@@ -37,7 +37,7 @@ class PromptEncoder:
         if request.uses_guidance:
             # clip_skip is for the prompt alone, as in StableDiffusionPipeline.
             negative = self._encoded(
-                trajectory, request.negative_prompt, clip_skip=0, num_chunks=num_chunks
+                trajectory, request.negative_prompt, clip_skip=None, num_chunks=num_chunks
             )
         text = self._encoded(
             trajectory, request.prompt, clip_skip=request.clip_skip, num_chunks=num_chunks
@@ -45,14 +45,17 @@ class PromptEncoder:
         trajectory.condition(text, negative=negative, num_chunks=num_chunks)
 
     def _encoded(
-        self, trajectory: Trajectory, prompt: str, *, clip_skip: int, num_chunks: int
+        self, trajectory: Trajectory, prompt: str, *, clip_skip: int | None, num_chunks: int
     ) -> Conditioning:
         request, model = trajectory.request, trajectory.phase.model
         key = (request.owner, request.model, prompt, clip_skip, num_chunks)
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]
-        conditioning = model.encode_prompt(prompt, clip_skip=clip_skip, num_chunks=num_chunks)
+        if clip_skip is None:
+            conditioning = model.encode_negative_prompt(prompt, num_chunks=num_chunks)
+        else:
+            conditioning = model.encode_prompt(prompt, clip_skip=clip_skip, num_chunks=num_chunks)
         self._recent[key] = conditioning
         self._num_bytes += conditioning.num_bytes
         while self._num_bytes > self._capacity_bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from latentwire_server.models import stable_diffusion
+from latentwire_server.models import stable_diffusion, stable_diffusion_xl
 
 if TYPE_CHECKING:
     from latentwire_server.models.family import Family
 
-FAMILIES: Final[tuple[Family, ...]] = (stable_diffusion.FAMILY,)
+FAMILIES: Final[tuple[Family, ...]] = (stable_diffusion.FAMILY, stable_diffusion_xl.FAMILY)
 
 
 def family_of(pipeline: object) -> Family | None:

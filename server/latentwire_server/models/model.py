@@ -28,11 +28,16 @@ class Conditioning:
     mask_latents: torch.Tensor | None = None
     """For a denoiser that is made for inpainting, (1 + channels, height, width) float32: 1 where
     the picture is redrawn, and the latents of the rest. None: all is redrawn, and nothing seen."""
+    pooled_prompt_embeds: torch.Tensor | None = None
+    """(features,), a summary of the prompt, for a denoiser that takes one."""
+    aesthetic_score: float | None = None
+    """How beautiful the picture is to be, for a denoiser that is told."""
 
     @property
     def num_bytes(self) -> int:
         """What it takes on the device."""
-        return self.prompt_embeds.nbytes
+        pooled = self.pooled_prompt_embeds
+        return self.prompt_embeds.nbytes + (0 if pooled is None else pooled.nbytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -177,6 +182,9 @@ class DiffusionModel(Protocol):
             clip_skip: How many of the encoder's last layers are left out.
             num_chunks: How often the encoder is asked; what is left over of it reads nothing.
         """
+
+    def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
+        """Encodes, alone too, what guidance steers away from; ``""`` is nothing in particular."""
 
     def encode_image(self, image: torch.Tensor) -> ImagePosterior:
         """Encodes one picture, always alone.

@@ -69,13 +69,9 @@ class OpenVinoCompiler:
 
     def for_any_shape(self, rows: UnetInput) -> Unet:
         """Returns one program for all rows and sizes."""
-        latents, time_embeds, prompt_embeds = self._inputs(rows)
-        shapes = [
-            [-1, latents.shape[1], -1, -1],
-            [-1, *time_embeds.shape[1:]],
-            [-1, *prompt_embeds.shape[1:]],
-        ]
-        compiled = self._compiled(rows, shapes)
+        latents, *others = self._inputs(rows)
+        of_others = [[-1, *tensor.shape[1:]] for tensor in others]
+        compiled = self._compiled(rows, [[-1, latents.shape[1], -1, -1], *of_others])
         as_it_is = eager(self._unet)
         # Sides that cannot be halved so often take another way through the UNet than the one that
         # was converted.
@@ -97,8 +93,12 @@ class OpenVinoCompiler:
 
     def _inputs(self, rows: UnetInput) -> tuple[torch.Tensor, ...]:
         """Returns what the program is called with, in float32."""
-        time_embeds = self._unet.time_proj(rows.timesteps)
-        return tuple(one.float() for one in (rows.latents, time_embeds, rows.prompt_embeds))
+        unet = self._unet
+        inputs = [rows.latents, unet.time_proj(rows.timesteps), rows.prompt_embeds]
+        if rows.text_embeds is not None and rows.time_ids is not None:
+            sines = unet.add_time_proj(rows.time_ids.flatten().float())
+            inputs += [rows.text_embeds, sines.reshape(len(rows.time_ids), -1)]
+        return tuple(one.float() for one in inputs)
 
     def _compiled(self, rows: UnetInput, shapes: list[list[int]]) -> Unet:
         if self._converted is None:
@@ -182,8 +182,15 @@ class _Positional(torch.nn.Module):
         super().__init__()
         self.unet = unet
         unet.get_time_embed = lambda sample, timestep: timestep.to(sample.dtype)
+        unet.add_time_proj = torch.nn.Identity()
 
     def forward(
-        self, latents: torch.Tensor, time_embeds: torch.Tensor, prompt_embeds: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        time_embeds: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        text_embeds: torch.Tensor | None = None,
+        id_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return eager(self.unet)(UnetInput(latents, time_embeds, prompt_embeds))
+        rows = UnetInput(latents, time_embeds, prompt_embeds, text_embeds, id_embeds)
+        return eager(self.unet)(rows)

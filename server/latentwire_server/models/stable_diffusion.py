@@ -28,7 +28,9 @@ class StableDiffusion(UnetModel):
                 return states.last_hidden_state
             # transformers 5 has the layers on the model itself, 4 one level down.
             text_model = getattr(encoder.module, "text_model", encoder.module)
-            return text_model.final_layer_norm(states.hidden_states[-(clip_skip + 1)])
+            layer = states.hidden_states[-(clip_skip + 1)]
+            normalised: torch.Tensor = text_model.final_layer_norm(layer)
+            return normalised
 
         reading = encoder.read(prompt, num_chunks=num_chunks)
         return Conditioning(prompt_embeds=reading.embeds(embeds).to(self._dtype))

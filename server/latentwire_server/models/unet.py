@@ -23,6 +23,15 @@ class UnetInput(NamedTuple):
     """(rows,) float32."""
     prompt_embeds: torch.Tensor
     """(rows, tokens, features)."""
+    text_embeds: torch.Tensor | None = None
+    """(rows, features), a summary of the prompt, for UNets that take one."""
+    time_ids: torch.Tensor | None = None
+    """(rows, numbers), such as the picture's size, for the same UNets."""
+
+    @property
+    def given(self) -> tuple[torch.Tensor, ...]:
+        """What this UNet takes; those that come last may be missing."""
+        return tuple(tensor for tensor in self if tensor is not None)
 
 
 class Unet(Protocol):
@@ -50,11 +59,16 @@ def eager(unet: Callable[..., tuple[torch.Tensor, ...]]) -> Unet:
     """Returns the UNet as it is."""
 
     def call(rows: UnetInput) -> torch.Tensor:
+        told: dict[str, object] = {}
+        if rows.text_embeds is not None:
+            added = {"text_embeds": rows.text_embeds, "time_ids": rows.time_ids}
+            told["added_cond_kwargs"] = added
         return unet(
             rows.latents,
             rows.timesteps,
             encoder_hidden_states=rows.prompt_embeds,
             return_dict=False,
+            **told,
         )[0]
 
     return call

@@ -53,6 +53,10 @@ class UnetModel(ABC):
     def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         """Encodes one prompt, always alone, as the family's pipeline does."""
 
+    def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
+        """Encodes what guidance steers away from; ``clip_skip`` is for the prompt alone."""
+        return self.encode_prompt(prompt, clip_skip=0, num_chunks=num_chunks)
+
     @property
     def info(self) -> ModelInfo:
         """What the model is and can do."""
