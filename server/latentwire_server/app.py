@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from functools import partial
 from importlib import metadata
@@ -16,17 +15,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
+from latentwire_server.admin_servicer import ModelAdminServicer
 from latentwire_server.auth import Authenticator
-from latentwire_server.catalogue import Catalogue, LimitConflictError
+from latentwire_server.catalogue import Catalogue
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
-from latentwire_server.engine.errors import ModelUnusable
-from latentwire_server.engine.faults import DeviceBroken
 from latentwire_server.health import Health
 from latentwire_server.interceptors import RpcEdge
 from latentwire_server.listening import bind, build_server, check_address, read_credentials
 from latentwire_server.recordings import Recordings
 from latentwire_server.reflection import add_reflection
+from latentwire_server.registry import ModelRegistry
 from latentwire_server.service import GenerationService, ServerFacts
 from latentwire_server.servicer import ImageGenerationServicer
 from latentwire_server.settings import SettingsError
@@ -59,6 +58,7 @@ class Application:
         models: Sequence[ModelToLoad],
         *,
         keys: Sequence[str],
+        admin_keys: Sequence[str],
         refused_words: RefusedWords | None,
         facts: ServerFacts,
     ) -> None:
@@ -69,17 +69,31 @@ class Application:
         self._engine = Engine({}, settings.engine)
         self._catalogue = Catalogue(self._models)
         self._health = Health(model_name(model.id) for model in models)
+        self._registry = ModelRegistry(
+            models,
+            engine=self._engine,
+            catalogue=self._catalogue,
+            health=self._health,
+            budget_bytes=partial(_budget_bytes, settings),
+        )
         self._service = GenerationService(
             self._engine,
             self._catalogue,
+            registry=self._registry,
             recordings=Recordings(ttl_s=settings.replay_ttl_s, max_bytes=settings.replay_max_bytes),
             facts=facts,
             refused_words=refused_words,
         )
-        edge = RpcEdge(Authenticator(keys), send_timeout_s=settings.send_timeout_s)
+        authenticator = Authenticator(
+            keys, admin_keys=admin_keys, admin_is_open=settings.admin_is_open
+        )
+        edge = RpcEdge(authenticator, send_timeout_s=settings.send_timeout_s)
         self._server = build_server(settings, interceptors=[edge])
         rpc.add_ImageGenerationServicer_to_server(
             ImageGenerationServicer(self._service), self._server
+        )
+        rpc.add_ModelAdminServicer_to_server(
+            ModelAdminServicer(self._registry, self._catalogue), self._server
         )
         self._health.add_to(self._server)
         add_reflection(self._server)
@@ -103,43 +117,16 @@ class Application:
         _logger.info("listening address=%s version=%s", self.address, self._version)
 
     async def load(self) -> None:
-        """Loads the models and starts to serve each; with a broken device, ``failed`` returns.
+        """Loads what is to be there first; with a broken device, ``failed`` returns.
 
         Raises:
-            SettingsError: one cannot be loaded, or cannot draw.
+            SettingsError: no model is left that can be served.
         """
-        for model in self._models:
-            await self._load(model)
-
-    async def _load(self, wanted: ModelToLoad) -> None:
         started = time.monotonic()
-        model = await _in_daemon_thread(wanted.load)
-        try:
-            # Before anything that takes minutes.
-            self._catalogue.check(model, model_id=wanted.id)
-            await _in_daemon_thread(partial(self._engine.warm_up, model))
-        except (LimitConflictError, ModelUnusable) as error:
-            raise SettingsError(str(error)) from None
-        except DeviceBroken as broken:
-            _logger.critical("device failed error_id=%s", broken)
-            self._engine.failed.set()
-            return
-        self._catalogue.add(model, model_id=wanted.id)
-        self._engine.add_model(model)
-        is_default = wanted is self._models[0]
-        self._health.model_ready(model_name(wanted.id), is_default=is_default)
-        _logger.info(
-            "ready address=%s model=%s device=%s dtype=%s backend=%s max_rows=%d safety_checker=%s"
-            " load_s=%.1f",
-            self.address,
-            wanted.id,
-            model.device_name,
-            model.dtype_name,
-            model.backend_name,
-            self._engine.status().max_rows,
-            "no" if model.safety_checker is None else "yes",
-            time.monotonic() - started,
-        )
+        await self._registry.start()
+        if not self._engine.failed.is_set():
+            start_s = time.monotonic() - started
+            _logger.info("ready address=%s start_s=%.1f", self.address, start_s)
 
     async def failed(self) -> None:
         """Returns when the device is broken."""
@@ -167,6 +154,7 @@ class Application:
                 await self.wait_until_delivered()
         except TimeoutError:
             _logger.warning("clients did not read to the end")
+        await self._registry.aclose()
         await self._server.stop(_STOP_GRACE_S)
         await self._service.aclose()
         try:
@@ -184,9 +172,17 @@ async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Applicatio
         SettingsError: a file that the settings name cannot be read.
     """
     keys = await asyncio.to_thread(settings.read_api_keys)
+    admin_keys = await asyncio.to_thread(settings.read_admin_keys)
     refused_words = await asyncio.to_thread(settings.read_refused_words)
     facts = await asyncio.to_thread(_facts, settings)
-    return Application(settings, models, keys=keys, refused_words=refused_words, facts=facts)
+    return Application(
+        settings,
+        models,
+        keys=keys,
+        admin_keys=admin_keys,
+        refused_words=refused_words,
+        facts=facts,
+    )
 
 
 async def serve(
@@ -222,27 +218,6 @@ async def serve(
     return DEVICE_FAILED if has_failed else 0
 
 
-async def _in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Runs ``work`` in a thread that does not hold up the end of the process, unlike a pool's."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[ResultT] = loop.create_future()
-
-    def settle(settles: Callable[[], None]) -> None:
-        if not future.done():
-            settles()
-
-    def run() -> None:
-        try:
-            result = work()
-        except Exception as error:
-            loop.call_soon_threadsafe(settle, partial(future.set_exception, error))
-        else:
-            loop.call_soon_threadsafe(settle, partial(future.set_result, result))
-
-    threading.Thread(target=run, name="latentwire-load", daemon=True).start()
-    return await future
-
-
 def _facts(settings: Settings) -> ServerFacts:
     versions = {}
     for library in _LIBRARIES:
@@ -257,6 +232,15 @@ def _facts(settings: Settings) -> ServerFacts:
         start_time=time.time(),
         library_versions=versions,
     )
+
+
+def _budget_bytes(settings: Settings) -> int:
+    if settings.memory_budget_bytes is not None:
+        return settings.memory_budget_bytes
+    # Torch takes seconds to import: the server listens meanwhile.
+    from latentwire_server.models.device_memory import default_budget_bytes  # noqa: PLC0415
+
+    return default_budget_bytes(settings.device)
 
 
 def _write_port(settings: Settings, port: int) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OPEN_SERVICES: Final = frozenset({"grpc.health.v1.Health"})
 """Served without a key, for probes."""
+ADMIN_SERVICES: Final = frozenset({"latentwire.v1.ModelAdmin"})
+"""Served to those who show an admin key."""
 
 current_principal: ContextVar[str] = ContextVar("current_principal", default="")
 """The principal of the call that the current task serves."""
@@ -32,12 +34,30 @@ class Unauthenticated(CallerError):
     """``TOKEN_MISSING`` or ``TOKEN_INVALID``."""
 
 
+@dataclass(eq=False)
+class NotAllowed(CallerError):
+    """The caller is known, and this is not for it."""
+
+    service: str
+
+
 class Authenticator:
     """Knows the digests of the keys, never the keys."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        """Takes the keys; none of them: everybody is let in."""
-        self._digests = tuple(_digest(key.encode()) for key in keys)
+    def __init__(
+        self, keys: Iterable[str], *, admin_keys: Iterable[str] = (), admin_is_open: bool = False
+    ) -> None:
+        """Takes who may call what.
+
+        Args:
+            keys: for every service but administration; none of them: everybody is let in.
+            admin_keys: for all services.
+            admin_is_open: whether administration needs no key where there are no admin keys.
+        """
+        self._admin_digests = tuple(_digest(key.encode()) for key in admin_keys)
+        own = tuple(_digest(key.encode()) for key in keys)
+        self._digests = (*own, *self._admin_digests) if own else ()
+        self._admin_is_open = admin_is_open
 
     def principal(
         self,
@@ -56,18 +76,36 @@ class Authenticator:
 
         Raises:
             Unauthenticated: a key is wanted, and the metadata has none or a wrong one.
+            NotAllowed: the key, or the lack of one, is good for other services alone.
         """
-        if not self._digests or service in OPEN_SERVICES:
+        is_for_admins = service in ADMIN_SERVICES
+        digests = self._digests or (self._admin_digests if is_for_admins else ())
+        if not digests or service in OPEN_SERVICES:
+            self._check_admin(None, service=service)
             return _name_of(_digest(certificate_name)) if certificate_name else ""
-        shown = [value for key, value in metadata if key == "authorization"]
-        if not shown:
-            raise Unauthenticated(reason="TOKEN_MISSING")
-        digest = _digest(_bearer(shown))
+        digest = _shown_key(metadata)
         # Every key is compared, so that the time taken tells nothing about which one was close.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        matches = [hmac.compare_digest(digest, known) for known in digests]
         if not any(matches):
             raise Unauthenticated(reason="TOKEN_INVALID")
+        self._check_admin(digest, service=service)
         return _name_of(digest)
+
+    def _check_admin(self, digest: bytes | None, *, service: str) -> None:
+        if service not in ADMIN_SERVICES or (self._admin_is_open and not self._admin_digests):
+            return
+        shown = digest or b""
+        matches = [hmac.compare_digest(shown, known) for known in self._admin_digests]
+        if not any(matches):
+            raise NotAllowed(service=service)
+
+
+def _shown_key(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """Returns the digest of the key that a caller shows."""
+    shown = [value for key, value in metadata if key == "authorization"]
+    if not shown:
+        raise Unauthenticated(reason="TOKEN_MISSING")
+    return _digest(_bearer(shown))
 
 
 def _bearer(shown: Sequence[str | bytes]) -> bytes:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine import types
     from latentwire_server.engine.types import GenerationRequest
-    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.models.model import ModelOutline
 
 
 def examined(
-    complete_: Callable[[], GenerationRequest], model: DiffusionModel
+    complete_: Callable[[], GenerationRequest], model: ModelOutline
 ) -> tuple[GenerationRequest, tuple[types.Warning, ...]]:
     """Returns the request and what its caller should know about it, asking the model itself.
 
@@ -39,7 +39,7 @@ def examined(
     return request, warnings_of(request, model)
 
 
-def _steps_violation(request: GenerationRequest, model: DiffusionModel) -> Violation | None:
+def _steps_violation(request: GenerationRequest, model: ModelOutline) -> Violation | None:
     choice, num_steps = request.scheduler, request.num_inference_steps
     try:
         model.create_scheduler(choice, num_inference_steps=num_steps)
@@ -53,7 +53,7 @@ def _steps_violation(request: GenerationRequest, model: DiffusionModel) -> Viola
     return None
 
 
-def _mask_violation(request: GenerationRequest, model: DiffusionModel) -> Violation | None:
+def _mask_violation(request: GenerationRequest, model: ModelOutline) -> Violation | None:
     if request.source is None:
         return None
     _, *latent_size = model.latent_shape(width=request.width, height=request.height)

@@ -1,7 +1,8 @@
 """What is SERVING and why: ``grpc.health.v1`` for the server, its services and its models.
 
-A model serves once it is loaded; the services serve while the default model does. Draining or a
-failed device turns everything to NOT_SERVING, for good. No probe ever reaches the device.
+A model serves while it is loaded; the services serve once what is loaded first is there, while any
+model can be had. Draining or a failed device turns everything to NOT_SERVING, for good. No probe
+ever reaches the device, or loads a model.
 Event loop only.
 
 The library's servicer is not used: it says SERVING before anything is loaded, and writes to its
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
     ]
 
-SERVICES: Final = ("", "latentwire.v1.ImageGeneration")
+SERVICES: Final = ("", "latentwire.v1.ImageGeneration", "latentwire.v1.ModelAdmin")
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -42,15 +43,22 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         """Registers the standard service."""
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
-    def model_ready(self, name: str, *, is_default: bool) -> None:
-        """Tells that ``models/<id>`` can draw."""
-        if not self._is_stopped:
-            self._set((name, *SERVICES) if is_default else (name,), _SERVING)
+    def model(self, name: str, *, is_ready: bool) -> None:
+        """Tells whether ``models/<id>`` is loaded."""
+        self._tell((name,), is_serving=is_ready)
+
+    def services(self, *, are_ready: bool) -> None:
+        """Tells whether requests are served."""
+        self._tell(SERVICES, is_serving=are_ready)
 
     def stop(self) -> None:
         """Says NOT_SERVING for everything from now on."""
         self._is_stopped = True
         self._set(self._statuses, _NOT_SERVING)
+
+    def _tell(self, names: Iterable[str], *, is_serving: bool) -> None:
+        if not self._is_stopped:
+            self._set(names, _SERVING if is_serving else _NOT_SERVING)
 
     def _set(
         self, names: Iterable[str], status: health_pb2.HealthCheckResponse.ServingStatus

@@ -52,6 +52,8 @@ class ListedModel(BaseModel):
     max_prompt_chunks: Annotated[int, Field(ge=1, le=MAX_PROMPT_CHUNKS)] | None = None
     defaults: ModelDefaultsGiven = ModelDefaultsGiven()
     limits: ModelLimitsGiven = ModelLimitsGiven()
+    preload: bool | None = None
+    """Whether it is loaded before the server is ready. None: the first model alone."""
     refiner: str | None = None
     high_noise_frac: float | None = None
     vae: str | None = None

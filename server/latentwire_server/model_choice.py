@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -14,9 +16,9 @@ from latentwire_server.models.source import EMBEDDED_ID, LoadError, ModelSource,
 from latentwire_server.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.models.model import DiffusionModel, ModelOutline
     from latentwire_server.settings import Settings
 
 _logger: Final = logging.getLogger(__name__)
@@ -24,16 +26,41 @@ _logger: Final = logging.getLogger(__name__)
 ValueT = TypeVar("ValueT")
 
 
+Report = Callable[[int, int], None]
+"""Takes the bytes that are loaded, and those to load in all. Any thread."""
+
+
+class ModelLoadError(SettingsError):
+    """A model cannot be loaded: one line for the operator, and a reason for callers."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        """Takes both; the reason names no path and quotes no library."""
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelToLoad:
-    """A model that will be served."""
+    """A model that will be served. Its functions are called in threads that load models."""
 
     id: str
-    load: Callable[[], DiffusionModel]
-    """Loads it, on any thread. Raises ``SettingsError`` where the operator is to blame."""
+    load: Callable[[Report], DiffusionModel]
+    """Loads it, and reports how far it is. Raises ``ModelLoadError``."""
+    measure: Callable[[], int] = lambda: 0
+    """Returns how many bytes its weights will take; downloads them, where they are not here.
+
+    Raises ``ModelLoadError``.
+    """
+    outline: Callable[[], ModelOutline | None] = lambda: None
+    """Returns what its configuration tells; None where that cannot be read without its weights.
+
+    Raises ``ModelLoadError``.
+    """
     aliases: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     """What replaces its own limits, by field of ``ModelLimits``."""
+    preload: bool = True
+    """Whether it is loaded before the server is ready."""
 
 
 def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
@@ -45,7 +72,7 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
     if not settings.models:
         _check_there(settings.model, field="model")
         source = source_of(settings)
-        return (_to_load(source, settings, aliases=settings.model_aliases, own_limits=()),)
+        return (_to_load(source, settings, aliases=settings.model_aliases),)
     for index, listed in enumerate(settings.models):
         _check_there(listed.source, field=f"models[{index}].source")
     return tuple(
@@ -53,9 +80,10 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
             listed_source(listed, settings),
             settings,
             aliases=listed.aliases,
-            own_limits=tuple(listed.limits.model_dump(exclude_none=True)),
+            own_limits=frozenset(listed.limits.model_dump(exclude_none=True)),
+            preload=index == 0 if listed.preload is None else listed.preload,
         )
-        for listed in settings.models
+        for index, listed in enumerate(settings.models)
     )
 
 
@@ -131,11 +159,15 @@ def _to_load(
     settings: Settings,
     *,
     aliases: tuple[str, ...],
-    own_limits: tuple[str, ...],
+    own_limits: frozenset[str] = frozenset(),
+    preload: bool = True,
 ) -> ModelToLoad:
     return ModelToLoad(
         id=source.id,
-        load=lambda: _load(source),
+        load=lambda report: _load(source, report),
+        measure=lambda: _measure(source),
+        outline=lambda: _outline(source),
+        preload=preload,
         aliases=aliases,
         limits={
             name: limit
@@ -155,12 +187,34 @@ def _looks_local(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") != 1
 
 
-def _load(source: ModelSource) -> DiffusionModel:
+def _load(source: ModelSource, report: Report) -> DiffusionModel:
+    with _told_apart(source):
+        from latentwire_server.models.loading import load_model  # noqa: PLC0415
+
+        return load_model(source, report=report)
+
+
+def _measure(source: ModelSource) -> int:
+    with _told_apart(source):
+        from latentwire_server.models.loading import weights_bytes  # noqa: PLC0415
+
+        return weights_bytes(source)
+
+
+def _outline(source: ModelSource) -> ModelOutline | None:
+    with _told_apart(source):
+        from latentwire_server.models.loading import outline_model  # noqa: PLC0415
+
+        return outline_model(source)
+
+
+@contextmanager
+def _told_apart(source: ModelSource) -> Iterator[None]:
+    """Tells what goes wrong to the operator, and the part of it that is theirs to callers."""
     # Diffusers and transformers take seconds to import: the server listens meanwhile.
     from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
-    from latentwire_server.models.loading import load_model  # noqa: PLC0415
     from latentwire_server.models.precision import PrecisionError  # noqa: PLC0415
     from latentwire_server.models.unet import BackendError  # noqa: PLC0415
 
@@ -169,11 +223,14 @@ def _load(source: ModelSource) -> DiffusionModel:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
-        return load_model(source)
-    except (BackendError, LoadError, PrecisionError) as error:
-        raise SettingsError(str(error)) from error
+        yield
+    except LoadError as error:
+        raise ModelLoadError(str(error), reason=error.reason) from error
+    except (BackendError, PrecisionError) as error:
+        raise ModelLoadError(str(error), reason=str(error)) from error
     except Exception as error:
         # The libraries fail in many ways; the operator gets one line, and the rest on demand.
         _logger.debug("loading failed model=%s", source.source, exc_info=True)
+        reason = f"it cannot be loaded ({type(error).__name__})"
         message = f"model {source.source!r}: cannot be loaded ({type(error).__name__}: {error})"
-        raise SettingsError(message) from error
+        raise ModelLoadError(message, reason=reason) from error

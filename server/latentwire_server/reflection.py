@@ -23,6 +23,7 @@ V1_PACKAGE: Final = "grpc.reflection.v1"
 V1_SERVICE: Final = f"{V1_PACKAGE}.ServerReflection"
 SERVICE_NAMES: Final = (
     pb.DESCRIPTOR.services_by_name["ImageGeneration"].full_name,
+    pb.DESCRIPTOR.services_by_name["ModelAdmin"].full_name,
     health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
     V1_SERVICE,
     reflection.SERVICE_NAME,

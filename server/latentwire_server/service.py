@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
     from latentwire_server.catalogue import Catalogue
     from latentwire_server.engine.engine import Engine
+    from latentwire_server.models.model import ModelOutline
     from latentwire_server.recordings import Key, Recordings
     from latentwire_server.refused_words import RefusedWords
+    from latentwire_server.registry import ModelRegistry
 
 _SEED_BITS: Final = 32
 _BIG_FILE_BYTES: Final = 1_000_000
@@ -62,14 +64,16 @@ class GenerationService:
         engine: Engine,
         catalogue: Catalogue,
         *,
+        registry: ModelRegistry,
         recordings: Recordings,
         facts: ServerFacts,
         refused_words: RefusedWords | None = None,
     ) -> None:
-        """Takes the engine, the models, what can be repeated, what is known and what is refused."""
+        """Takes who draws, who knows, brings and repeats, and what is known and refused."""
         self._engine = engine
         self._recordings = recordings
         self._catalogue = catalogue
+        self._registry = registry
         self._facts = facts
         self._refused_words = refused_words
         self._num_open = 0
@@ -132,7 +136,8 @@ class GenerationService:
         deadline = None if time_remaining_s is None else time.monotonic() + time_remaining_s
         if self._engine.status().is_draining:
             raise Draining(retry_after_s=DRAINING_RETRY_S)
-        model, info = self._catalogue.ready(message.model)
+        is_only_validated = message.validate_only
+        outline, info = await self._registry.known(message.model, may_load=not is_only_validated)
         completed = partial(
             complete,
             requests.draft_from_proto(message),
@@ -143,33 +148,44 @@ class GenerationService:
             deadline=deadline,
             refused_words=self._refused_words,
         )
-        is_only_validated = message.validate_only
         # The caller's files may be large, and a generation may wait long.
         message.Clear()
-        request, warnings = await asyncio.to_thread(examined, completed, model)
+        request, warnings = await asyncio.to_thread(examined, completed, outline)
         del completed
         if is_only_validated:
             accepted = events.accepted_to_proto(request, warnings)
             yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
             return
-        async with aclosing(self._run(request, warnings)) as responses:
+        running = self._run(request, warnings, outline)
+        # It may be the loaded model itself, whose memory is to go back once it is unloaded.
+        del outline
+        async with aclosing(running) as responses:
             async for response in responses:
                 yield response
 
     async def _run(
-        self, request: types.GenerationRequest, warnings: Sequence[types.Warning]
+        self,
+        request: types.GenerationRequest,
+        warnings: Sequence[types.Warning],
+        outline: ModelOutline,
     ) -> AsyncGenerator[pb.GenerateImageResponse]:
         name = resources.generation_name(request.generation_id)
         sequence = 0
-        async with self._engine.submit(request, warnings=warnings) as stream:
-            async for event in stream:
-                for response in events.responses(
-                    event,
-                    max_data_bytes=request.output.max_data_bytes,
-                    sha256=await _sha256(event),
-                ):
-                    sequence += 1
-                    yield _numbered(response, sequence=sequence, name=name)
+        stream = self._engine.submit(request, warnings=warnings, outline=outline)
+        self._registry.want(request.model)
+        del outline
+        try:
+            async with stream:
+                async for event in stream:
+                    for response in events.responses(
+                        event,
+                        max_data_bytes=request.output.max_data_bytes,
+                        sha256=await _sha256(event),
+                    ):
+                        sequence += 1
+                        yield _numbered(response, sequence=sequence, name=name)
+        finally:
+            self._registry.used(request.model)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -231,7 +247,8 @@ class GenerationService:
 
     def get_server_info(self, message: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: ARG002
         """Returns what the server is and how busy it is."""
-        facts, load = self._facts, self._engine.status()
+        facts = self._facts
+        load = self._engine.status(default_model=self._catalogue.default_id)
         wait_s = self._engine.wait_s()
         model = self._catalogue.default_model
         return pb.GetServerInfoResponse(

@@ -27,7 +27,7 @@ from latentwire_server.refused_words import NoWordError, RefusedWords
 
 ENV_PREFIX: Final = "LATENTWIRE_"
 CONFIG_FILE: Final = Path("latentwire.toml")
-SECRET_FIELDS: Final = frozenset({"api_keys"})
+SECRET_FIELDS: Final = frozenset({"api_keys", "admin_keys"})
 """Never taken from the command line, where every user of the machine could read them."""
 STRUCTURED_FIELDS: Final = frozenset({"models"})
 """Too much for a flag: tables of the configuration file."""
@@ -77,6 +77,14 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None, description="File with one key per line; '#' starts a comment."
+    )
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="Keys that callers of ModelAdmin must show, separated by commas; without any,"
+        " it is open to this machine where nothing else asks for keys, and closed elsewhere.",
+    )
+    admin_keys_file: Path | None = Field(
+        None, description="File with one such key per line; '#' starts a comment."
     )
     insecure: bool = Field(
         default=False,
@@ -139,6 +147,13 @@ class Settings(BaseSettings):
         (),
         description="Several models in the place of one: `[[models]]` of latentwire.toml, or the"
         " same as a JSON list; see docs/models.md.",
+    )
+
+    memory_budget_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes that the weights of loaded models take together; by default three"
+        " quarters of the device's memory. Models that nobody needs are unloaded to make room.",
     )
 
     # Prompts
@@ -240,7 +255,7 @@ class Settings(BaseSettings):
         file = _ConfigurationFile(settings_cls, toml_file=cls.config_file)
         return (init_settings, env_settings, file)
 
-    @field_validator("api_keys", "model_aliases", mode="before")
+    @field_validator("api_keys", "admin_keys", "model_aliases", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -319,11 +334,32 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: the file cannot be read or holds no key.
         """
-        keys = [key.get_secret_value() for key in self.api_keys]
-        if self.api_keys_file is not None:
-            found = _lines("api_keys_file", self.api_keys_file)
+        return self._read_keys("api_keys_file", self.api_keys)
+
+    def read_admin_keys(self) -> tuple[str, ...]:
+        """Returns every key for ``ModelAdmin``, of the setting and of the file.
+
+        Raises:
+            SettingsError: the file cannot be read or holds no key.
+        """
+        return self._read_keys("admin_keys_file", self.admin_keys)
+
+    @property
+    def admin_is_open(self) -> bool:
+        """Whether ``ModelAdmin`` may be called without an admin key, if there are none.
+
+        Whoever may use this machine may do as much to the server by other means.
+        """
+        asks = self.api_keys or self.api_keys_file or self.tls_client_ca_file
+        return is_loopback(self.host) and not asks
+
+    def _read_keys(self, field: str, given: tuple[SecretStr, ...]) -> tuple[str, ...]:
+        keys = [key.get_secret_value() for key in given]
+        path: Path | None = getattr(self, field)
+        if path is not None:
+            found = _lines(field, path)
             if not found:
-                message = f"api_keys_file={str(self.api_keys_file)!r}: holds no key"
+                message = f"{field}={str(path)!r}: holds no key"
                 raise SettingsError(message)
             keys += found
         return tuple(keys)

@@ -10,13 +10,13 @@ import logging
 import math
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from latentwire_server.auth import Unauthenticated
+from latentwire_server.auth import NotAllowed, Unauthenticated
 from latentwire_server.engine import errors
 
 if TYPE_CHECKING:
@@ -68,8 +68,18 @@ class Failure:
 
 def failure_of(error: Exception) -> Failure:
     """Returns how ``error`` is told to the caller; an unknown one is logged under an error id."""
+    known: Failure | None
     match error:
-        case errors.CallerError() | Unauthenticated():
+        case Unauthenticated() | NotAllowed():
+            known = _access_failure(error)
+        case (
+            errors.ModelNotReady()
+            | errors.ModelInUse()
+            | errors.ModelMemoryInUse()
+            | errors.ModelFailed()
+        ):
+            known = _model_failure(error)
+        case errors.CallerError():
             known = _caller_failure(error)
         case errors.CapacityError():
             known = _capacity_failure(error)
@@ -80,17 +90,78 @@ def failure_of(error: Exception) -> Failure:
     return known or _internal(error)
 
 
-def _caller_failure(error: errors.CallerError) -> Failure | None:
+def _access_failure(error: Unauthenticated | NotAllowed) -> Failure:
     code = grpc.StatusCode
     match error:
-        case errors.InvalidRequest(violations=violations):
-            return _invalid(violations)
         case Unauthenticated(reason=reason):
             return Failure(
                 code=code.UNAUTHENTICATED,
                 reason=reason,
                 message="this server wants a valid key in metadata: authorization: Bearer <key>",
             )
+        case NotAllowed(service=service):
+            return Failure(
+                code=code.PERMISSION_DENIED,
+                reason="ADMIN_KEY_NEEDED",
+                message=f"{service} wants one of the server's admin keys",
+                metadata={"service": service},
+            )
+        case _:
+            assert_never(error)
+
+
+def _model_failure(
+    error: errors.ModelNotReady | errors.ModelInUse | errors.ModelMemoryInUse | errors.ModelFailed,
+) -> Failure:
+    code = grpc.StatusCode
+    match error:
+        case errors.ModelNotReady(name=name, retry_after_s=retry_after_s):
+            return Failure(
+                code=code.UNAVAILABLE,
+                reason="MODEL_LOADING",
+                message=f"model {_shown(name)} is being loaded",
+                metadata={"model": _shown(name)},
+                retry_after_s=retry_after_s,
+            )
+        case errors.ModelInUse(name=name, generation_count=count, retry_after_s=retry_after_s):
+            return Failure(
+                code=code.FAILED_PRECONDITION,
+                reason="MODEL_IN_USE",
+                message=f"{count} generations need model {_shown(name)}",
+                metadata={"model": _shown(name), "generation_count": str(count)},
+                retry_after_s=retry_after_s,
+            )
+        case errors.ModelMemoryInUse(
+            name=name, needed_bytes=needed, budget_bytes=budget, retry_after_s=retry_after_s
+        ):
+            return Failure(
+                code=code.RESOURCE_EXHAUSTED,
+                reason="MODEL_MEMORY_IN_USE",
+                message=f"model {_shown(name)} takes {needed} of {budget} bytes for models,"
+                " and those in use leave too little",
+                metadata={
+                    "model": _shown(name),
+                    "needed_bytes": str(needed),
+                    "budget_bytes": str(budget),
+                },
+                retry_after_s=retry_after_s,
+            )
+        case errors.ModelFailed(name=name, reason=reason):
+            return Failure(
+                code=code.FAILED_PRECONDITION,
+                reason="MODEL_FAILED",
+                message=f"model {_shown(name)} could not be loaded: {reason}"[:_MAX_MESSAGE],
+                metadata={"model": _shown(name)},
+            )
+        case _:
+            assert_never(error)
+
+
+def _caller_failure(error: errors.CallerError) -> Failure | None:
+    code = grpc.StatusCode
+    match error:
+        case errors.InvalidRequest(violations=violations):
+            return _invalid(violations)
         case errors.Cancelled():
             return Failure(
                 code=code.CANCELLED,
@@ -180,14 +251,6 @@ def _capacity_failure(error: errors.CapacityError) -> Failure | None:
                     "height": str(height),
                     "num_images": str(num_images),
                 },
-            )
-        case errors.ModelNotReady(name=name, retry_after_s=retry_after_s):
-            return Failure(
-                code=code.UNAVAILABLE,
-                reason="MODEL_LOADING",
-                message=f"model {_shown(name)} is being loaded",
-                metadata={"model": _shown(name)},
-                retry_after_s=retry_after_s,
             )
         case errors.Draining(retry_after_s=retry_after_s):
             return Failure(

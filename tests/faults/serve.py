@@ -19,7 +19,7 @@ from tests.fake_faults import from_call, raising
 from tests.fakes import FakeModel
 
 
-def load() -> FakeModel:
+def load(_report: object) -> FakeModel:
     time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
     model = FakeModel(call_s=float(os.environ.get("FAKE_CALL_S", "0")))
     breaks_at = os.environ.get("FAKE_BREAKS_AT")

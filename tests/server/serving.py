@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -19,7 +20,7 @@ from latentwire_server.settings import load_settings
 from tests.fakes import FakeModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from latentwire_server.settings import Settings
 
@@ -38,18 +39,87 @@ class Serving:
     def stub(self) -> rpc.ImageGenerationStub:
         return rpc.ImageGenerationStub(self.channel)
 
+    @property
+    def admin(self) -> rpc.ModelAdminStub:
+        return rpc.ModelAdminStub(self.channel)
+
 
 def _to_load(model: FakeModel, settings: Settings) -> ModelToLoad:
     return ModelToLoad(
         id=model.id,
-        load=lambda: model,
+        load=lambda _report: model,
         aliases=settings.model_aliases,
         limits=settings.limit_overrides,
     )
 
 
-def _itself(model: FakeModel) -> FakeModel:
-    return model
+@dataclass(kw_only=True)
+class Shelf:
+    """Where a fake model is loaded from: it can be large, slow, or broken."""
+
+    id: str
+    size_bytes: int = 0
+    preload: bool = False
+    is_known: bool = True
+    """Whether its configuration can be read without its weights."""
+    error: Exception | None = None
+    num_loads: int = 0
+    make: Callable[[], FakeModel] | None = None
+
+    def __post_init__(self) -> None:
+        self._loaded: list[weakref.ref[FakeModel]] = []
+        self._may_load = threading.Event()
+        self._may_load.set()
+
+    @property
+    def model(self) -> FakeModel | None:
+        """The model, for as long as anybody holds it."""
+        return self._loaded[-1]() if self._loaded else None
+
+    def hold(self) -> None:
+        """Makes loads wait in their middle."""
+        self._may_load.clear()
+
+    def let_go(self) -> None:
+        self._may_load.set()
+        model = self.model
+        if model is not None:
+            model.let_go()
+
+    def to_load(self) -> ModelToLoad:
+        return ModelToLoad(
+            id=self.id,
+            load=self._load,
+            measure=lambda: self.size_bytes,
+            outline=lambda: FakeModel(id=self.id) if self.is_known else None,
+            preload=self.preload,
+        )
+
+    def _load(self, report: Callable[[int, int], None]) -> FakeModel:
+        self.num_loads += 1
+        report(self.size_bytes // 2, self.size_bytes)
+        assert self._may_load.wait(timeout=30)
+        if self.error is not None:
+            raise self.error
+        model = FakeModel(id=self.id) if self.make is None else self.make()
+        self._loaded.append(weakref.ref(model))
+        return model
+
+
+@asynccontextmanager
+async def serving_shelves(*shelves: Shelf, **settings: object) -> AsyncIterator[Serving]:
+    """Serves several models, the first one by default."""
+    given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
+    app = await build(given, [shelf.to_load() for shelf in shelves])
+    await app.start()
+    try:
+        await app.load()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            yield Serving(app=app, model=FakeModel(), channel=channel)
+    finally:
+        for shelf in shelves:
+            shelf.let_go()
+        await app.stop(grace_s=0)
 
 
 @asynccontextmanager
@@ -66,7 +136,7 @@ async def serving(
         given,
         [
             _to_load(fake, given),
-            *(ModelToLoad(id=other.id, load=partial(_itself, other)) for other in others),
+            *(ModelToLoad(id=one.id, load=lambda _report, one=one: one) for one in others),
         ],
     )
     await app.start()

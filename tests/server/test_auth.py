@@ -117,3 +117,43 @@ async def test_another_callers_generation_does_not_exist():
         own = await server.stub.ListGenerations(pb.ListGenerationsRequest(), metadata=ALICE)
         assert [one.name for one in own.generations] == [name]
         assert own.generations[0].state == pb.GENERATION_STATE_RUNNING
+
+
+ADMIN = (("authorization", "Bearer admin-key"),)
+UNLOAD = "/latentwire.v1.ModelAdmin/UnloadModel"
+LIST = "/latentwire.v1.ImageGeneration/ListModels"
+
+
+@pytest.mark.parametrize(
+    ("settings", "metadata", "reasons"),
+    [
+        # Who may administer where nothing asks for keys: whoever may use this machine.
+        ({}, (), {UNLOAD: "REQUIRED", LIST: None}),
+        # With keys for callers, and none for administration: nobody.
+        ({"api_keys": KEYS}, (), {UNLOAD: "TOKEN_MISSING", LIST: "TOKEN_MISSING"}),
+        ({"api_keys": KEYS}, ALICE, {UNLOAD: "ADMIN_KEY_NEEDED", LIST: None}),
+        # Keys of both kinds.
+        ({"api_keys": KEYS, "admin_keys": "admin-key"}, ALICE, {UNLOAD: "ADMIN_KEY_NEEDED"}),
+        ({"api_keys": KEYS, "admin_keys": "admin-key"}, ADMIN, {UNLOAD: "REQUIRED", LIST: None}),
+        # For administration alone.
+        ({"admin_keys": "admin-key"}, (), {UNLOAD: "TOKEN_MISSING", LIST: None}),
+        ({"admin_keys": "admin-key"}, ALICE, {UNLOAD: "TOKEN_INVALID", LIST: None}),
+        ({"admin_keys": "admin-key"}, ADMIN, {UNLOAD: "REQUIRED", LIST: None}),
+        # Open to a network without any keys: nobody.
+        ({"host": "0.0.0.0", "insecure": True}, (), {UNLOAD: "ADMIN_KEY_NEEDED", LIST: None}),
+    ],
+)
+async def test_administration_needs_an_admin_key_but_on_a_machine_of_ones_own(
+    settings: dict[str, object],
+    metadata: tuple[tuple[str, str], ...],
+    reasons: dict[str, str | None],
+):
+    async with serving(**settings) as server:
+        for method, reason in reasons.items():
+            call = server.channel.unary_unary(method)(b"", metadata=metadata, timeout=10)
+            if reason is None:
+                await call
+                continue
+            with pytest.raises(grpc.RpcError) as caught:
+                await call
+            assert told(caught.value).info.reason == reason

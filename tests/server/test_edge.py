@@ -46,7 +46,7 @@ async def test_reflection_goes_on_after_a_question_it_cannot_answer(server: Serv
     "method",
     [
         "/latentwire.v1.ImageGeneration/NoSuchMethod",
-        "/latentwire.v1.ModelAdmin/LoadModel",
+        "/latentwire.v1.ModelAdmin/NoSuchMethod",
         "/no.such.Service/Method",
     ],
 )

@@ -16,7 +16,7 @@ from tests.server.serving import Serving, serving
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-NAMES = ["", "latentwire.v1.ImageGeneration", "models/fake"]
+NAMES = ["", "latentwire.v1.ImageGeneration", "latentwire.v1.ModelAdmin", "models/fake"]
 ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
@@ -75,7 +75,13 @@ async def test_reflection_describes_every_service_that_it_lists(server: Serving,
         server, version, reflection_pb2.ServerReflectionRequest(list_services="")
     )
     names = {one.name for one in listed.list_services_response.service}
-    assert names == {"latentwire.v1.ImageGeneration", "grpc.health.v1.Health", V1_SERVICE, ALPHA}
+    assert names == {
+        "latentwire.v1.ImageGeneration",
+        "latentwire.v1.ModelAdmin",
+        "grpc.health.v1.Health",
+        V1_SERVICE,
+        ALPHA,
+    }
     questions = [
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
         for name in (*names, "google.rpc.ErrorInfo", "google.rpc.BadRequest")

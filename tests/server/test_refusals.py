@@ -212,7 +212,8 @@ def test_no_domain_error_is_without_a_status_of_its_own():
         "violations": (), "name": "", "known": (), "needed_s": 0.0, "remaining_s": 0.0,
         "max_queued": 0, "retry_after_s": 0.0, "width": 0, "height": 0, "num_images": 0,
         "send_timeout_s": 0.0, "step": 0, "error_id": "", "reason": "TOKEN_MISSING",
-        "request_id": "",
+        "request_id": "", "service": "", "generation_count": 0, "needed_bytes": 0,
+        "budget_bytes": 0,
     }  # fmt: skip
     kinds = {
         error

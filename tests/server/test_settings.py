@@ -163,6 +163,22 @@ def test_models_are_listed_in_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert (listed.served_id, listed.aliases) == ("embedded", ("small",))
 
 
+def test_the_first_listed_model_is_loaded_first_unless_said_otherwise(folder: Path):
+    entries = ["", "", "preload = true", "preload = false"]
+    tables = [f'[[models]]\nsource = "a/{number}"\n{text}\n' for number, text in enumerate(entries)]
+    (folder / "latentwire.toml").write_text("".join(tables))
+    preloaded = [model.preload for model in chosen_models(load_settings({}))]
+    assert preloaded == [True, False, True, False]
+
+
+def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "keys").write_text("# ours\nc\n")
+    monkeypatch.setenv("LATENTWIRE_ADMIN_KEYS", "a, b")
+    settings = parse(["--admin-keys-file", "keys"])
+    assert settings.read_admin_keys() == ("a", "b", "c")
+    assert settings.read_api_keys() == ()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.convert.requests import effective_request
+from latentwire_server.convert.resources import model_name
 from latentwire_server.convert.times import duration
 from latentwire_server.engine import types
 
@@ -59,6 +60,8 @@ def responses(
             yield pb.GenerateImageResponse(accepted=accepted)
         case types.Queued():
             yield pb.GenerateImageResponse(queued=_queued(event))
+        case types.ModelLoading():
+            yield pb.GenerateImageResponse(model_loading=model_loading(event))
         case types.Progress():
             yield pb.GenerateImageResponse(progress=_progress(event))
         case types.Preview():
@@ -76,6 +79,15 @@ def _queued(event: types.Queued) -> pb.Queued:
     return pb.Queued(
         ahead_count=event.ahead_count,
         estimated_wait=None if wait is None else duration(wait),
+    )
+
+
+def model_loading(event: types.ModelLoading) -> pb.ModelLoading:
+    """Returns how far the loading of a model is."""
+    return pb.ModelLoading(
+        model=model_name(event.model),
+        loaded_bytes=event.loaded_bytes,
+        total_bytes=event.total_bytes,
     )
 
 

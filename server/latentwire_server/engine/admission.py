@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine.estimate import Estimator, WorkLeft
     from latentwire_server.engine.types import EngineSettings, GenerationRequest
-    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.models.model import ModelOutline
 
 DRAINING_RETRY_S = 10.0
 """What a caller is told who meets a server that shuts down: about a restart's time."""
@@ -79,7 +79,7 @@ def _too_short(
     return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=remaining_s)
 
 
-def warnings_of(request: GenerationRequest, model: DiffusionModel) -> tuple[RequestWarning, ...]:
+def warnings_of(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
     """Returns what the caller should know: what of the request the model does not do."""
     return (
         *_dropped_texts(request, model),
@@ -88,7 +88,7 @@ def warnings_of(request: GenerationRequest, model: DiffusionModel) -> tuple[Requ
     )
 
 
-def _dropped_texts(request: GenerationRequest, model: DiffusionModel) -> tuple[RequestWarning, ...]:
+def _dropped_texts(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
     prompts = {"prompt": request.prompt}
     if request.uses_guidance:
         prompts["negative_prompt"] = request.negative_prompt
@@ -130,9 +130,7 @@ def _larger_drawing(request: GenerationRequest) -> tuple[RequestWarning, ...]:
     return (warning,)
 
 
-def _hidden_previews(
-    request: GenerationRequest, model: DiffusionModel
-) -> tuple[RequestWarning, ...]:
+def _hidden_previews(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
     checker = model.safety_checker
     if not request.events.preview_interval_steps or checker is None or not checker.hides_previews:
         return ()

@@ -2,9 +2,9 @@
 
 What it promises:
 
-* ``accepted``, ``image`` and ``completed`` arrive all and in order. ``queued``, ``progress`` and
-  ``preview`` (one slot per image) are replaced by a newer one of their kind while they are unread:
-  a slow reader costs one of each, whatever the speed of the device.
+* ``accepted``, ``image`` and ``completed`` arrive all and in order. ``queued``, ``model_loading``,
+  ``progress`` and ``preview`` (one slot per image) are replaced by a newer one of their kind while
+  they are unread: a slow reader costs one of each, whatever the speed of the device.
 * A failure ends the stream. Lossless events that were published before it are still delivered
   first; nothing that is published after it is.
 * Closing from either side is idempotent; a reader that closes early, or reads nothing for
@@ -28,6 +28,7 @@ from latentwire_server.engine.types import (
     Completed,
     Event,
     Image,
+    ModelLoading,
     Preview,
     Progress,
     Queued,
@@ -206,6 +207,8 @@ def _slot(event: Event, *, number: int) -> Slot:
     match event:
         case Queued():
             return ("queued", 0)
+        case ModelLoading():
+            return ("model loading", 0)
         case Progress():
             return ("progress", 0)
         case Preview():

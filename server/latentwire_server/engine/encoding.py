@@ -44,6 +44,11 @@ class PromptEncoder:
         )
         trajectory.condition(text, negative=negative, num_chunks=num_chunks)
 
+    def forget(self, model_id: str) -> None:
+        """Drops what was made with a model."""
+        for key in [key for key in self._recent if key[1] == model_id]:
+            self._num_bytes -= self._recent.pop(key).num_bytes
+
     def _encoded(
         self, trajectory: Trajectory, prompt: str, *, clip_skip: int | None, num_chunks: int
     ) -> Conditioning:

@@ -11,11 +11,13 @@ import contextlib
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from latentwire_server.engine.admission import DRAINING_RETRY_S, Load, refusal, warnings_of
 from latentwire_server.engine.channel import Channel
+from latentwire_server.engine.errand import Errand
 from latentwire_server.engine.errors import (
     Cancelled,
     DeviceFailed,
@@ -44,9 +46,12 @@ if TYPE_CHECKING:
         EngineSettings,
         GenerationRequest,
         GenerationSnapshot,
+        ModelLoading,
     )
     from latentwire_server.engine.types import Warning as RequestWarning
-    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.models.model import DiffusionModel, ModelOutline
+
+ResultT = TypeVar("ResultT")
 
 _LOGGER = logging.getLogger(__name__)
 _ENCODING_THREADS = 4
@@ -97,9 +102,9 @@ class Engine:
         group = _group_of(model)
         is_reproducible = self._settings.batching is Batching.REPRODUCIBLE
         # The same bytes under any load must be the same after the next start too.
-        if self._settings.max_rows is None and not is_reproducible:
+        if not (is_reproducible or self._row_budget.knows(model.info.id)):
             try:
-                num_rows = measure_knee(model)
+                num_rows = measure_knee(model, run=self._on_device)
             except DeviceBroken:
                 raise
             except Exception as error:  # Border: the loading thread
@@ -107,11 +112,46 @@ class Engine:
                 raise ModelUnusable(model.info.id, error) from error
             self._row_budget.learn(group, num_rows=num_rows)
         for num_rows in self._row_budget.sizes(group, is_reproducible=is_reproducible):
-            compile_for(model, num_rows=num_rows)
+            self._on_device(partial(compile_for, model, num_rows=num_rows))
 
     def add_model(self, model: DiffusionModel) -> None:
-        """Makes a loaded model available."""
+        """Makes a loaded model available, and lets those begin that wait for it."""
         self._models[model.info.id] = model
+        if self._device_loop is not None:
+            self._device_loop.add_model(model)
+        for generation in self._waiting_for(model.info.id):
+            generation.waits_for_model = False
+            self._inbox.put(generation)
+        self._housekeeper.notify()
+
+    def fail_model(self, model_id: str, error: GenerationError) -> None:
+        """Ends those that wait for a model: it will not come."""
+        for generation in self._waiting_for(model_id):
+            generation.fail(error)
+
+    def report_loading(self, event: ModelLoading) -> None:
+        """Tells those that wait for a model how far it is."""
+        for generation in self._waiting_for(event.model):
+            generation.publish(event)
+
+    def remove_model(self, model_id: str) -> Future[None]:
+        """Lets go of a model of which nothing is in flight: requests wait for it again.
+
+        Returns what is done, or cancelled, once the device thread holds nothing of it any more.
+        """
+        self._models.pop(model_id, None)
+        device_loop = self._device_loop
+        if device_loop is None:
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
+        errand = Errand(partial(device_loop.forget_model, model_id))
+        self._inbox.put_errand(errand)
+        return errand.result
+
+    def num_in_flight(self, model_id: str) -> int:
+        """Returns how many generations of a model have not ended."""
+        return sum(one.request.model == model_id for one in self._register.active)
 
     async def start(self) -> None:
         """Starts the device thread."""
@@ -137,7 +177,11 @@ class Engine:
         self._housekeeping.add_done_callback(self._housekeeping_ended)
 
     def submit(
-        self, request: GenerationRequest, *, warnings: Sequence[RequestWarning] | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        warnings: Sequence[RequestWarning] | None = None,
+        outline: ModelOutline | None = None,
     ) -> GenerationStream:
         """Gives ``request`` its place and returns its events.
 
@@ -145,13 +189,14 @@ class Engine:
             request: what to draw.
             warnings: what ``Accepted`` warns of, where the caller has found that out in a thread;
                 tokenizing a long prompt takes milliseconds.
+            outline: of the model, for which the generation waits if it is not loaded.
 
         Raises:
-            ModelNotFound: no such model is loaded.
+            ModelNotFound: no such model is loaded, and there is no outline.
             DeviceFailed, Draining, DeadlinePassed, QueueFull, DeadlineTooShort: it is refused.
         """
         loop = self._running_loop()
-        model = self._models.get(request.model)
+        model = self._models.get(request.model) or outline
         if model is None:
             raise ModelNotFound(name=request.model, known=tuple(self._models))
         generation = self._generation_of(request, model)
@@ -168,7 +213,8 @@ class Engine:
         generation.publish(Accepted(request=request, warnings=found))
         self._num_submitted += 1
         self._register.add(generation)
-        self._inbox.put(generation)
+        if not generation.waits_for_model:
+            self._inbox.put(generation)
         self._housekeeper.notify()
         return GenerationStream(generation.id, channel=channel, loop=loop)
 
@@ -192,25 +238,30 @@ class Engine:
 
     def list(self, *, owner: str) -> tuple[GenerationSnapshot, ...]:
         """Returns what ``owner`` has running and queued, in the order in which it is served."""
-        generations = [*self._register.running, *self._register.queued]
+        register = self._register
+        generations = [*register.running, *register.queued, *register.waiting_for_models]
         return tuple(
             self._snapshot(generation)
             for generation in generations
             if generation.request.owner == owner
         )
 
-    def status(self) -> EngineStatus:
-        """Returns the load right now."""
+    def status(self, *, default_model: str = "") -> EngineStatus:
+        """Returns the load right now.
+
+        Args:
+            default_model: the model that ``max_rows`` is told of; else the first one.
+        """
         denoiser = None if self._device_loop is None else self._device_loop.denoiser
         return EngineStatus(
-            queued_count=len(self._register.queued),
+            queued_count=self._num_queued,
             running_count=len(self._register.running),
             is_draining=self._is_draining,
             has_failed=self.failed.is_set(),
             denoiser_call_count=denoiser.num_calls if denoiser else 0,
             denoiser_row_count=denoiser.num_rows if denoiser else 0,
             denoiser_place_count=denoiser.num_places if denoiser else 0,
-            max_rows=self._max_rows,
+            max_rows=self._max_rows(default_model),
         )
 
     def wait_s(self) -> float | None:
@@ -220,7 +271,7 @@ class Engine:
     async def drain(self, *, grace_s: float) -> None:
         """Refuses new work, ends what waits, and gives what runs ``grace_s`` to finish."""
         self._is_draining = True
-        for generation in self._register.queued:
+        for generation in (*self._register.queued, *self._register.waiting_for_models):
             generation.fail(Draining(retry_after_s=DRAINING_RETRY_S))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
@@ -242,13 +293,21 @@ class Engine:
             self._housekeeping = None
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    @property
-    def _max_rows(self) -> int:
-        for model in self._models.values():
-            return self._row_budget.of(_group_of(model))
-        return self._settings.max_rows or DEFAULT_ROWS
+    def _max_rows(self, model_id: str) -> int:
+        model = self._models.get(model_id) or next(iter(self._models.values()), None)
+        if model is None:
+            return self._settings.max_rows or DEFAULT_ROWS
+        return self._row_budget.of(_group_of(model))
 
-    def _generation_of(self, request: GenerationRequest, model: DiffusionModel) -> Generation:
+    @property
+    def _num_queued(self) -> int:
+        return len(self._register.queued) + len(self._register.waiting_for_models)
+
+    def _waiting_for(self, model_id: str) -> Sequence[Generation]:
+        waiting = self._register.waiting_for_models
+        return [one for one in waiting if one.request.model == model_id]
+
+    def _generation_of(self, request: GenerationRequest, model: ModelOutline) -> Generation:
         evaluations = {info.id: info.evaluations_per_step for info in model.info.schedulers}
         return Generation(
             request,
@@ -256,6 +315,7 @@ class Engine:
             group=_group_of(model, width=request.width, height=request.height),
             num_evaluations=request.num_steps * evaluations.get(request.scheduler.id, 1),
             on_change=lambda: self._call_soon(self._housekeeper.notify),
+            waits_for_model=request.model not in self._models,
         )
 
     def _refusal(self, newcomer: Generation) -> GenerationError | None:
@@ -267,7 +327,7 @@ class Engine:
                 is_draining=self._is_draining,
                 has_failed=self.failed.is_set(),
                 running_count=len(self._register.running),
-                queued_count=len(self._register.queued),
+                queued_count=self._num_queued,
                 wait_s=lambda: self._wait_s(newcomer),
             ),
             estimator=self._estimator,
@@ -312,6 +372,17 @@ class Engine:
             raise RuntimeError(message)
         return self._loop
 
+    def _on_device(self, work: Callable[[], ResultT]) -> ResultT:
+        """Does work between two ticks of the device thread; at once where there is none yet.
+
+        Loading thread.
+        """
+        if self._device_loop is None:
+            return work()
+        errand = Errand(work)
+        self._inbox.put_errand(errand)
+        return errand.result.result()
+
     def _run(self, device_loop: DeviceLoop) -> None:
         """Is the device thread."""
         try:
@@ -326,7 +397,7 @@ class Engine:
             self._running_loop().call_soon_threadsafe(callback)
 
 
-def _group_of(model: DiffusionModel, *, width: int = 0, height: int = 0) -> Group:
+def _group_of(model: ModelOutline, *, width: int = 0, height: int = 0) -> Group:
     """Returns the group of a picture; without a size, of the model's own."""
     defaults = model.info.defaults
     _, latent_height, latent_width = model.latent_shape(

@@ -109,6 +109,25 @@ class ModelNotReady(CapacityError):
 
 
 @dataclass(eq=False)
+class ModelInUse(CapacityError):
+    """The model cannot be unloaded while generations need it."""
+
+    name: str
+    generation_count: int
+    retry_after_s: float
+
+
+@dataclass(eq=False)
+class ModelMemoryInUse(CapacityError):
+    """Other models are in use and leave no room for this one at present."""
+
+    name: str
+    needed_bytes: int
+    budget_bytes: int
+    retry_after_s: float
+
+
+@dataclass(eq=False)
 class Draining(CapacityError):
     """The server is shutting down and takes no new work."""
 
@@ -120,6 +139,14 @@ class SlowReader(CallerError):
     """The client read nothing for longer than the server waits."""
 
     send_timeout_s: float
+
+
+@dataclass(eq=False)
+class ModelFailed(ServerError):
+    """The model could not be loaded."""
+
+    name: str
+    reason: str
 
 
 @dataclass(eq=False)
@@ -143,6 +170,9 @@ class PipelineFailed(ServerError):
 
 class ModelUnusable(Exception):
     """A model was loaded and cannot draw one image here; the text is one line."""
+
+    reason = "it was loaded and cannot draw here; the server's log says more"
+    """For callers."""
 
     def __init__(self, model: str, error: Exception) -> None:
         first_line = (str(error).strip().splitlines() or [""])[0][:200]

@@ -70,8 +70,11 @@ class Generation:
         group: Group,
         num_evaluations: int,
         on_change: Callable[[], None],
+        waits_for_model: bool = False,
     ) -> None:
         self.request = request
+        self.waits_for_model = waits_for_model
+        """Whether its model must be loaded before the device thread hears of it. Event loop."""
         self.arrival = arrival
         self.marks = Marks(accepted=time.monotonic())
         self.create_time = time.time()

@@ -1,15 +1,17 @@
 """The engine's inbox: the event loop puts new generations in, the device thread takes them out.
 
-``put``, ``wake`` and ``stop`` may be called on any thread and never wait for the device; ``take``
-and ``wait`` belong to the device thread.
+``put``, ``put_errand``, ``wake`` and ``stop`` may be called on any thread and never wait for the
+device; ``take``, ``take_errand``, ``wait`` and ``close`` belong to the device thread.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentwire_server.engine.errand import Errand
     from latentwire_server.engine.generation import Generation
 
 
@@ -19,6 +21,8 @@ class Inbox:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._arrivals: list[Generation] = []
+        self._errands: deque[Errand[Any]] = deque()
+        self._is_closed = False
         self._has_news = False
         self._is_stopped = False
 
@@ -33,6 +37,16 @@ class Inbox:
             self._arrivals.append(generation)
             self._has_news = True
             self._condition.notify()
+
+    def put_errand(self, errand: Errand[Any]) -> None:
+        """Leaves an errand; it is cancelled if the device thread has ended, or when it does."""
+        with self._condition:
+            if not self._is_closed:
+                self._errands.append(errand)
+                self._has_news = True
+                self._condition.notify()
+                return
+        errand.cancel()
 
     def wake(self) -> None:
         """Makes the device thread look at its generations again: one of them ended."""
@@ -52,6 +66,20 @@ class Inbox:
             self._has_news = False
             arrivals, self._arrivals = self._arrivals, []
             return arrivals
+
+    def take_errand(self) -> Errand[Any] | None:
+        """Returns the errand that waits longest."""
+        with self._condition:
+            return self._errands.popleft() if self._errands else None
+
+    def close(self) -> None:
+        """Cancels the errands that are left, and those to come."""
+        with self._condition:
+            self._is_closed = True
+            left = list(self._errands)
+            self._errands.clear()
+        for errand in left:
+            errand.cancel()
 
     def wait(self) -> None:
         """Sleeps until there is news or the end."""

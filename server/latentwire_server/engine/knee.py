@@ -1,13 +1,15 @@
 """Where larger denoiser calls stop to pay, measured before a model is served.
 
-The loading thread, before the engine has the model: nobody else may use the device.
+The loading thread, before the engine has the model. Each call is made where the caller says: beside
+running generations on the device thread, one between two of their steps.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import torch
 
@@ -16,7 +18,11 @@ from latentwire_server.engine.row_budget import LEAST_ROWS, MOST_ROWS
 from latentwire_server.models.model import DenoiserInput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from latentwire_server.models.model import DiffusionModel
+
+ResultT = TypeVar("ResultT")
 
 _LEAST_GAIN: Final = 1.05
 """What twice the rows must bring in rows per second, for a call that others notice waiting for."""
@@ -52,19 +58,34 @@ def compile_for(model: DiffusionModel, *, num_rows: int) -> None:
         _LOGGER.warning("denoiser does not compile rows=%d", num_rows, exc_info=True)
 
 
-@torch.inference_mode()
-def measure_knee(model: DiffusionModel) -> int:
+class Runner(Protocol):
+    """Does work where and when it may be done, and returns once it is."""
+
+    def __call__(self, work: Callable[[], ResultT], /) -> ResultT:
+        """Returns the result of ``work``, or raises its error."""
+
+
+def at_once(work: Callable[[], ResultT]) -> ResultT:
+    """Does work on this thread: for a device that nobody else uses."""
+    return work()
+
+
+def measure_knee(model: DiffusionModel, *, run: Runner = at_once) -> int:
     """Returns the rows from which on a call draws no more per second, at the model's own size.
 
     Calls are made as they will be later: compiled, where the model compiles.
+
+    Args:
+        model: the model.
+        run: makes one call, or compiles for one size, at a time.
 
     Raises:
         Exception: what the model raises; out of memory only if not even one image fits.
     """
     best, best_rate, num_rows, num_dips = LEAST_ROWS, 0.0, LEAST_ROWS, 0
     while num_rows <= MOST_ROWS:
-        compile_for(model, num_rows=num_rows)
-        seconds = _seconds_or_none(model, num_rows=num_rows)
+        run(partial(compile_for, model, num_rows=num_rows))
+        seconds = _seconds_or_none(model, num_rows=num_rows, run=run)
         if seconds is None:
             free_memory()
             # Decoding wants room too.
@@ -83,10 +104,10 @@ def measure_knee(model: DiffusionModel) -> int:
     return best
 
 
-def _seconds_or_none(model: DiffusionModel, *, num_rows: int) -> float | None:
+def _seconds_or_none(model: DiffusionModel, *, num_rows: int, run: Runner) -> float | None:
     """Returns how long a call takes, or None where it does not fit into memory."""
     try:
-        return _seconds_of_call(model, num_rows=num_rows)
+        return _seconds_of_call(model, num_rows=num_rows, run=run)
     except Exception as error:
         if num_rows == LEAST_ROWS or fault_kind(error) is not FaultKind.OUT_OF_MEMORY:
             raise
@@ -95,27 +116,33 @@ def _seconds_or_none(model: DiffusionModel, *, num_rows: int) -> float | None:
         return None
 
 
-def _seconds_of_call(model: DiffusionModel, *, num_rows: int) -> float:
-    defaults = model.info.defaults
-    shape = model.latent_shape(width=defaults.width, height=defaults.height)
-    text = model.encode_prompt("", clip_skip=0)
-    rows = DenoiserInput(
-        latents=torch.randn((num_rows, *shape), generator=torch.Generator().manual_seed(0)),
-        timesteps=torch.full((num_rows,), 500.0),
-        conditioning=[text] * num_rows,
-    )
+def _seconds_of_call(model: DiffusionModel, *, num_rows: int, run: Runner) -> float:
+    rows = run(partial(_example, model, num_rows=num_rows))
     # The first call of a size warms it up.
-    first_s = _timed(model, rows)
+    first_s = run(partial(_timed, model, rows))
     if first_s > _LONGEST_FIRST_CALL_S:
         return first_s
     seconds: list[float] = []
     while len(seconds) < _NUM_CALLS or sum(seconds) < _MEASURED_S:
-        seconds.append(_timed(model, rows))
+        seconds.append(run(partial(_timed, model, rows)))
         if seconds[-1] > _LONGEST_CALL_S:
             break
     return min(seconds)
 
 
+@torch.inference_mode()
+def _example(model: DiffusionModel, *, num_rows: int) -> DenoiserInput:
+    defaults = model.info.defaults
+    shape = model.latent_shape(width=defaults.width, height=defaults.height)
+    text = model.encode_prompt("", clip_skip=0)
+    return DenoiserInput(
+        latents=torch.randn((num_rows, *shape), generator=torch.Generator().manual_seed(0)),
+        timesteps=torch.full((num_rows,), 500.0),
+        conditioning=[text] * num_rows,
+    )
+
+
+@torch.inference_mode()
 def _timed(model: DiffusionModel, rows: DenoiserInput) -> float:
     started = time.monotonic()
     # On the processor: only then is an asynchronous device done.

@@ -59,7 +59,7 @@ class DeviceLoop:
         pool: Executor,
         on_failed: Callable[[], None],
     ) -> None:
-        self._models = models
+        self._models = dict(models)
         self._settings = settings
         self._inbox = inbox
         self._estimator = estimator
@@ -97,11 +97,29 @@ class DeviceLoop:
         finally:
             self._waiting.clear()
             self._running.clear()
+            self._inbox.close()
+
+    def add_model(self, model: DiffusionModel) -> None:
+        """Takes in a model, before the first generation that needs it. Any thread."""
+        self._models[model.info.id] = model
+
+    def forget_model(self, model_id: str) -> None:
+        """Lets go of a model that no generation needs, and of all that was made with it.
+
+        Device thread, as an errand.
+        """
+        self._models.pop(model_id, None)
+        self._encoder.forget(model_id)
+        free_memory()
 
     def tick(self) -> bool:
         """Does one piece of work. Returns false if there is none."""
+        # Before the ended are dropped: it may be to let go of what they needed.
+        errand = self._inbox.take_errand()
         self._take_in()
         self._drop_ended()
+        if errand is not None:
+            errand.run()
         self._admit()
         work = self._policy.choose(self._candidates())
         started = time.monotonic()
@@ -111,7 +129,7 @@ class DeviceLoop:
             case Decode(id=id_):
                 self._decode(self._running[id_])
             case None:
-                return False
+                return errand is not None
             case _:
                 assert_never(work)
         self._policy.charge(seconds=time.monotonic() - started)

@@ -61,7 +61,16 @@ class Register:
 
     @property
     def queued(self) -> list[Generation]:
-        """Those that wait, in the order in which they are served."""
+        """Those that wait for the device, in the order in which they are served."""
+        return [one for one in self._waiting if not one.waits_for_model]
+
+    @property
+    def waiting_for_models(self) -> list[Generation]:
+        """Those whose model is not loaded yet, in the order in which they will be served."""
+        return [one for one in self._waiting if one.waits_for_model]
+
+    @property
+    def _waiting(self) -> list[Generation]:
         waiting = [one for one in self._active.values() if one.state is GenerationState.QUEUED]
         return sorted(waiting, key=lambda generation: generation.order)
 

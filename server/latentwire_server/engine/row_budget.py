@@ -37,6 +37,10 @@ class RowBudget:
         """Takes in the knee of a model, measured with latents of the group's size."""
         self._knees[group.model] = _Knee(num_rows=num_rows, area=group.area)
 
+    def knows(self, model_id: str) -> bool:
+        """Returns whether a model need not be measured: it was, or all is told."""
+        return self._told is not None or model_id in self._knees
+
     def of(self, group: Group) -> int:
         """Returns the most rows of one call."""
         if self._told is not None:

@@ -202,6 +202,17 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoading:
+    """The model that the generation waits for is being loaded."""
+
+    model: str
+    """The model's id."""
+    loaded_bytes: int
+    total_bytes: int
+    """0: unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """A step is done."""
 
@@ -266,7 +277,7 @@ class Completed:
     model_revision: str
 
 
-Event = Accepted | Queued | Progress | Preview | Image | Completed
+Event = Accepted | Queued | ModelLoading | Progress | Preview | Image | Completed
 
 
 class GenerationState(StrEnum):
@@ -307,7 +318,7 @@ class EngineStatus:
     denoiser_place_count: int
     """Rows that those calls could have had."""
     max_rows: int
-    """Most rows of one call, at the own size of the first model."""
+    """Most rows of one call, at the default model's own size."""
 
 
 class Batching(StrEnum):

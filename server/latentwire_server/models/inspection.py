@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
+
+from safetensors import safe_open
 
 from latentwire_server.models.families import FAMILIES, family_of
 from latentwire_server.models.family import TOKENIZERS
@@ -129,14 +132,15 @@ def brings_safety_checker(folder: Path) -> bool:
     return True
 
 
-def check_safety_checker(folder: Path, *, variant: str | None) -> None:
-    """Checks every file that loading the safety checker would read.
+def check_safety_checker(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
+    """Checks every file that loading the safety checker would read; returns the weights.
 
     Raises:
         LoadError: a file may not be read.
     """
-    _weights(folder, "safety_checker", variant=variant)
+    weights = _weights(folder, "safety_checker", variant=variant)
     _refuse_detours(folder, "safety_checker")
+    return tuple(weights)
 
 
 def downloaded_patterns(
@@ -271,6 +275,12 @@ def read_json(path: Path, *, source: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise LoadError(source, f"{path.name} is not a JSON object")
     return content
+
+
+def num_elements(path: Path) -> int:
+    """Returns how many numbers a checked safetensors file holds, by its header."""
+    with safe_open(path, framework="numpy") as file:
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
 
 
 def digest(weights: tuple[Path, ...], *, folder: Path) -> str:

@@ -30,41 +30,122 @@ from latentwire_server.models.inspection import (
     check_safety_checker,
     digest,
     downloaded_patterns,
+    num_elements,
     read_content,
     read_json,
 )
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.prompt_reader import PromptOptions
-from latentwire_server.models.safety_checker import ClipSafetyChecker, load_processor
+from latentwire_server.models.reading import (
+    ReportingReader,
+    has_weights,
+    read_component,
+    reading,
+    without_weights,
+)
+from latentwire_server.models.safety_checker import (
+    ClipSafetyChecker,
+    UnloadedSafetyChecker,
+    load_processor,
+)
 from latentwire_server.models.single_file import load_single_file
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
 from latentwire_server.models.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from latentwire_server.models.family import Family, TextEncoderKind
     from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.model import ModelOutline
     from latentwire_server.models.unet_model import UnetModel
 
-__all__ = ["LoadError", "ModelSource", "embedded_source", "load_model"]
+__all__ = [
+    "LoadError",
+    "ModelSource",
+    "embedded_source",
+    "load_model",
+    "outline_model",
+    "weights_bytes",
+]
 
 _CONVOLUTION_DIMENSIONS: Final = 4
 _FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What the libraries raise on files that are not what they should be."""
 
-_Loaded = tuple[torch.nn.Module, dict[str, list[object]]]
 
-
-def load_model(source: ModelSource) -> UnetModel:
+def load_model(
+    source: ModelSource, *, report: Callable[[int, int], None] | None = None
+) -> UnetModel:
     """Loads a model onto its device.
+
+    Args:
+        source: where it comes from.
+        report: is told the bytes that are loaded, component by component, and those of all.
 
     Raises:
         LoadError: it cannot be had or is not to be trusted; one line says why.
         PrecisionError: the device or the number format cannot be had here.
         BackendError: the denoiser's backend cannot be had here.
     """
+    if report is None:
+        return _load_model(source)
+    reader = ReportingReader(report, total_bytes=weights_bytes(source))
+    with reading(reader):
+        return _load_model(source)
+
+
+def weights_bytes(source: ModelSource) -> int:
+    """Returns what a model's weights take once they are loaded, by the headers of its files.
+
+    What is not on this machine is downloaded.
+
+    Raises:
+        LoadError: it cannot be had or is not to be trusted.
+        PrecisionError: the device or the number format cannot be had here.
+    """
+    dtype = choose_dtype(source.dtype, choose_device(source.device))
+    path = Path(source.source).expanduser()
+    if path.is_file():
+        check_safetensors(path, source=source.source)
+        return dtype.itemsize * num_elements(path)
+    folder, root, _ = _folder(source, path)
+    weights = check_folder(folder, variant=source.variant, root=root)
+    size_bytes = dtype.itemsize * _num_elements(weights, source)
+    if source.safety_checker and brings_safety_checker(folder):
+        checker = check_safety_checker(folder, variant=source.variant)
+        size_bytes += torch.float32.itemsize * _num_elements(checker, source)
+    return size_bytes
+
+
+def _num_elements(weights: Iterable[Path], source: ModelSource) -> int:
+    # A variant's name stands before the suffix; without one asked for, none is read.
+    return sum(num_elements(path) for path in weights if source.variant or "." not in path.stem)
+
+
+def outline_model(source: ModelSource) -> ModelOutline | None:
+    """Returns what a model's configuration tells, without its weights.
+
+    None where that is not to be had without them: of a single checkpoint, and of a hub model that
+    is not on this machine, for which nothing is downloaded.
+
+    Raises:
+        LoadError: it is not to be trusted, or of a kind that is not served.
+    """
+    path = Path(source.source).expanduser()
+    if path.is_file():
+        return None
+    try:
+        with reading(without_weights):
+            return _load_model(replace(source, backend=DenoiserBackend.EAGER.value))
+    except LoadError:
+        if path.is_dir():
+            raise
+        return None  # Loading will download it, or tell why not.
+
+
+def _load_model(source: ModelSource) -> UnetModel:
     device = choose_device(source.device)
     dtype = choose_dtype(source.dtype, device)
     path = Path(source.source).expanduser()
@@ -81,19 +162,24 @@ def load_model(source: ModelSource) -> UnetModel:
         settings = read_folder_settings(folder)
         checker = _safety_checker(folder, source, device=device)
         parts = replace(parts, safety_checker=checker)
+    parts = _with_options(parts, source)
+    if has_weights():
+        _check_weights(parts, source=source.source)
+        parts = _place(parts, device=device, upcasts=family.upcasts_autoencoder)
+    info = describe(source, family, parts, revision=revision, settings=settings)
+    return family.model(
+        _with_limits(info, source.limit_overrides),
+        parts,
+        backend=DenoiserBackend(source.backend),
+    )
+
+
+def _with_options(parts: Components, source: ModelSource) -> Components:
     options = PromptOptions(
         is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
     )
     encoders = tuple(encoder.reading(options) for encoder in parts.text_encoders)
-    parts = replace(parts, text_encoders=encoders, prompt_options=options)
-    _check_weights(parts, source=source.source)
-    components = _place(parts, device=device, upcasts=family.upcasts_autoencoder)
-    info = describe(source, family, components, revision=revision, settings=settings)
-    return family.model(
-        _with_limits(info, source.limit_overrides),
-        components,
-        backend=DenoiserBackend(source.backend),
-    )
+    return replace(parts, text_encoders=encoders, prompt_options=options)
 
 
 def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:
@@ -120,6 +206,8 @@ def _download(source: ModelSource) -> Path:
                 token=source.token,
                 allow_patterns=wanted,
                 ignore_patterns=unwanted,
+                # Nothing is downloaded to look at a configuration.
+                local_files_only=not has_weights(),
             )
         )
     except LocalEntryNotFoundError:
@@ -179,10 +267,12 @@ def _text_encoder(
 
 def _safety_checker(
     folder: Path, source: ModelSource, *, device: torch.device
-) -> ClipSafetyChecker | None:
+) -> ClipSafetyChecker | UnloadedSafetyChecker | None:
     """Loads the safety checker that a folder brings, and sees it decide once."""
     if not source.safety_checker or not brings_safety_checker(folder):
         return None
+    if not has_weights():
+        return UnloadedSafetyChecker(hides_previews=not source.unchecked_previews)
     check_safety_checker(folder, variant=source.variant)
     options = {"variant": source.variant, "dtype": torch.float32}
     try:
@@ -202,21 +292,7 @@ def _safety_checker(
 
 
 def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
-    """Loads one component, and returns it if every tensor of it came from its file."""
-    from_pretrained = cast("Callable[..., _Loaded]", kind.from_pretrained)  # type: ignore[attr-defined]  # untyped library
-    module, report = from_pretrained(
-        folder / name,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        **options,
-    )
-    for problem in ("missing_keys", "mismatched_keys"):
-        keys = [str(key) for key in report.get(problem) or () if "position_ids" not in str(key)]
-        if keys:
-            said = problem.replace("_keys", "")
-            raise LoadError(str(folder), f"{name} has {len(keys)} {said} tensors, first {keys[0]}")
-    return module
+    return read_component(kind, folder / name, **options)
 
 
 def _check_weights(parts: Components, *, source: str) -> None:

@@ -122,12 +122,40 @@ class StepScheduler(Protocol):
         """Goes on from what has stepped for it among others; ``images`` are its own there."""
 
 
-class DiffusionModel(Protocol):
-    """A loaded model: turns text into conditioning, latents into noise predictions and pixels."""
+class ModelOutline(Protocol):
+    """What can be asked of a model before its weights are loaded. Any thread."""
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is and can do. Any thread."""
+        """What the model is and can do."""
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        """Who says which pictures are withheld; None: nobody."""
+
+    def dropped_text(self, prompt: str) -> str:
+        """Returns the end of ``prompt`` that the encoder does not read, or ``""``."""
+
+    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
+        """Returns (channels, height, width) of the latents of one image."""
+
+    def create_scheduler(
+        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
+    ) -> StepScheduler:
+        """Makes a scheduler for one trajectory from the model's own configuration.
+
+        Args:
+            choice: Which sampler.
+            num_inference_steps: How many steps its noise levels are spaced for.
+            num_skipped: How many of them, the first, are not taken.
+
+        Raises:
+            ValueError: the model lists no such scheduler or spacing.
+        """
+
+
+class DiffusionModel(ModelOutline, Protocol):
+    """A loaded model: turns text into conditioning, latents into noise predictions and pixels."""
 
     @property
     def device_name(self) -> str:
@@ -152,27 +180,17 @@ class DiffusionModel(Protocol):
         Any thread.
         """
 
-    @property
-    def safety_checker(self) -> SafetyChecker | None:
-        """Who says which pictures are withheld; None: nobody. Any thread."""
-
     def prepare(self, num_rows: int) -> None:
         """Compiles for calls of so many rows at the model's own size, if its backend compiles.
 
         Before the engine has the model: it may take minutes.
         """
 
-    def dropped_text(self, prompt: str) -> str:
-        """Returns the end of ``prompt`` that the encoder does not read, or ``""``. Any thread."""
-
     def num_chunks(self, prompt: str) -> int:
         """Returns how often the encoder must be asked to read ``prompt``: 1 if it may only once.
 
         Any thread.
         """
-
-    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
-        """Returns (channels, height, width) of the latents of one image. Any thread."""
 
     def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         """Encodes one prompt, always alone, so that its result depends on nothing else.
@@ -191,20 +209,6 @@ class DiffusionModel(Protocol):
 
         Args:
             image: (1, 3, height, width) float32 in [-1, 1]; sides are multiples of the model's.
-        """
-
-    def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
-    ) -> StepScheduler:
-        """Makes a scheduler for one trajectory from the model's own configuration. Any thread.
-
-        Args:
-            choice: Which sampler.
-            num_inference_steps: How many steps its noise levels are spaced for.
-            num_skipped: How many of them, the first, are not taken.
-
-        Raises:
-            ValueError: the model lists no such scheduler or spacing.
         """
 
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:

@@ -23,6 +23,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class UnloadedSafetyChecker:
+    """Stands for a checker whose weights are not loaded."""
+
+    def __init__(self, *, hides_previews: bool) -> None:
+        """Takes whether the model's previews are kept back."""
+        self._hides_previews = hides_previews
+
+    @property
+    def hides_previews(self) -> bool:
+        """Whether previews are kept back. Any thread."""
+        return self._hides_previews
+
+    def flags(self, pixels: NDArray[np.uint8]) -> bool:
+        """Cannot say."""
+        raise NotImplementedError
+
+
 class ClipSafetyChecker:
     """Compares a picture's CLIP embedding with those of concepts, each with its threshold.
 

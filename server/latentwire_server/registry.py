@@ -1,0 +1,363 @@
+"""Loads and unloads the models: on demand, within a memory budget, one at a time.
+
+Event loop only; a load itself has a thread of its own, beside the device thread. A load that has
+begun goes on when those who wait for it leave: a library in the middle of it cannot be stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from latentwire_server.catalogue import LimitConflictError, ModelState
+from latentwire_server.convert.resources import model_name
+from latentwire_server.engine.errors import (
+    GenerationError,
+    ModelFailed,
+    ModelInUse,
+    ModelMemoryInUse,
+    ModelNotReady,
+    ModelUnusable,
+)
+from latentwire_server.engine.faults import DeviceBroken
+from latentwire_server.engine.types import ModelLoading
+from latentwire_server.loading_thread import in_loading_thread
+from latentwire_server.memory_plan import (
+    NoRoomError,
+    Resident,
+    TooLargeError,
+    models_to_unload,
+)
+from latentwire_server.model_choice import ModelLoadError
+from latentwire_server.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from latentwire_server.catalogue import Catalogue
+    from latentwire_server.engine.engine import Engine
+    from latentwire_server.health import Health
+    from latentwire_server.model_choice import ModelToLoad
+    from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.model import DiffusionModel, ModelOutline
+
+RETRY_S: Final = 2.0
+"""What a caller is told who asks for a model while that cannot be had for a moment."""
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class ModelRegistry:
+    """Brings models in when they are wanted, and sends away those that are not."""
+
+    def __init__(
+        self,
+        models: Sequence[ModelToLoad],
+        *,
+        engine: Engine,
+        catalogue: Catalogue,
+        health: Health,
+        budget_bytes: Callable[[], int],
+    ) -> None:
+        """Takes what is served, and who hears of it.
+
+        Args:
+            models: the default one first.
+            engine: draws with them.
+            catalogue: tells about them.
+            health: tells probes.
+            budget_bytes: returns the most that loaded weights may take; asked in a thread.
+        """
+        self._models = {model.id: model for model in models}
+        self._engine = engine
+        self._catalogue = catalogue
+        self._health = health
+        self._budget_bytes = budget_bytes
+        self._turn = asyncio.Lock()
+        self._loads: dict[str, asyncio.Task[GenerationError | None]] = {}
+        self._progress: dict[str, ModelLoading] = {}
+        self._changed = asyncio.Event()
+        self._sizes: dict[str, int] = {}
+        """Of what is loaded, in bytes."""
+        self._last_used: dict[str, float] = {}
+        self._has_started = False
+        self.failures: dict[str, str] = {}
+        """Why models could not be loaded, in the operator's words."""
+        for model in models:
+            if model.preload:
+                catalogue.loading(model.id)
+
+    async def start(self) -> None:
+        """Reads what can be known of every model, and loads those that are to be there first.
+
+        Raises:
+            SettingsError: no model is left that can be served.
+        """
+        for model in self._models.values():
+            await self._read_outline(model)
+        for model in self._models.values():
+            if model.preload and self._catalogue.state(model.id) is not ModelState.READY:
+                await self._begin(model.id)
+        if self._engine.failed.is_set():
+            return
+        if all(self._catalogue.state(id_) is ModelState.FAILED for id_ in self._models):
+            raise SettingsError("; ".join(self.failures.values()))
+        self._has_started = True
+        self._tell_health()
+
+    async def known(self, name: str, *, may_load: bool) -> tuple[ModelOutline, ModelInfo]:
+        """Returns what a request for a model is checked against.
+
+        Where the model's configuration cannot be read without its weights, this takes as long as to
+        load it.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelFailed: it could not be loaded.
+            ModelNotReady: nothing is known of it yet, and it may not be loaded for this.
+            ModelMemoryInUse: it is to be loaded, and there is no room at present.
+        """
+        id_ = self._catalogue.id_of(name)
+        if self._catalogue.state(id_) is ModelState.FAILED:
+            raise self._failure(id_)
+        known = self._catalogue.known(id_)
+        if known is None:
+            if not (may_load and self._has_started):
+                raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
+            error = await asyncio.shield(self._begin(id_))
+            known = self._catalogue.known(id_)
+            if error is not None or known is None:
+                raise error or ModelNotReady(name=id_, retry_after_s=RETRY_S)
+        return known
+
+    def want(self, model_id: str) -> None:
+        """Says that a generation was submitted: its model is loaded if it is not."""
+        self._last_used[model_id] = time.monotonic()
+        if self._catalogue.state(model_id) in (ModelState.UNLOADED, ModelState.FAILED):
+            self._ensure(model_id)
+        elif model_id in self._progress:
+            self._engine.report_loading(self._progress[model_id])
+
+    def used(self, model_id: str) -> None:
+        """Says that a generation has ended."""
+        self._last_used[model_id] = time.monotonic()
+
+    async def load(self, name: str) -> AsyncGenerator[ModelLoading]:
+        """Loads a model, again if that failed before, and yields how far it is.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelFailed, ModelMemoryInUse: it cannot be loaded.
+        """
+        id_ = self._catalogue.id_of(name)
+        self._last_used[id_] = time.monotonic()
+        if self._catalogue.state(id_) is ModelState.READY:
+            return
+        load, told = self._begin(id_), None
+        while not load.done():
+            changed, progress = self._changed, self._progress.get(id_)
+            if progress is not None and progress != told:
+                told = progress
+                yield progress
+                continue
+            news = asyncio.ensure_future(changed.wait())
+            await asyncio.wait({load, news}, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+        error = load.result()
+        if error is not None:
+            raise error
+
+    async def unload(self, name: str) -> None:
+        """Unloads a model; one that is not loaded stays so, and a failure is forgotten.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelInUse: generations need it.
+            ModelNotReady: it is being loaded.
+        """
+        id_ = self._catalogue.id_of(name)
+        if id_ in self._loads or self._catalogue.state(id_) is ModelState.LOADING:
+            raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
+        num_in_flight = self._engine.num_in_flight(id_)
+        if num_in_flight:
+            raise ModelInUse(name=id_, generation_count=num_in_flight, retry_after_s=RETRY_S)
+        await self._drop([id_])
+
+    async def aclose(self) -> None:
+        """Waits for no load any more."""
+        loads = list(self._loads.values())
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+
+    def _begin(self, model_id: str) -> asyncio.Task[GenerationError | None]:
+        """Returns the model's load, which comes to what prevented it; it begins if it has not."""
+        self._ensure(model_id)
+        return self._loads[model_id]
+
+    def _ensure(self, model_id: str) -> None:
+        if model_id not in self._loads:
+            self._catalogue.loading(model_id)
+            self._progress[model_id] = ModelLoading(model=model_id, loaded_bytes=0, total_bytes=0)
+            load = asyncio.create_task(self._load(self._models[model_id]))
+            self._loads[model_id] = load
+            load.add_done_callback(lambda _: self._loads.pop(model_id, None))
+            self._report(model_id, 0, 0)
+
+    async def _load(self, wanted: ModelToLoad) -> GenerationError | None:
+        id_, error = wanted.id, None
+        async with self._turn:
+            try:
+                await self._bring_in(wanted)
+            except GenerationError as raised:
+                error = raised
+        self._progress.pop(id_, None)
+        if error is not None:
+            if isinstance(error, ModelFailed):
+                self._fail(error)
+            else:
+                self._catalogue.unloaded(id_)
+            self._engine.fail_model(id_, error)
+        self._tell_health()
+        return error
+
+    async def _bring_in(self, wanted: ModelToLoad) -> None:
+        started, id_ = time.monotonic(), wanted.id
+        try:
+            size_bytes = await in_loading_thread(wanted.measure)
+            await self._make_room(id_, size_bytes)
+            model = await in_loading_thread(partial(wanted.load, self._reporter(id_)))
+            # Before anything that takes minutes.
+            self._catalogue.check(model, model_id=id_)
+            await in_loading_thread(partial(self._engine.warm_up, model))
+        except GenerationError:
+            raise
+        except DeviceBroken as broken:
+            _logger.critical("device failed error_id=%s", broken)
+            self._engine.failed.set()
+            raise ModelFailed(name=id_, reason="the device is broken") from None
+        except (LimitConflictError, ModelLoadError, ModelUnusable) as error:
+            raise self._failed(id_, error) from None
+        except Exception:  # Border: the loading thread
+            error_id = uuid.uuid4().hex[:12]
+            _logger.exception("loading failed error_id=%s", error_id)
+            reason = f"it cannot be loaded; the server's log says more under {error_id}"
+            raise ModelFailed(name=id_, reason=reason) from None
+        self.failures.pop(id_, None)
+        self._sizes[id_] = size_bytes
+        self._last_used[id_] = time.monotonic()
+        self._catalogue.ready(id_, model)
+        self._engine.add_model(model)
+        self._log_ready(model, id_=id_, load_s=time.monotonic() - started)
+
+    async def _make_room(self, model_id: str, size_bytes: int) -> None:
+        budget_bytes = await asyncio.to_thread(self._budget_bytes)
+        residents = [
+            Resident(
+                id=id_,
+                size_bytes=size,
+                last_used=self._last_used.get(id_, 0.0),
+                is_in_use=self._engine.num_in_flight(id_) > 0,
+            )
+            for id_, size in self._sizes.items()
+        ]
+        try:
+            leaving = models_to_unload(size_bytes, budget_bytes=budget_bytes, residents=residents)
+        except TooLargeError:
+            reason = f"its weights take {size_bytes} bytes; memory_budget_bytes is {budget_bytes}"
+            raise ModelFailed(name=model_id, reason=reason) from None
+        except NoRoomError:
+            raise ModelMemoryInUse(
+                name=model_id,
+                needed_bytes=size_bytes,
+                budget_bytes=budget_bytes,
+                retry_after_s=RETRY_S,
+            ) from None
+        await self._drop(leaving)
+
+    async def _drop(self, model_ids: Sequence[str]) -> None:
+        """Unloads models; returns once their memory is free."""
+        # All of them before the first await, so that none gets work meanwhile.
+        removals = []
+        for id_ in model_ids:
+            self._catalogue.unloaded(id_)
+            if self._sizes.pop(id_, None) is not None:
+                removals.append(asyncio.wrap_future(self._engine.remove_model(id_)))
+                _logger.info("unloading model=%s", id_)
+        self._tell_health()
+        if removals:
+            await asyncio.wait(removals)
+
+    async def _read_outline(self, model: ModelToLoad) -> None:
+        failure = None
+        try:
+            outline = await in_loading_thread(model.outline)
+            if outline is not None:
+                self._catalogue.check(outline, model_id=model.id)
+                self._catalogue.outlined(model.id, outline)
+        except (LimitConflictError, ModelLoadError) as error:
+            failure = self._failed(model.id, error)
+        # Loading tells more of what is wrong, where it is about to be tried.
+        if failure is not None and not model.preload:
+            self._fail(failure)
+
+    def _fail(self, failure: ModelFailed) -> None:
+        told = self.failures.setdefault(failure.name, failure.reason)
+        self._catalogue.failed(failure.name, failure.reason)
+        _logger.error("model failed: %s", told)
+
+    def _failed(
+        self, model_id: str, error: LimitConflictError | ModelLoadError | ModelUnusable
+    ) -> ModelFailed:
+        """Keeps what the operator is told, and returns what callers are."""
+        self.failures[model_id] = str(error)
+        reason = str(error) if isinstance(error, LimitConflictError) else error.reason
+        return ModelFailed(name=model_id, reason=reason)
+
+    def _failure(self, model_id: str) -> ModelFailed:
+        return ModelFailed(name=model_id, reason=self._catalogue.failure(model_id))
+
+    def _reporter(self, model_id: str) -> Callable[[int, int], None]:
+        loop = asyncio.get_running_loop()
+
+        def report(loaded_bytes: int, total_bytes: int) -> None:
+            # A closed event loop means that nobody is left who could care.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._report, model_id, loaded_bytes, total_bytes)
+
+        return report
+
+    def _report(self, model_id: str, loaded_bytes: int, total_bytes: int) -> None:
+        if model_id not in self._progress:
+            return
+        progress = ModelLoading(model=model_id, loaded_bytes=loaded_bytes, total_bytes=total_bytes)
+        self._progress[model_id] = progress
+        self._engine.report_loading(progress)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _tell_health(self) -> None:
+        states = {id_: self._catalogue.state(id_) for id_ in self._models}
+        for id_, state in states.items():
+            self._health.model(model_name(id_), is_ready=state is ModelState.READY)
+        is_of_use = any(state is not ModelState.FAILED for state in states.values())
+        self._health.services(are_ready=self._has_started and is_of_use)
+
+    def _log_ready(self, model: DiffusionModel, *, id_: str, load_s: float) -> None:
+        _logger.info(
+            "loaded model=%s device=%s dtype=%s backend=%s max_rows=%d safety_checker=%s"
+            " size_bytes=%d load_s=%.1f",
+            id_,
+            model.device_name,
+            model.dtype_name,
+            model.backend_name,
+            self._engine.status(default_model=id_).max_rows,
+            "no" if model.safety_checker is None else "yes",
+            self._sizes[id_],
+            load_s,
+        )

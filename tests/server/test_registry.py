@@ -1,0 +1,360 @@
+"""Models that come when they are asked for, and go when others need their room."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.model_choice import ModelLoadError
+from latentwire_server.settings import SettingsError
+from tests.eventually import eventually
+from tests.fake_faults import above_rows, raising
+from tests.fakes import FakeModel
+from tests.server.serving import (
+    Serving,
+    Shelf,
+    Told,
+    events_of,
+    kind,
+    request,
+    serving_shelves,
+    told,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+BROKEN = ModelLoadError("model '/srv/b': no weights", reason="no weights")
+
+
+async def state(server: Serving, name: str) -> int:
+    answer = await server.stub.GetModel(pb.GetModelRequest(name=name))
+    return answer.model.state
+
+
+async def is_serving(server: Serving, name: str) -> bool:
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def begun(
+    server: Serving, sent: pb.GenerateImageRequest, **options: object
+) -> tuple[str, AsyncIterator[pb.GenerateImageResponse]]:
+    """Starts a generation; returns its name and the rest of its events."""
+    stream = aiter(server.stub.GenerateImage(sent, **options))
+    first = await anext(stream)
+    assert kind(first) == "accepted"
+    return first.generation, stream
+
+
+async def failure(call: Awaitable[object]) -> Told:
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return told(caught.value)
+
+
+async def test_what_is_not_loaded_is_known_nevertheless():
+    async with serving_shelves(Shelf(id="a", preload=True), Shelf(id="b")) as server:
+        first, second = (await server.stub.ListModels(pb.ListModelsRequest())).models
+        assert (first.state, second.state) == (pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED)
+        assert second.limits == first.limits
+        assert second.schedulers == first.schedulers
+        assert second.defaults.num_inference_steps == 4
+        assert list(second.capabilities) == list(first.capabilities)
+        assert [await is_serving(server, f"models/{id_}") for id_ in "ab"] == [True, False]
+        assert await is_serving(server, "")
+
+
+async def test_a_request_loads_its_model_and_hears_how_far_it_is():
+    shelf = Shelf(id="b", size_bytes=100)
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        events = await events_of(server.stub.GenerateImage(request(model="b")))
+        kinds = list(dict.fromkeys(map(kind, events)))
+        assert kinds == ["accepted", "model_loading", "progress", "image", "completed"]
+        assert events[0].accepted.effective_request.num_inference_steps == 4
+        loading = [one.model_loading for one in events if kind(one) == "model_loading"]
+        assert {one.model for one in loading} == {"models/b"}
+        assert all(one.loaded_bytes <= one.total_bytes for one in loading)
+        assert [one.sequence for one in events] == list(range(1, len(events) + 1))
+        assert await state(server, "b") == pb.MODEL_STATE_READY
+        assert await is_serving(server, "models/b")
+
+
+async def test_all_who_want_a_model_wait_for_one_load():
+    shelf = Shelf(id="b", size_bytes=100)
+    shelf.hold()
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        streams = [await begun(server, request(f"{n}", model="b")) for n in range(3)]
+        for _, stream in streams:
+            event = await anext(stream)
+            assert event.model_loading.model == "models/b"
+        listed = await server.stub.ListGenerations(pb.ListGenerationsRequest())
+        assert [one.name for one in listed.generations] == [name for name, _ in streams]
+        assert {one.state for one in listed.generations} == {pb.GENERATION_STATE_QUEUED}
+        assert await state(server, "b") == pb.MODEL_STATE_LOADING
+        drawn = await events_of(server.stub.GenerateImage(request(model="a")))
+        assert kind(drawn[-1]) == "completed", "others are served meanwhile"
+        shelf.let_go()
+        for _, stream in streams:
+            assert [kind(event) async for event in stream][-1] == "completed"
+    assert shelf.num_loads == 1
+
+
+async def test_a_generation_is_cancelled_while_its_model_is_loaded():
+    shelf = Shelf(id="b")
+    shelf.hold()
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        name, stream = await begun(server, request(model="b"))
+        await server.stub.CancelGeneration(pb.CancelGenerationRequest(name=name))
+        refused = await failure(_rest(stream))
+        assert refused.info.reason == "CANCELLED_BY_REQUEST"
+        shelf.let_go()
+        await eventually(lambda: shelf.model)
+        assert shelf.model.calls == []
+
+
+async def test_a_deadline_holds_while_its_model_is_loaded():
+    shelf = Shelf(id="b")
+    shelf.hold()
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        name, stream = await begun(server, request(model="b"), timeout=0.3)
+        with pytest.raises(grpc.RpcError) as caught:
+            await _rest(stream)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        asked = pb.GetGenerationRequest(name=name)
+        ended = (await server.stub.GetGeneration(asked)).generation
+        assert ended.state == pb.GENERATION_STATE_CANCELLED
+
+
+async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
+    shelf = Shelf(id="b", error=BROKEN)
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        _, stream = await begun(server, request(model="b"))
+        refused = await failure(_rest(stream))
+        assert (refused.code, refused.info.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "MODEL_FAILED",
+        )
+        assert "no weights" in refused.message
+        assert "/srv" not in refused.message
+        model = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
+        assert (model.state, model.failure_message) == (pb.MODEL_STATE_FAILED, "no weights")
+
+        at_once = await failure(events_of(server.stub.GenerateImage(request(model="b"))))
+        assert at_once.info.reason == "MODEL_FAILED"
+        assert shelf.num_loads == 1, "a request does not try again"
+        assert [await is_serving(server, name) for name in ("models/b", "")] == [False, True]
+        drawn = await events_of(server.stub.GenerateImage(request()))
+        assert kind(drawn[-1]) == "completed"
+
+        shelf.error = None
+        loaded = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b")))
+        assert loaded[-1].model.state == pb.MODEL_STATE_READY
+        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert kind(drawn[-1]) == "completed"
+
+
+async def test_an_unexpected_failure_tells_nobody_what_the_library_said():
+    shelf = Shelf(id="b", error=OSError("secret path"))
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        refused = await failure(events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b"))))
+    assert refused.info.reason == "MODEL_FAILED"
+    assert "secret" not in refused.message
+
+
+async def test_a_server_without_a_model_left_does_not_start():
+    shelves = [Shelf(id=id_, preload=True, error=BROKEN) for id_ in "ab"]
+    with pytest.raises(SettingsError, match=r"/srv/b.*; .*/srv/b"):
+        async with serving_shelves(*shelves):
+            pass
+
+
+async def test_the_models_used_longest_ago_make_room():
+    shelves = {id_: Shelf(id=id_, size_bytes=40) for id_ in "abc"}
+    async with serving_shelves(*shelves.values(), memory_budget_bytes=100) as server:
+        for id_ in ("a", "b", "a", "c"):
+            await events_of(server.stub.GenerateImage(request(model=id_)))
+        states = [await state(server, id_) for id_ in "abc"]
+        assert states == [pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED, pb.MODEL_STATE_READY]
+        gc.collect()
+        assert shelves["b"].model is None, "somebody still holds it"
+        assert not await is_serving(server, "models/b")
+        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert kind(drawn[-1]) == "completed"
+        assert [shelf.num_loads for shelf in shelves.values()] == [1, 2, 1]
+        assert await state(server, "a") == pb.MODEL_STATE_UNLOADED
+
+
+async def test_nothing_is_unloaded_for_a_model_that_does_not_fit_at_all():
+    shelves = [Shelf(id="a", preload=True, size_bytes=40), Shelf(id="b", size_bytes=101)]
+    async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
+        _, stream = await begun(server, request(model="b"))
+        refused = await failure(_rest(stream))
+        assert "101 bytes; memory_budget_bytes is 100" in refused.message
+        assert await state(server, "a") == pb.MODEL_STATE_READY
+        assert await state(server, "b") == pb.MODEL_STATE_FAILED
+    assert shelves[1].num_loads == 0
+
+
+async def test_what_is_in_use_is_not_unloaded():
+    shelves = [Shelf(id="a", preload=True, size_bytes=60), Shelf(id="b", size_bytes=60)]
+    async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
+        shelves[0].model.hold()
+        _, running = await begun(server, request(model="a"))
+        _, stream = await begun(server, request(model="b"))
+        refused = await failure(_rest(stream))
+        assert (refused.code, refused.info.reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "MODEL_MEMORY_IN_USE",
+        )
+        assert refused.retry_after_s > 0
+        assert dict(refused.info.metadata)["needed_bytes"] == "60"
+        assert await state(server, "b") == pb.MODEL_STATE_UNLOADED
+        shelves[0].model.let_go()
+        await _rest(running)
+        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert kind(drawn[-1]) == "completed"
+
+
+async def test_a_model_is_unloaded_once_nothing_needs_it_and_loaded_again_when_asked_for():
+    shelf = Shelf(id="a", preload=True)
+    async with serving_shelves(shelf) as server:
+        shelf.model.hold()
+        _, stream = await begun(server, request())
+        unload = pb.UnloadModelRequest(name="models/a")
+        refused = await failure(server.admin.UnloadModel(unload))
+        assert (refused.code, refused.info.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "MODEL_IN_USE",
+        )
+        shelf.model.let_go()
+        await _rest(stream)
+        answer = await server.admin.UnloadModel(unload)
+        assert answer.model.state == pb.MODEL_STATE_UNLOADED
+        gc.collect()
+        assert shelf.model is None, "somebody still holds it"
+        assert [await is_serving(server, name) for name in ("models/a", "")] == [False, True]
+        assert (await server.admin.UnloadModel(unload)).model.state == pb.MODEL_STATE_UNLOADED
+        drawn = await events_of(server.stub.GenerateImage(request()))
+        assert kind(drawn[-1]) == "completed"
+    assert shelf.num_loads == 2
+
+
+async def test_a_model_cannot_be_unloaded_while_it_is_loaded():
+    shelf = Shelf(id="b")
+    shelf.hold()
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        loading = server.admin.LoadModel(pb.LoadModelRequest(name="b"))
+        await anext(aiter(loading))
+        refused = await failure(server.admin.UnloadModel(pb.UnloadModelRequest(name="b")))
+        assert refused.info.reason == "MODEL_LOADING"
+        loading.cancel()
+        shelf.let_go()
+        await eventually(lambda: shelf.model, timeout_s=5)
+
+
+async def test_a_load_tells_how_far_it_is_and_ends_with_the_model():
+    shelf = Shelf(id="b", size_bytes=100)
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        events = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b")))
+        *progress, last = events
+        assert progress
+        assert {one.model_loading.model for one in progress} == {"models/b"}
+        assert last.model.name == "models/b"
+        again = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b-alias")))
+        assert [one.WhichOneof("event") for one in again] == ["model"]
+    assert shelf.num_loads == 1
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "REQUIRED"), ("none", "MODEL_NOT_FOUND")])
+async def test_administration_needs_a_model_that_there_is(name: str, reason: str):
+    async with serving_shelves(Shelf(id="a")) as server:
+        load = server.admin.LoadModel(pb.LoadModelRequest(name=name))
+        assert (await failure(events_of(load))).info.reason == reason
+        unload = server.admin.UnloadModel(pb.UnloadModelRequest(name=name))
+        assert (await failure(unload)).info.reason == reason
+
+
+@pytest.mark.parametrize(
+    "sent", [request(model="b", num_images=99), request(model="b", validate_only=True)]
+)
+async def test_nothing_is_loaded_for_a_request_that_draws_nothing(sent: pb.GenerateImageRequest):
+    shelf = Shelf(id="b")
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        call = server.stub.GenerateImage(sent)
+        if sent.validate_only:
+            assert [kind(event) async for event in call] == ["accepted"]
+        else:
+            assert (await failure(events_of(call))).reasons == {"num_images": "OUT_OF_RANGE"}
+        assert await state(server, "b") == pb.MODEL_STATE_UNLOADED
+    assert shelf.num_loads == 0
+
+
+async def test_what_can_only_be_known_from_the_weights_is_loaded_before_a_request_is_accepted():
+    shelf = Shelf(id="b", is_known=False)
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        unknown = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
+        assert (unknown.state, unknown.defaults.width) == (pb.MODEL_STATE_UNLOADED, 0)
+        checked = server.stub.GenerateImage(request(model="b", validate_only=True))
+        assert (await failure(events_of(checked))).info.reason == "MODEL_LOADING"
+        refused = server.stub.GenerateImage(request(model="b", num_images=99))
+        assert (await failure(events_of(refused))).reasons == {"num_images": "OUT_OF_RANGE"}
+        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert [kind(drawn[0]), kind(drawn[-1])] == ["accepted", "completed"]
+        assert drawn[0].accepted.effective_request.width == 64
+
+
+async def test_those_who_wait_for_a_model_are_told_when_the_server_stops():
+    shelf = Shelf(id="b")
+    shelf.hold()
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        _, stream = await begun(server, request(model="b"))
+        stopping = asyncio.create_task(server.app.stop(grace_s=5))
+        assert (await failure(_rest(stream))).info.reason == "DRAINING"
+        shelf.let_go()
+        await stopping
+
+
+async def test_a_model_is_measured_between_the_steps_of_running_generations():
+    order: list[str] = []
+
+    def logged(id_: str) -> FakeModel:
+        model = FakeModel(id=id_, call_s=0.002)
+        # Larger calls than these are not measured.
+        model.faults.append((above_rows(2), raising(torch.OutOfMemoryError)))
+        model.faults.append((lambda _call: True, lambda result, _call: order.append(id_) or result))
+        return model
+
+    shelves = [
+        Shelf(id="a", preload=True, make=lambda: logged("a")),
+        Shelf(id="b", make=lambda: logged("b")),
+    ]
+    async with serving_shelves(*shelves, max_rows=None) as server:
+        order.clear()
+        shelves[0].model.hold()
+        _, running = await begun(server, request(model="a", num_inference_steps=150))
+        await eventually(lambda: shelves[0].model.calls)
+        load = asyncio.create_task(events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b"))))
+        await eventually(lambda: shelves[1].model)
+        shelves[0].model.let_go()
+        await load
+        await _rest(running)
+    whole = "".join(order)
+    assert whole.count("a") == 150
+    assert "b" in whole
+    measured = whole[whole.index("b") : whole.rindex("b")]
+    # As long as the other one has steps left, each waits for one call at most.
+    assert "bb" not in measured[: measured.rfind("a") + 1]
+
+
+async def _rest(stream: AsyncIterator[pb.GenerateImageResponse]) -> None:
+    async for _ in stream:
+        pass
