@@ -79,6 +79,20 @@ class ScriptedServicer(rpc.ImageGenerationServicer):
         self._begin_unary(context)
         return pb.GetModelResponse(model=model(request.name or "a"))
 
+    def LoadModel(self, request, context):
+        self._begin_unary(context)
+        for loaded_bytes in (0, 5, 9):
+            loading = pb.ModelLoading(loaded_bytes=loaded_bytes, total_bytes=9)
+            yield pb.LoadModelResponse(model_loading=loading)
+        if request.name != "lost":
+            yield pb.LoadModelResponse(model=model(request.name))
+
+    def UnloadModel(self, request, context):
+        self._begin_unary(context)
+        unloaded = model(request.name)
+        unloaded.state = pb.MODEL_STATE_UNLOADED
+        return pb.UnloadModelResponse(model=unloaded)
+
     def GetServerInfo(self, request, context):
         self._begin_unary(context)
         return pb.GetServerInfoResponse(version="1.2.3", device="cpu", max_queued=64)
@@ -115,6 +129,7 @@ def serving(servicer: ScriptedServicer, *, address: str = "127.0.0.1:0") -> Iter
     """Serves, mostly on a free port, and gives the address."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
     rpc.add_ImageGenerationServicer_to_server(servicer, server)
+    rpc.add_ModelAdminServicer_to_server(servicer, server)
     health = grpc.unary_unary_rpc_method_handler(servicer.check_health)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": health}),)

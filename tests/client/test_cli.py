@@ -69,6 +69,8 @@ def test_errors_are_json_too(cli, servicer):
         "generate --like missing.png",
         "inspect missing.png",
         "models --server https://host:port",
+        "models load a b",
+        "models drop a",
         "serve --port many",
     ],
 )
@@ -100,6 +102,13 @@ def test_models_are_listed_and_shown(cli):
     assert "default, karras" in page
     listed = [json.loads(line) for line in cli("models", "--json").stdout.splitlines()]
     assert [model["name"] for model in listed] == ["models/a", "models/b"]
+
+
+def test_models_are_loaded_and_unloaded(cli):
+    loaded = cli("models", "load", "b")
+    assert (loaded.stdout, loaded.stderr) == ("models/b is ready\n", "")
+    assert cli("models", "unload", "b").stdout == "models/b is unloaded\n"
+    assert json.loads(cli("models", "load", "b", "--json").stdout)["state"] == "ready"
 
 
 def test_the_server_and_its_generations_are_shown(cli, servicer):

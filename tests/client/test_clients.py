@@ -8,6 +8,7 @@ import threading
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 
 import latentwire
 from latentwire.v1 import image_generation_pb2 as pb
@@ -204,6 +205,39 @@ async def test_another_key_goes_over_the_same_connection(client, servicer):
         None,
         "Bearer secret",
     ]
+
+
+async def test_a_model_is_loaded_and_unloaded(client):
+    told = []
+    model = await client.load_model("b", on_progress=lambda *progress: told.append(progress))
+    assert (model.name, model.state) == ("models/b", "ready")
+    assert told == [(0, 9), (5, 9), (9, 9)]
+    assert (await client.load_model("b")).name == "models/b"
+    assert (await client.unload_model("b")).state == "unloaded"
+
+
+async def test_a_load_that_ends_without_the_model_is_noticed(client):
+    with pytest.raises(latentwire.CorruptStreamError):
+        await client.load_model("lost")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        ("FAILED_PRECONDITION", "MODEL_FAILED", latentwire.UnavailableError),
+        ("RESOURCE_EXHAUSTED", "MODEL_MEMORY_IN_USE", latentwire.UnavailableError),
+        ("FAILED_PRECONDITION", "MODEL_IN_USE", latentwire.UnavailableError),
+        ("PERMISSION_DENIED", "ADMIN_KEY_NEEDED", latentwire.AuthenticationError),
+    ],
+)
+async def test_a_model_that_cannot_be_had_is_told_by_kind(client, servicer, code, reason, expected):
+    info = error_details_pb2.ErrorInfo(reason=reason)
+    servicer.failure = Abort(grpc.StatusCode[code], "no", (info,))
+    with pytest.raises(expected) as caught:
+        await client.load_model("b")
+    assert caught.value.reason == reason
+    with pytest.raises(expected):
+        await client.unload_model("b")
 
 
 async def test_models_of_all_pages_are_listed(client):

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 
 import latentwire
 from tests.fakes import expected_pixels
-from tests.server.serving import serving
+from tests.server.serving import Shelf, serving, serving_shelves
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 5}
 
@@ -167,6 +167,22 @@ async def test_the_server_tells_about_itself(client):
     info = await client.server_info()
     assert info.queued_count == info.running_count == 0
     assert not info.draining
+
+
+async def test_a_model_is_loaded_and_unloaded():
+    shelf = Shelf(id="b", size_bytes=100)
+    async with (
+        serving_shelves(Shelf(id="a", preload=True), shelf) as server,
+        latentwire.AsyncClient(server.address) as client,
+    ):
+        told = []
+        model = await client.load_model("b", on_progress=lambda *progress: told.append(progress))
+        assert (model.name, model.state) == ("models/b", "ready")
+        assert told[-1][1] == 100 or told == [(0, 0)]
+        assert (await client.unload_model("b")).state == "unloaded"
+        events = [event async for event in client.stream("a", model="b", **SMALL)]
+        assert any(isinstance(event, latentwire.ModelLoading) for event in events)
+        assert isinstance(events[-1], latentwire.Completed)
 
 
 async def test_wait_ready_waits_for_the_model():

@@ -25,19 +25,20 @@ from latentwire._channel import (
 from latentwire._events import Image
 from latentwire._requests import build_request
 from latentwire.errors import error_from_rpc
+from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Unpack
 
     from latentwire._events import Event
     from latentwire._requests import GenerateOptions
     from latentwire._resources import Generation, Model, ServerInfo
-    from latentwire.v1 import image_generation_pb2 as pb
 
     AsyncCall = grpc.aio.UnaryStreamCall[pb.GenerateImageRequest, pb.GenerateImageResponse]
+    LoadCall = grpc.aio.UnaryStreamCall[pb.LoadModelRequest, pb.LoadModelResponse]
 
 ResultT = TypeVar("ResultT")
 
@@ -125,6 +126,7 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._channel = _open_channel(target)
         self._stub = rpc.ImageGenerationStub(self._channel)
+        self._admin = rpc.ModelAdminStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,6 +183,34 @@ class AsyncClient:
     async def model(self, name: str = "") -> Model:
         """Returns a model by name, id or alias; without a name the default one."""
         return await self._run(_operations.get_model(name))
+
+    async def load_model(
+        self,
+        name: str,
+        *,
+        on_progress: Callable[[int, int], object] | None = None,
+        timeout_s: float | None = None,
+    ) -> Model:
+        """Loads a model and returns it once it is ready. As ``Client.load_model``."""
+        request = pb.LoadModelRequest(name=name)
+        # The stub's types are those of a sync channel.
+        call = cast(
+            "LoadCall",
+            self._admin.LoadModel(request, timeout=timeout_s, metadata=self._metadata),
+        )
+        model = None
+        try:
+            async for response in call:
+                model = _operations.loading_step(response, on_progress)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from None
+        finally:
+            call.cancel()
+        return _operations.loaded(model)
+
+    async def unload_model(self, name: str) -> Model:
+        """Unloads a model of which nothing is in flight. Errors as ``Client.unload_model``."""
+        return await self._run(_operations.unload_model(name))
 
     async def server_info(self) -> ServerInfo:
         """Returns the server's version, device, limits and load."""

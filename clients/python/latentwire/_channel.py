@@ -19,6 +19,7 @@ DEFAULT_SERVER: Final = "localhost:50051"
 DEFAULT_TIMEOUT_S: Final = 30.0
 """For every call but generations."""
 SERVICE: Final = "latentwire.v1.ImageGeneration"
+ADMIN_SERVICE: Final = "latentwire.v1.ModelAdmin"
 
 _DEFAULT_PORT: Final = 50051
 _DEFAULT_TLS_PORT: Final = 443

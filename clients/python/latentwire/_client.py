@@ -25,18 +25,17 @@ from latentwire._channel import (
 from latentwire._events import Image
 from latentwire._requests import build_request
 from latentwire.errors import error_from_rpc
+from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Unpack
 
     from latentwire._events import Event
     from latentwire._requests import GenerateOptions
     from latentwire._resources import Generation, Model, ServerInfo
-    from latentwire.v1 import image_generation_pb2 as pb
-
 
 ResultT = TypeVar("ResultT")
 
@@ -132,6 +131,7 @@ class Client:
         self._timeout_s = timeout_s
         self._channel = _open_channel(target)
         self._stub = rpc.ImageGenerationStub(self._channel)
+        self._admin = rpc.ModelAdminStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -198,6 +198,45 @@ class Client:
     def model(self, name: str = "") -> Model:
         """Returns a model by name, id or alias; without a name the default one."""
         return self._run(_operations.get_model(name))
+
+    def load_model(
+        self,
+        name: str,
+        *,
+        on_progress: Callable[[int, int], object] | None = None,
+        timeout_s: float | None = None,
+    ) -> Model:
+        """Loads a model, again if that failed before, and returns it once it is ready.
+
+        Args:
+            name: Name, id or alias.
+            on_progress: Is told the bytes that are loaded, and those to load in all, 0 if unknown.
+            timeout_s: Most time to wait; the server goes on loading. None: no limit.
+
+        Raises:
+            AuthenticationError: The key is none for administration.
+            UnavailableError: The model cannot be loaded, or there is no room for it.
+        """
+        request = pb.LoadModelRequest(name=name)
+        call = self._admin.LoadModel(request, timeout=timeout_s, metadata=self._metadata)
+        model = None
+        try:
+            for response in call:
+                model = _operations.loading_step(response, on_progress)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from None
+        finally:
+            call.cancel()
+        return _operations.loaded(model)
+
+    def unload_model(self, name: str) -> Model:
+        """Unloads a model of which nothing is in flight.
+
+        Raises:
+            AuthenticationError: The key is none for administration.
+            UnavailableError: Generations need it, or it is being loaded.
+        """
+        return self._run(_operations.unload_model(name))
 
     def server_info(self) -> ServerInfo:
         """Returns the server's version, device, limits and load."""

@@ -12,16 +12,23 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from latentwire._channel import SERVICE
+from latentwire._channel import ADMIN_SERVICE, SERVICE
 from latentwire._convert import (
     generation_from_proto,
     model_from_proto,
     server_info_from_proto,
 )
-from latentwire.errors import LatentwireError, NotFoundError, UnavailableError
+from latentwire.errors import (
+    CorruptStreamError,
+    LatentwireError,
+    NotFoundError,
+    UnavailableError,
+)
 from latentwire.v1 import image_generation_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
     from latentwire._resources import Generation, Model, ServerInfo
@@ -117,6 +124,40 @@ def cancel_generation(name: str, *, timeout_s: float | None = None) -> Operation
     request = pb.CancelGenerationRequest(name=_generation_name(name))
     answer = yield _call("CancelGeneration", request, timeout_s=timeout_s)
     return generation_from_proto(pb.CancelGenerationResponse.FromString(answer).generation)
+
+
+def unload_model(name: str) -> Operation[Model]:
+    """Unloads a model and returns what it is then."""
+    request = pb.UnloadModelRequest(name=name)
+    answer = yield UnaryCall(
+        path=f"/{ADMIN_SERVICE}/UnloadModel", request=request.SerializeToString()
+    )
+    return model_from_proto(pb.UnloadModelResponse.FromString(answer).model)
+
+
+def loading_step(
+    response: pb.LoadModelResponse, on_progress: Callable[[int, int], object] | None
+) -> Model | None:
+    """Takes in one message of a load; returns the model where it is the last one."""
+    match response.WhichOneof("event"):
+        case "model":
+            return model_from_proto(response.model)
+        case "model_loading" if on_progress is not None:
+            loading = response.model_loading
+            on_progress(loading.loaded_bytes, loading.total_bytes)
+    return None
+
+
+def loaded(model: Model | None) -> Model:
+    """Returns what a load ended with.
+
+    Raises:
+        CorruptStreamError: It ended without the model.
+    """
+    if model is None:
+        msg = "the load ended without the model"
+        raise CorruptStreamError(msg)
+    return model
 
 
 def wait_ready(timeout_s: float, *, model: str) -> Operation[None]:

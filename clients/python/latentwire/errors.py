@@ -105,7 +105,7 @@ class GenerationCancelled(LatentwireError):
 
 
 class UnavailableError(LatentwireError):
-    """The server cannot be reached, is shutting down or is not ready yet."""
+    """The server cannot be reached or is shutting down, or the model cannot be had."""
 
 
 class ImageFilteredError(LatentwireError):
@@ -144,6 +144,14 @@ _ERRORS_BY_CODE: Final[Mapping[grpc.StatusCode, type[LatentwireError]]] = {
 }
 
 
+_ERRORS_BY_REASON: Final[Mapping[str, type[LatentwireError]]] = {
+    "DEVICE_OUT_OF_MEMORY": OutOfMemoryError,
+    "MODEL_FAILED": UnavailableError,
+    "MODEL_IN_USE": UnavailableError,
+    "MODEL_MEMORY_IN_USE": UnavailableError,
+}
+
+
 class _FailedCall(Protocol):
     """What a raised ``grpc.RpcError`` offers, from a sync channel and from an asyncio one."""
 
@@ -157,17 +165,11 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> LatentwireError:
     call = cast("_FailedCall", rpc_error)
     code = call.code()
     details = _read_details(code, call.trailing_metadata() or ())
-    error_type = _ERRORS_BY_CODE.get(code, LatentwireError)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        error_type = _exhausted_error_type(details)
+    error_type = _ERRORS_BY_REASON.get(details.reason) or _ERRORS_BY_CODE.get(code, LatentwireError)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details.reason:
+        # gRPC itself uses this code for a message over a limit, which no waiting heals.
+        error_type = LatentwireError
     return error_type(call.details() or code.name, details)
-
-
-def _exhausted_error_type(details: ErrorDetails) -> type[LatentwireError]:
-    if details.reason == "DEVICE_OUT_OF_MEMORY":
-        return OutOfMemoryError
-    # gRPC itself uses this code for a message over a limit, which no waiting heals.
-    return QueueFullError if details.reason else LatentwireError
 
 
 def _read_details(

@@ -150,9 +150,15 @@ def _add_delivery_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_resources(commands: _Commands[argparse.ArgumentParser]) -> None:
     models = _add_command(
-        commands, "models", summary="list the models, or show one", calls_server=True
+        commands, "models", summary="list, show, load or unload models", calls_server=True
     )
-    models.add_argument("name", nargs="?", help="model id, alias or name")
+    models.add_argument(
+        "words",
+        nargs="*",
+        metavar="NAME",
+        help="model id, alias or name; after 'load' or 'unload', which may need an admin key, that"
+        " is done to it",
+    )
     info = _add_command(commands, "info", summary="show the server", calls_server=True)
     listing = _add_command(
         commands, "list", summary="list your queued and running generations", calls_server=True

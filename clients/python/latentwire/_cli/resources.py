@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from latentwire._cli.exit_code import ExitCode
 from latentwire._cli.records import json_line, value_record
 from latentwire._cli.text import columns, fields, one_line
+from latentwire._cli.usage import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -30,11 +31,27 @@ def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
 
 
 def _models(client: Client, arguments: argparse.Namespace) -> Answer:
-    if arguments.name is None:
-        models = client.models()
-        return models, _model_list(models)
-    model = client.model(arguments.name)
-    return [model], _model_page(model)
+    match arguments.words:
+        case []:
+            models = client.models()
+            return models, _model_list(models)
+        case ["load", name]:
+            model = client.load_model(name, on_progress=_report_loading)
+            return [model], f"{model.name} is {model.state}\n"
+        case ["unload", name]:
+            model = client.unload_model(name)
+            return [model], f"{model.name} is {model.state}\n"
+        case [name]:
+            model = client.model(name)
+            return [model], _model_page(model)
+        case words:
+            msg = f"models {' '.join(words)}: needed: models [NAME], or load NAME, or unload NAME"
+            raise UsageError(msg)
+
+
+def _report_loading(loaded_bytes: int, total_bytes: int) -> None:
+    if total_bytes and sys.stderr.isatty():
+        sys.stderr.write(f"loaded {loaded_bytes >> 20} of {total_bytes >> 20} MiB\n")
 
 
 def _info(client: Client, _arguments: argparse.Namespace) -> Answer:
