@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from latentwire_bridge.errors import api_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from latentwire import AsyncClient
+    from latentwire import AsyncClient, Model
 
 _OWNER: Final = "latentwire"
 
@@ -45,9 +46,14 @@ class ModelRoutes:
             models = await client_of(request.headers, client=self._client).models()
         except LatentwireError as error:
             raise api_error(error) from error
-        ids = [name for model in models for name in (_id(model.name), *model.aliases)]
-        ids += [alias for alias in self._aliases if alias not in ids]
-        return _json({"object": "list", "data": [self._model(id_) for id_ in ids]})
+        named = {name: one for one in models for name in (_id(one.name), *one.aliases)}
+        default = next((one for one in models if one.is_default), None)
+        for alias, target in self._aliases.items():
+            meant = named.get(_id(target)) if target else default
+            if meant is not None:
+                named.setdefault(alias, meant)
+        data = [self._model(name, model) for name, model in named.items()]
+        return _json({"object": "list", "data": data})
 
     async def get(self, request: web.Request) -> web.Response:
         """Returns one model by any of its names."""
@@ -57,10 +63,34 @@ class ModelRoutes:
         except LatentwireError as error:
             raise api_error(error) from error
         is_alias = name in self._aliases or name in model.aliases
-        return _json(self._model(name if is_alias else _id(model.name)))
+        return _json(self._model(name if is_alias else _id(model.name), model))
 
-    def _model(self, id_: str) -> dict[str, object]:
-        return {"id": id_, "object": "model", "created": self._created, "owned_by": _OWNER}
+    def _model(self, id_: str, model: Model) -> dict[str, object]:
+        """Returns OpenAI's four fields, and beside them what the model can do and its state."""
+        known = _details(model) if model.family else {}
+        failure = {"failure_message": model.failure_message} if model.failure_message else {}
+        return {
+            "id": id_,
+            "object": "model",
+            "created": self._created,
+            "owned_by": _OWNER,
+            "state": model.state,
+            **failure,
+            **known,
+        }
+
+
+def _details(model: Model) -> dict[str, object]:
+    scheduler_id, sigmas = model.defaults.scheduler
+    return {
+        "capabilities": ["text-to-image", *model.capabilities],
+        "schedulers": [{"id": one.id, "sigmas": one.sigmas} for one in model.schedulers],
+        "limits": asdict(model.limits),
+        "defaults": {
+            **asdict(model.defaults),
+            "scheduler": {"id": scheduler_id, "sigmas": sigmas},
+        },
+    }
 
 
 def _id(name: str) -> str:

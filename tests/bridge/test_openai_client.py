@@ -79,6 +79,12 @@ async def test_models_are_listed_and_found(client):
     assert (await client.models.retrieve("dall-e-3")).id == "dall-e-3"
     assert (await client.models.retrieve("models/fake")).id == "fake"
     assert (await client.models.retrieve("fake")).owned_by == "latentwire"
+    shown = (await client.models.retrieve("dall-e-3")).to_dict()
+    assert shown["state"] == "ready"
+    assert shown["capabilities"][:2] == ["text-to-image", "image-to-image"]
+    assert shown["limits"]["max_side"] == 1024
+    assert shown["defaults"]["scheduler"] == {"id": "euler", "sigmas": "default"}
+    assert shown["schedulers"][0] == {"id": "euler", "sigmas": ["default", "karras"]}
     for unknown in ("gpt-4", "org/model"):
         with pytest.raises(openai.NotFoundError) as raised:
             await client.models.retrieve(unknown)
