@@ -39,9 +39,17 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 """Other servers' names for our fields."""
 
-UNSERVED: Final = ("lora", "loras")
+UNSERVED: Final = ("lora", "loras", "frame_count", "svg", "markup")
 """Fields that would change what comes back, and that this version does not serve."""
-_OF_EDITS: Final = ("image", "image[]", "images", "mask", "strength", "denoising_strength")
+_OF_EDITS: Final = (
+    "image",
+    "image[]",
+    "images",
+    "mask",
+    "mask_image",
+    "strength",
+    "denoising_strength",
+)
 
 _SIZE: Final = re.compile(r"([0-9]{1,6})\s*[x*]\s*([0-9]{1,6})")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
@@ -104,7 +112,10 @@ Integer = Annotated[int, BeforeValidator(_integer)]
 PositiveInteger = Annotated[Integer, Field(ge=1, le=MAX_INT32)]
 
 
-Quality = Literal["draft", "standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
+Quality = Annotated[
+    Literal["draft", "standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"],
+    BeforeValidator(_lower),
+]
 
 
 class SchedulerBody(BaseModel):
@@ -144,8 +155,8 @@ class GenerationBody(BaseModel):
     quality: Quality | None = None
 
     # Accepted, without effect.
-    style: Literal["vivid", "natural"] | None = None
-    moderation: Literal["low", "auto"] | None = None
+    style: Annotated[Literal["vivid", "natural"] | None, BeforeValidator(_lower)] = None
+    moderation: Annotated[Literal["low", "auto"] | None, BeforeValidator(_lower)] = None
 
     # Extensions; those that diffusers has by its names.
     progress: bool | None = None
@@ -173,7 +184,7 @@ class EditBody(GenerationBody):
     ) = None
 
     # Accepted, without effect.
-    input_fidelity: Literal["low", "high"] | None = None
+    input_fidelity: Annotated[Literal["low", "high"] | None, BeforeValidator(_lower)] = None
 
 
 class VariationBody(EditBody):

@@ -45,7 +45,8 @@ _UPRIGHT: Final = {
 """What undoes each EXIF orientation but the upright one."""
 _FORM_TYPE: Final = "multipart/form-data"
 _IMAGE_FIELDS: Final = ("image", "image[]", "images", "images[]")
-_MASK_FIELD: Final = "mask"
+_MASK_FIELDS: Final = ("mask", "mask_image")
+"""OpenAI's name and diffusers'."""
 _DATA_URL: Final = re.compile(r"data:[^,]{0,256},", re.ASCII)
 _NESTED: Final = re.compile(r"(\w+)\[(\w+)\]")
 _BOOLEANS: Final = {"true": True, "false": False}
@@ -96,10 +97,10 @@ def _from_form(parts: list[tuple[str, str | bytes | bytearray | web.FileField]])
     for name, part in parts:
         if name in _IMAGE_FIELDS:
             images.append(_bytes_of(part))
-        elif name == _MASK_FIELD:
+        elif name in _MASK_FIELDS:
             if mask is not None:
-                message = "'mask': was sent twice"
-                raise ApiError(message, param="mask", code="invalid_value")
+                message = f"'{name}': a mask was sent twice"
+                raise ApiError(message, param=name, code="invalid_value")
             mask = _bytes_of(part)
         elif isinstance(part, str):
             _set(fields, name, part)
@@ -136,15 +137,22 @@ def from_json(sent: Mapping[str, object]) -> Sent:
     Raises:
         ApiError: a picture is none, or lies elsewhere: nothing is fetched on a caller's word.
     """
-    pictures = (*_IMAGE_FIELDS, _MASK_FIELD)
+    pictures = (*_IMAGE_FIELDS, *_MASK_FIELDS)
     images = [
         _referenced(one, name=name) for name in _IMAGE_FIELDS for one in _listed(sent.get(name))
     ]
-    mask = sent.get(_MASK_FIELD)
+    masks = [
+        _referenced(sent[name], name=name)
+        for name in _MASK_FIELDS
+        if sent.get(name) not in (None, "")
+    ]
+    if len(masks) > 1:
+        message = "'mask_image': contradicts 'mask'; send one of them"
+        raise ApiError(message, param="mask_image", code="invalid_value")
     return Sent(
         fields={name: value for name, value in sent.items() if name not in pictures},
         images=tuple(images),
-        mask=None if mask is None else _referenced(mask, name=_MASK_FIELD),
+        mask=masks[0] if masks else None,
     )
 
 

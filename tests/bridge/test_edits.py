@@ -90,9 +90,10 @@ async def test_an_edit_starts_from_the_picture(bridge):
         {"image": file_of(picture()), "mask": file_of(half_transparent((0, 0, 0)))},
         {"image": file_of(picture()), "mask": turned_back(half_transparent())},
         {"image[]": file_of(picture()), "mask": file_of(half_white())},
+        {"image": file_of(picture()), "mask_image": file_of(half_white())},
         {"image": file_of(half_transparent())},
     ],
-    ids=["alpha", "alpha by its tags", "white", "of the image itself"],
+    ids=["alpha", "alpha by its tags", "white", "mask_image", "of the image itself"],
 )
 async def test_only_what_the_mask_names_is_redrawn(bridge, parts):
     drawn = pixels(await edit(bridge, prompt="a blue square", n=2, **parts), index=1)

@@ -40,6 +40,18 @@ img = Image.open(io.BytesIO(base64.decodebytes(bytes(image_string, "utf-8"))))
 img.save("iron_man.png", "PNG")
 """  # noqa: E501 - as printed
 
+IRON_MAN = (
+    "Iron man portrait, highly detailed, science fiction landscape, art style by klimt and nixeu"
+    " and ian sprigger and wlop and krenz cushart"
+)
+EXAMPLES = (
+    IRON_MAN,
+    "Low polygon panda 3d",
+    "3d hiper-realistic rick sanchez and morty",
+    "Synthwave brad pitt wearing headphones, animated, trending on artstation, portrait",
+)
+"""The page's four example prompts."""
+
 ERRORS = """
 import openai
 
@@ -153,6 +165,23 @@ async def test_the_page_of_the_original_service_works_as_printed(bridge, legacy_
     data = (tmp_path / "iron_man.png").read_bytes()
     assert data.startswith(b"\x89PNG")
     assert int.from_bytes(data[16:20]) == int.from_bytes(data[20:24]) == 512
+
+
+async def test_the_pages_four_examples_are_drawn(bridge, server, legacy_python, tmp_path):
+    assert IRON_MAN in PAGE
+    pages = [
+        PAGE.replace(IRON_MAN, prompt).replace("iron_man", f"example_{number}")
+        for number, prompt in enumerate(EXAMPLES, start=1)
+    ]
+    # Its prose writes the path in the singular, which a program may have taken over.
+    singular = 'openai.Image.class_url = classmethod(lambda cls: "/image")\n'
+    program = "\n".join([*pages[:2], singular, *pages[2:]])
+    await run(legacy_python, program, bridge=bridge, cwd=tmp_path)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"example_{number}.png" for number in (1, 2, 3, 4)
+    ]
+    assert all(server.model.calls_with(prompt) for prompt in EXAMPLES)
 
 
 async def test_errors_have_the_classes_that_its_users_catch(bridge, legacy_python, tmp_path):

@@ -87,3 +87,17 @@ def test_every_name_of_openais_models_stands_for_the_default_one():
     aliases = Settings().aliases
 
     assert {aliases[name] for name in OPENAI_MODELS} == {""}
+
+
+@pytest.mark.parametrize("field", [{"frame_count": 4}, {"svg": {"model": "x"}}, {"markup": "x"}])
+def test_what_would_change_the_picture_and_is_not_drawn_is_refused_by_name(field):
+    with pytest.raises(ApiError) as caught:
+        parse_request({"prompt": "a", **field})
+    assert caught.value.code == "unsupported_parameter"
+    assert caught.value.param in field
+
+
+def test_names_may_come_in_capitals():
+    sent = {"quality": "HD", "style": "Vivid", "moderation": "LOW", "background": "Opaque"}
+    body = parse_request({"prompt": "a", **sent}).body
+    assert (body.quality, body.style, body.moderation) == ("hd", "vivid", "low")
