@@ -6,7 +6,7 @@ Plain values, checked when the settings are read. Knows nothing of how a model i
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -48,6 +48,7 @@ class ListedModel(BaseModel):
     denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] | None = None
     safety_checker: bool | None = None
     unchecked_previews: bool | None = None
+    embeddings_folder: Annotated[Path, Field(strict=False)] | None = None
     prompt_weighting: bool | None = None
     max_prompt_chunks: Annotated[int, Field(ge=1, le=MAX_PROMPT_CHUNKS)] | None = None
     defaults: ModelDefaultsGiven = ModelDefaultsGiven()

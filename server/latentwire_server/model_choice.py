@@ -69,12 +69,14 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
     Raises:
         SettingsError: one is a folder or file that is not there.
     """
+    _check_folder(settings.embeddings_folder, field="embeddings_folder")
     if not settings.models:
         _check_there(settings.model, field="model")
         source = source_of(settings)
         return (_to_load(source, settings, aliases=settings.model_aliases),)
     for index, listed in enumerate(settings.models):
         _check_there(listed.source, field=f"models[{index}].source")
+        _check_folder(listed.embeddings_folder, field=f"models[{index}].embeddings_folder")
     return tuple(
         _to_load(
             listed_source(listed, settings),
@@ -129,6 +131,12 @@ def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
     )
 
 
+def _check_folder(folder: Path | None, *, field: str) -> None:
+    if folder is not None and not folder.expanduser().is_dir():
+        message = f"{field}={str(folder)!r}: there is no such folder"
+        raise SettingsError(message)
+
+
 def _with_options(
     source: ModelSource, settings: Settings, listed: ListedModel | None = None
 ) -> ModelSource:
@@ -138,6 +146,7 @@ def _with_options(
         source,
         safety_checker=_first_given(own.safety_checker, settings.safety_checker),
         unchecked_previews=_first_given(own.unchecked_previews, settings.unchecked_previews),
+        embeddings_folder=_first_given(own.embeddings_folder, settings.embeddings_folder),
         prompt_weighting=_first_given(own.prompt_weighting, settings.prompt_weighting),
         max_prompt_chunks=_first_given(own.max_prompt_chunks, settings.max_prompt_chunks),
     )

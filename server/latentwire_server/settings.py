@@ -157,6 +157,10 @@ class Settings(BaseSettings):
     )
 
     # Prompts
+    embeddings_folder: Path | None = Field(
+        None,
+        description="Folder with .safetensors of textual inversion, one for each word.",
+    )
     prompt_weighting: bool = Field(
         default=False,
         description="Takes brackets in prompts for weights: (word:1.3), (word), [word].",

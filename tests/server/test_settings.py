@@ -208,6 +208,25 @@ def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, sa
     assert says in str(caught.value)
 
 
+def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Path):
+    (folder / "latentwire.toml").write_text(
+        "[server]\nprompt_weighting = true\nsafety_checker = false\nmax_prompt_chunks = 2\n"
+        f'embeddings_folder = "{folder}"\n'
+        '[[models]]\nsource = "embedded"\n'
+        '[[models]]\nid = "own"\nsource = "embedded"\nprompt_weighting = false\n'
+        'safety_checker = true\nmax_prompt_chunks = 3\nembeddings_folder = "words"\n'
+    )
+    settings = load_settings({})
+    servers, own = (listed_source(one, settings) for one in settings.models)
+    assert (servers.prompt_weighting, servers.max_prompt_chunks) == (True, 2)
+    assert (servers.safety_checker, servers.embeddings_folder) == (False, folder)
+    assert (own.prompt_weighting, own.max_prompt_chunks, own.safety_checker) == (False, 3, True)
+    with pytest.raises(SettingsError, match=r"models\[1\].embeddings_folder='words': .*no such"):
+        chosen_models(settings)
+    with pytest.raises(SettingsError, match="embeddings_folder='nowhere'"):
+        chosen_models(load_settings({"embeddings_folder": "nowhere"}))
+
+
 def test_a_named_file_must_exist(folder: Path):
     with pytest.raises(SettingsError, match="config="):
         load_settings({}, config_file=folder / "none.toml")

@@ -29,6 +29,8 @@ class Components:
     projection: LatentProjection
     safety_checker: SafetyChecker | None = None
     prompt_options: PromptOptions = PLAIN_PROMPTS
+    words: tuple[str, ...] = ()
+    """What embeddings of the operator's stand for."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What the pipeline's own configuration says besides."""
 

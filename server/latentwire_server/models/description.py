@@ -97,6 +97,7 @@ def _capabilities(parts: Components) -> tuple[str, ...]:
     present = {
         "safety-checker": parts.safety_checker is not None,
         PROMPT_WEIGHTING: parts.prompt_options.is_weighted,
+        "textual-inversion": bool(parts.words),
         "long-prompts": parts.prompt_options.max_chunks > 1,
     }
     return ("image-to-image", "inpainting", *(name for name, has_it in present.items() if has_it))

@@ -52,6 +52,7 @@ from latentwire_server.models.safety_checker import (
 from latentwire_server.models.single_file import load_single_file
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
 from latentwire_server.models.text_encoder import TextEncoder
+from latentwire_server.models.textual_inversion import load_words, words_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -178,8 +179,14 @@ def _with_options(parts: Components, source: ModelSource) -> Components:
     options = PromptOptions(
         is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
     )
-    encoders = tuple(encoder.reading(options) for encoder in parts.text_encoders)
-    return replace(parts, text_encoders=encoders, prompt_options=options)
+    words: tuple[str, ...] = ()
+    if source.embeddings_folder is not None:
+        learnt = load_words if has_weights() else words_in
+        words = learnt(source.embeddings_folder.expanduser(), parts.text_encoders)
+    encoders = tuple(
+        encoder.reading(options, has_words=bool(words)) for encoder in parts.text_encoders
+    )
+    return replace(parts, text_encoders=encoders, prompt_options=options, words=words)
 
 
 def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:

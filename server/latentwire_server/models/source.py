@@ -42,6 +42,8 @@ class ModelSource:
     """Whether the model's own safety checker is loaded, if it brings one."""
     unchecked_previews: bool = False
     """Whether a model with a safety checker sends previews, which it does not see."""
+    embeddings_folder: Path | None = None
+    """With the words that embeddings stand for."""
     prompt_weighting: bool = False
     """Whether brackets in prompts weigh what they hold."""
     max_prompt_chunks: int = 1

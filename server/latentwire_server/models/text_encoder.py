@@ -20,6 +20,7 @@ from latentwire_server.models.prompt_reader import (
     PromptReader,
     weighed,
 )
+from latentwire_server.models.textual_inversion import spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,8 +66,12 @@ class TextEncoder:
         *,
         name: str = "text_encoder",
         options: PromptOptions = PLAIN_PROMPTS,
+        has_words: bool = False,
     ) -> None:
-        """Takes both parts, the network's name in the model's folder, and how prompts are read."""
+        """Takes both parts, the network's name in the model's folder, and how prompts are read.
+
+        ``has_words`` says that they have learnt words by textual inversion.
+        """
         self.tokenizer = tokenizer
         self.module = module
         self.name = name
@@ -74,13 +79,17 @@ class TextEncoder:
         self._lock = threading.Lock()
         self._reader = PromptReader(tokenizer, options, lock=self._lock)
         self._is_plain = options.are_plain
+        self._has_words = has_words
 
-    def reading(self, options: PromptOptions) -> TextEncoder:
+    def reading(self, options: PromptOptions, *, has_words: bool = False) -> TextEncoder:
         """Returns one that reads prompts in another way."""
-        return TextEncoder(self.tokenizer, self.module, name=self.name, options=options)
+        return TextEncoder(
+            self.tokenizer, self.module, name=self.name, options=options, has_words=has_words
+        )
 
     def dropped(self, prompt: str) -> str:
         """Returns the end of ``prompt`` that is not read, or ``""``."""
+        prompt = self._spelled_out(prompt)
         if not self._is_plain:
             return self._reader.dropped(prompt)
         tokenizer = self.tokenizer
@@ -92,15 +101,23 @@ class TextEncoder:
 
     def num_chunks(self, prompt: str) -> int:
         """Returns how often the network must be asked to read ``prompt``."""
-        return 1 if self._is_plain else self._reader.num_chunks(prompt)
+        return 1 if self._is_plain else self._reader.num_chunks(self._spelled_out(prompt))
 
     def read(self, prompt: str, *, num_chunks: int) -> Reading:
         """Returns what the network makes of a prompt, chunk by chunk."""
+        prompt = self._spelled_out(prompt)
         if self._is_plain:
             chunks = [self._plain_chunk(prompt)]
         else:
             chunks = self._reader.chunks(prompt, num_chunks=num_chunks)
         return Reading(chunks=chunks, states=[self._states(chunk) for chunk in chunks])
+
+    def _spelled_out(self, prompt: str) -> str:
+        """Returns a prompt in which words of several vectors have all their places."""
+        if not self._has_words:
+            return prompt
+        with self._lock:
+            return spelled_out(prompt, self.tokenizer)
 
     def _plain_chunk(self, prompt: str) -> Chunk:
         tokenizer = self.tokenizer
