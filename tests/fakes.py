@@ -24,6 +24,7 @@ from latentwire_server.models.info import (
     ModelLimits,
     SchedulerChoice,
     SchedulerInfo,
+    Stretch,
 )
 from latentwire_server.models.model import Conditioning, DenoiserInput
 
@@ -66,15 +67,17 @@ class FakeScheduler:
         *,
         num_inference_steps: int,
         num_skipped: int,
+        stretch: Stretch,
         fault: Callable[[int], None],
     ) -> None:
         self._choice = choice
         self._fault = fault
-        self.kind = choice, num_inference_steps, num_skipped
+        self.kind = choice, num_inference_steps, num_skipped, stretch
         num_per_step = 2 if choice.id == "heun" else 1
         self._whole = num_per_step * num_inference_steps - (num_per_step - 1)
-        self._begin = num_per_step * num_skipped
-        self.num_evaluations = self._whole - self._begin
+        first, end = round(stretch.start * self._whole), round(stretch.end * self._whole)
+        self._begin = max(num_per_step * num_skipped, first)
+        self.num_evaluations = max(0, end - self._begin)
         self.init_noise_sigma = 1.0
 
     def timestep(self, position: int) -> float:
@@ -151,6 +154,7 @@ class FakeModel:
     dtype_name: str = "float32"
     backend_name: str = "eager"
     sees_masks: bool = False
+    refiner: FakeModel | None = None
     compiled_shapes: tuple[str, ...] = ()
     safety_checker: FakeSafetyChecker | None = None
     call_s: float = 0.0
@@ -191,6 +195,7 @@ class FakeModel:
                 num_inference_steps=4,
                 guidance_scale=2.0,
                 scheduler=SchedulerChoice(id="euler"),
+                high_noise_frac=None if self.refiner is None else 0.8,
             ),
             aliases=(f"{self.id}-alias",),
             capabilities=("image-to-image", "inpainting"),
@@ -226,7 +231,12 @@ class FakeModel:
         return FakePosterior(image)
 
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
+        self,
+        choice: SchedulerChoice,
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
+        stretch: Stretch | None = None,
     ) -> FakeScheduler:
         known = {info.id: info.sigmas for info in self.info.schedulers}
         if choice.sigmas not in known.get(choice.id, ()):
@@ -239,7 +249,11 @@ class FakeModel:
                 raise error
 
         return FakeScheduler(
-            choice, num_inference_steps=num_inference_steps, num_skipped=num_skipped, fault=fault
+            choice,
+            num_inference_steps=num_inference_steps,
+            num_skipped=num_skipped,
+            stretch=stretch or Stretch(),
+            fault=fault,
         )
 
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:

@@ -168,6 +168,9 @@ class GenerationBody(BaseModel):
     seed: Annotated[Integer, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = None
     scheduler: Annotated[SchedulerBody | None, BeforeValidator(_scheduler)] = None
     clip_skip: Annotated[Integer, Field(ge=0, le=MAX_INT32)] | None = None
+    high_noise_frac: (
+        Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=1, allow_inf_nan=False)] | None
+    ) = None
     width: PositiveInteger | None = None
     height: PositiveInteger | None = None
 

@@ -114,6 +114,7 @@ def generate_options(
         "guidance_scale": body.guidance_scale,
         "scheduler": _scheduler(body),
         "clip_skip": body.clip_skip,
+        "high_noise_frac": body.high_noise_frac,
         "image": pictures.image,
         "mask": pictures.mask,
         "strength": pictures.strength,

@@ -26,7 +26,7 @@ from latentwire_server.sources import SourceDraft, open_source, strength_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.info import ModelDefaults, ModelInfo
     from latentwire_server.refused_words import RefusedWords
 
 
@@ -46,6 +46,7 @@ class RequestDraft:
     scheduler_id: str | None = None
     sigmas: str | None = None
     clip_skip: int | None = None
+    high_noise_frac: float | None = None
     source: SourceDraft | None = None
     format: ImageFormat | None = None
     quality: int | None = None
@@ -132,6 +133,7 @@ def complete(
         ),
         scheduler=draft.scheduler_choice(info),
         clip_skip=_given(draft.clip_skip, 0),
+        high_noise_frac=_high_noise_frac(draft, defaults),
         source=source,
         output=_output(draft),
         events=_events(draft),
@@ -146,6 +148,13 @@ def as_float32(value: float) -> float:
     """Rounds to what the wire can carry, so that an echoed request is the same request."""
     rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return rounded
+
+
+def _high_noise_frac(draft: RequestDraft, defaults: ModelDefaults) -> float | None:
+    if defaults.high_noise_frac is None:
+        return None
+    given = draft.high_noise_frac
+    return as_float32(defaults.high_noise_frac if given is None else given)
 
 
 def _given(value: int | None, default: int) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$"
 _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _ALIAS_PATTERN: Final = r"^[A-Za-z0-9._/:-]{1,128}$"
-_OF_OTHERS: Final = ("revision", "variant", "single_file_config")
+_OF_OTHERS: Final = ("revision", "variant", "single_file_config", "refiner", "vae")
 
 Names = Annotated[
     tuple[Annotated[str, Field(pattern=_ALIAS_PATTERN)], ...],
@@ -55,12 +55,14 @@ class ListedModel(BaseModel):
     limits: ModelLimitsGiven = ModelLimitsGiven()
     preload: bool | None = None
     """Whether it is loaded before the server is ready. None: the first model alone."""
-    refiner: str | None = None
-    high_noise_frac: float | None = None
-    vae: str | None = None
+    refiner: Annotated[str, Field(min_length=1)] | None = None
+    """A diffusers folder or hub id, which takes the low noise levels."""
+    high_noise_frac: Annotated[float, Field(gt=0, le=1)] | None = None
+    vae: Annotated[str, Field(min_length=1)] | None = None
+    """A folder or hub id of an autoencoder in place of the model's own."""
     loras: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
-    @field_validator("refiner", "high_noise_frac", "vae", "loras")
+    @field_validator("loras")
     @classmethod
     def _refuse(cls, value: object) -> object:
         if value:
@@ -73,6 +75,9 @@ class ListedModel(BaseModel):
         given = [name for name in _OF_OTHERS if getattr(self, name) is not None]
         if self.source == EMBEDDED_ID and given:
             message = f"{', '.join(given)}: the embedded model has none; leave it out"
+            raise ValueError(message)
+        if self.high_noise_frac is not None and self.refiner is None:
+            message = "high_noise_frac: says where the refiner takes over; there is none"
             raise ValueError(message)
         return self
 

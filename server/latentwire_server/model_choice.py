@@ -75,8 +75,9 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
         source = source_of(settings)
         return (_to_load(source, settings, aliases=settings.model_aliases),)
     for index, listed in enumerate(settings.models):
-        _check_there(listed.source, field=f"models[{index}].source")
         _check_folder(listed.embeddings_folder, field=f"models[{index}].embeddings_folder")
+        for name in ("source", "refiner", "vae"):
+            _check_there(getattr(listed, name), field=f"models[{index}].{name}")
     return tuple(
         _to_load(
             listed_source(listed, settings),
@@ -121,7 +122,11 @@ def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
             revision=listed.revision,
             variant=listed.variant,
             single_file_config=listed.single_file_config,
+            refiner=listed.refiner,
+            vae=listed.vae,
         )
+    if listed.high_noise_frac is not None:
+        source = replace(source, high_noise_frac=listed.high_noise_frac)
     return replace(
         _with_options(source, settings, listed),
         id=listed.served_id,
@@ -186,8 +191,10 @@ def _to_load(
     )
 
 
-def _check_there(source: str, *, field: str) -> None:
-    if source != EMBEDDED_ID and _looks_local(source) and not Path(source).expanduser().exists():
+def _check_there(source: str | None, *, field: str) -> None:
+    if source in (None, EMBEDDED_ID) or not _looks_local(source):
+        return
+    if not Path(source).expanduser().exists():
         message = f"{field}={source!r}: there is no such folder or file, and it is no hub id"
         raise SettingsError(message)
 

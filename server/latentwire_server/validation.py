@@ -53,6 +53,7 @@ def violations(
             _words(draft, info, refused_words),
             _size(draft, info),
             _sampling(draft, info.limits),
+            _refining(draft, info),
             _scheduler_violations(draft, info),
             _output_violations(draft),
             _events_violations(draft),
@@ -211,6 +212,20 @@ def _sampling(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
         )
     elif not 0 <= guidance <= limits.max_guidance_scale:
         yield _out_of_range("guidance_scale", guidance, f"0 to {limits.max_guidance_scale:g}")
+
+
+def _refining(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
+    share = draft.high_noise_frac
+    if share is None:
+        return
+    if info.defaults.high_noise_frac is None:
+        yield Violation(
+            field="high_noise_frac",
+            reason="UNSUPPORTED_FIELD",
+            description=f"the model {info.id} has no refiner; leave high_noise_frac unset",
+        )
+    elif not 0 < share <= 1:
+        yield _out_of_range("high_noise_frac", share, "above 0, up to 1")
 
 
 def _scheduler_violations(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:

@@ -73,6 +73,7 @@ async def test_null_and_empty_fields_are_absent_ones(bridge, server):
         "output_format", "output_compression", "moderation", "stream", "partial_images",
         "safety_identifier", "negative_prompt", "num_inference_steps", "guidance_scale", "seed",
         "scheduler", "clip_skip", "width", "height", "image", "mask", "strength", "loras",
+        "high_noise_frac",
     )  # fmt: skip
     for nothing in (None, ""):
         answer = await bridge.generate(**dict.fromkeys(names, nothing))

@@ -43,7 +43,8 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
     flags = (
         "generate p --model m --negative-prompt n --width 16 --height 24 --num-images 2 --seed 5"
         " --num-inference-steps 3 --guidance-scale 0 --scheduler dpmpp-2m --sigmas karras"
-        " --clip-skip 0 --format webp --quality 80 --metadata-omitted --max-data-bytes 65536"
+        " --clip-skip 0 --high-noise-frac 0.75"
+        " --format webp --quality 80 --metadata-omitted --max-data-bytes 65536"
         " --progress-interval-steps 2 --preview-interval-steps 3 --preview-method full-vae"
         " --preview-max-side 64 --priority -5 --user me --label a=b --label c=d=e"
     )
@@ -60,6 +61,7 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         guidance_scale=0,
         scheduler=pb.Scheduler(id="dpmpp-2m", sigmas="karras"),
         clip_skip=0,
+        high_noise_frac=0.75,
         output=pb.Output(
             format=pb.IMAGE_FORMAT_WEBP, quality=80, metadata_omitted=True, max_data_bytes=65536
         ),

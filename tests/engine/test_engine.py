@@ -23,6 +23,7 @@ from latentwire_server.engine.types import (
     GenerationState,
     ImageFormat,
     OutputOptions,
+    Progress,
 )
 from tests.engine.driving import assert_drawn_right, read
 from tests.engine.requests import request
@@ -259,3 +260,24 @@ async def test_closing_twice_and_closing_before_the_start_are_fine(start) -> Non
     await driver.engine.aclose()
     await driver.engine.aclose()
     await Engine({}, EngineSettings()).aclose()
+
+
+async def test_those_in_one_phase_share_calls_whatever_phase_others_are_in(start) -> None:
+    refiner = FakeModel(id="fake/refiner")
+    driver = await start(FakeModel(refiner=refiner), max_rows=8)
+    shares = {"high_noise_frac": 0.5, "num_inference_steps": 8}
+    refined = [request(prompt=name, **shares) for name in ("a", "b")]
+    plain = request(prompt="c", high_noise_frac=1.0, num_inference_steps=8)
+    results = await driver.run_held(*refined, plain)
+    for result in results:
+        assert_drawn_right(result)
+        progress = [event for event in result.of_kind(Progress) if event.step]
+        assert [event.step for event in progress] == sorted(event.step for event in progress)
+        assert {event.step_count for event in progress} == {8}
+        assert progress[-1].step == 8
+    assert {call.prompts for call in refiner.calls} <= {("a",), ("b",), ("a", "b"), ("b", "a")}
+    assert sum(call.num_rows for call in refiner.calls) == 8
+    assert len(refiner.calls) < 8
+    assert sum(call.num_rows for call in driver.model.calls) == 4 + 4 + 8
+    assert driver.model.num_decodes == 3
+    assert refiner.num_decodes == 0

@@ -7,31 +7,39 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from latentwire_server.engine.estimate import PhaseWork
 from latentwire_server.engine.generation import Generation
 from latentwire_server.engine.lifecycle import Stage
+from latentwire_server.engine.phases import phases_of
 from latentwire_server.engine.policy import Group
 from latentwire_server.engine.stepping import Step, step_together
-from latentwire_server.engine.trajectory import Phase, Trajectory
+from latentwire_server.engine.trajectory import Prompts, Trajectory
 from latentwire_server.models.model import Conditioning
 from latentwire_server.models.schedulers import SCHEDULERS, DiffusersScheduler
 from tests.engine.requests import request
 from tests.fakes import FakeModel
 
 if TYPE_CHECKING:
-    from latentwire_server.models.info import SchedulerChoice
+    from latentwire_server.models.info import SchedulerChoice, Stretch
 
 
 class RealSchedulers(FakeModel):
     """Steps with diffusers' own schedulers."""
 
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
+        self,
+        choice: SchedulerChoice,
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
+        stretch: Stretch | None = None,
     ) -> DiffusersScheduler:
         return DiffusersScheduler(
             choice,
             {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"},
             num_inference_steps=num_inference_steps,
             num_skipped=num_skipped,
+            stretch=stretch,
         )
 
 
@@ -40,17 +48,18 @@ def begun(model_type: type[FakeModel] = FakeModel, **changes: object) -> Traject
     generation = Generation(
         wanted,
         arrival=0,
-        group=Group(model="fake", height=8, width=8),
-        num_evaluations=4,
+        phases=[PhaseWork(group=Group(model="fake", height=8, width=8), num_evaluations=4)],
         on_change=lambda: None,
     )
     model = model_type()
-    trajectory = Trajectory(generation, phase=Phase.of(wanted, model))
+    trajectory = Trajectory(generation, phases=phases_of(wanted, model))
     negative = model.encode_prompt(wanted.negative_prompt, clip_skip=0)
-    trajectory.condition(
-        model.encode_prompt(wanted.prompt, clip_skip=0),
+    prompts = Prompts(
+        text=model.encode_prompt(wanted.prompt, clip_skip=0),
         negative=negative if wanted.uses_guidance else None,
+        num_chunks=1,
     )
+    trajectory.condition([prompts])
     return trajectory
 
 

@@ -119,6 +119,7 @@ class Case:
     mask: np.ndarray | None = None
     """(height, width) uint8, 255 where it is redrawn."""
     strength: float = 0.8
+    high_noise_frac: float | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -196,14 +197,9 @@ class Oracle:
         return self._drawn[case.name]
 
     def _draw(self, case: Case) -> list[np.ndarray]:
-        class_name, options = SCHEDULERS[case.scheduler]
         if self._pipeline.unet.config.in_channels == INPAINTING_CHANNELS:
             case = case.as_inpainting
-        pipeline = self._pipeline_for(case)
-        # After the pipeline is made: its constructor changes the configuration of some.
-        pipeline.scheduler = getattr(diffusers, class_name).from_config(
-            self._config, **options, **SIGMAS[case.sigmas]
-        )
+        pipeline = self.pipeline_with_scheduler(case)
         generators = [
             torch.Generator("cpu").manual_seed(case.seed + index)
             for index in range(case.num_images)
@@ -225,6 +221,16 @@ class Oracle:
         if case.image is None or case.mask is None:
             return drawn
         return [np.where(case.mask[..., None] == 255, one, case.image) for one in drawn]
+
+    def pipeline_with_scheduler(self, case: Case) -> Any:
+        """Returns the pipeline of the case's kind, with its scheduler."""
+        class_name, options = SCHEDULERS[case.scheduler]
+        pipeline = self._pipeline_for(case)
+        # After the pipeline is made: its constructor changes the configuration of some.
+        pipeline.scheduler = getattr(diffusers, class_name).from_config(
+            self._config, **options, **SIGMAS[case.sigmas]
+        )
+        return pipeline
 
     def draw_encoded(
         self, case: Case, prompt_embeds: torch.Tensor, negative_prompt_embeds: torch.Tensor
@@ -322,6 +328,7 @@ def request_of(case: Case, model: DiffusionModel) -> Any:
         seed=case.seed,
         num_images=case.num_images,
         clip_skip=case.clip_skip,
+        high_noise_frac=case.high_noise_frac,
         scheduler=SchedulerChoice(id=case.scheduler, sigmas=case.sigmas),
         **case.arguments | {"width": case.width, "height": case.height},
     )

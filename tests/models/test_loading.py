@@ -142,7 +142,7 @@ def test_of_a_hub_repository_only_what_is_used_is_downloaded(
         shutil.copytree(folder, snapshot)
         return str(snapshot)
 
-    monkeypatch.setattr("latentwire_server.models.loading.snapshot_download", download)
+    monkeypatch.setattr("latentwire_server.models.hub.snapshot_download", download)
     for part in ("unet", "vae", "text_encoder") if variant else ():
         for path in (folder / part).glob("*.safetensors"):
             path.rename(path.with_suffix(f".{variant}.safetensors"))

@@ -31,6 +31,19 @@ def test_a_sampler_can_have_a_limit_of_its_own():
     assert list(violations(replace(GOOD, scheduler_id="lcm", num_inference_steps=50), info)) == []
 
 
+def test_a_refiner_takes_over_where_it_is_told_to():
+    info = FakeModel(refiner=FakeModel()).info
+    for share in (0.0, -0.1, 1.1, float("nan")):
+        (violation,) = violations(replace(GOOD, high_noise_frac=share), info)
+        assert (violation.field, violation.reason) == ("high_noise_frac", "OUT_OF_RANGE")
+    one = {"generation_id": "g", "owner": "", "random_seed": 1}
+    asked = {None: 0.8, 0.5: 0.5, 1.0: 1.0}
+    for share, expected in asked.items():
+        completed = complete(replace(GOOD, high_noise_frac=share), info, **one)
+        assert completed.high_noise_frac == pytest.approx(expected)
+    assert complete(GOOD, INFO, **one).high_noise_frac is None
+
+
 def told(**fields: object) -> str:
     (violation,) = violations(replace(GOOD, **fields), INFO)
     return violation.description
@@ -63,6 +76,7 @@ def told(**fields: object) -> str:
         ({"scheduler_id": "heun", "sigmas": "karras"}, "scheduler.sigmas", "UNSUPPORTED_SIGMAS"),
         ({"clip_skip": -1}, "clip_skip", "OUT_OF_RANGE"),
         ({"clip_skip": 3}, "clip_skip", "OUT_OF_RANGE"),
+        ({"high_noise_frac": 0.8}, "high_noise_frac", "UNSUPPORTED_FIELD"),
         ({"quality": 90}, "output.quality", "NOT_APPLICABLE"),
         ({"quality": 0, "format": ImageFormat.JPEG}, "output.quality", "OUT_OF_RANGE"),
         ({"quality": 101, "format": ImageFormat.WEBP}, "output.quality", "OUT_OF_RANGE"),

@@ -27,6 +27,8 @@ class GenerateOptions(TypedDict, total=False):
     scheduler: str | tuple[str, str] | None
     """An id such as ``"dpmpp-2m"``, or an id and a spacing: ``("dpmpp-2m", "karras")``."""
     clip_skip: int | None
+    high_noise_frac: float | None
+    """Where the model's refiner takes over, above 0 to 1 (never)."""
     image: bytes | None
     """A PNG, JPEG or WebP file to start from."""
     mask: bytes | None

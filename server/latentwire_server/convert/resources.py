@@ -82,6 +82,7 @@ def model_to_proto(
             num_inference_steps=defaults.num_inference_steps,
             guidance_scale=defaults.guidance_scale,
             scheduler=_scheduler(defaults.scheduler),
+            high_noise_frac=defaults.high_noise_frac,
         ),
     )
 

@@ -42,12 +42,18 @@ def describe(
                 "guidance_scale": request.guidance_scale,
                 "scheduler": {"id": request.scheduler.id, "sigmas": request.scheduler.sigmas},
                 "clip_skip": request.clip_skip,
+                **_refining(request),
                 "output": output,
                 **_source(request),
             },
         },
         ensure_ascii=False,
     )
+
+
+def _refining(request: GenerationRequest) -> dict[str, object]:
+    share = request.high_noise_frac
+    return {} if share is None else {"high_noise_frac": share}
 
 
 def _source(request: GenerationRequest) -> dict[str, object]:

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from latentwire_server.engine.trajectory import Prompts
+
 if TYPE_CHECKING:
     from latentwire_server.engine.trajectory import Trajectory
-    from latentwire_server.models.model import Conditioning
+    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.models.model import Conditioning, DiffusionModel
 
 CAPACITY_BYTES = 64 * 2**20
 """What remembered prompts may take on the device: 270 of Stable Diffusion 1.5's in float32."""
 
 _Key = tuple[str, str, str, int | None, int]
+"""Owner, model, prompt, clip_skip (none for a negative prompt) and num_chunks."""
 
 
 class PromptEncoder:
@@ -29,7 +33,10 @@ class PromptEncoder:
 
     def encode(self, trajectory: Trajectory) -> None:
         """Conditions ``trajectory`` on its prompts."""
-        request, model = trajectory.request, trajectory.phase.model
+        request = trajectory.request
+        trajectory.condition([self._prompts(request, phase.model) for phase in trajectory.phases])
+
+    def _prompts(self, request: GenerationRequest, model: DiffusionModel) -> Prompts:
         prompts = [request.prompt, *([request.negative_prompt] if request.uses_guidance else [])]
         # Of its own prompts alone: a picture must not depend on its company.
         num_chunks = max(map(model.num_chunks, prompts))
@@ -37,23 +44,21 @@ class PromptEncoder:
         if request.uses_guidance:
             # clip_skip is for the prompt alone, as in StableDiffusionPipeline.
             negative = self._encoded(
-                trajectory, request.negative_prompt, clip_skip=None, num_chunks=num_chunks
+                model, (request.owner, model.info.id, request.negative_prompt, None, num_chunks)
             )
         text = self._encoded(
-            trajectory, request.prompt, clip_skip=request.clip_skip, num_chunks=num_chunks
+            model,
+            (request.owner, model.info.id, request.prompt, request.clip_skip, num_chunks),
         )
-        trajectory.condition(text, negative=negative, num_chunks=num_chunks)
+        return Prompts(text=text, negative=negative, num_chunks=num_chunks)
 
     def forget(self, model_id: str) -> None:
-        """Drops what was made with a model."""
-        for key in [key for key in self._recent if key[1] == model_id]:
+        """Drops what was made with a model, or its refiner."""
+        for key in [key for key in self._recent if key[1].partition("/")[0] == model_id]:
             self._num_bytes -= self._recent.pop(key).num_bytes
 
-    def _encoded(
-        self, trajectory: Trajectory, prompt: str, *, clip_skip: int | None, num_chunks: int
-    ) -> Conditioning:
-        request, model = trajectory.request, trajectory.phase.model
-        key = (request.owner, request.model, prompt, clip_skip, num_chunks)
+    def _encoded(self, model: DiffusionModel, key: _Key) -> Conditioning:
+        _, _, prompt, clip_skip, num_chunks = key
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]

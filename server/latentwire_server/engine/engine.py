@@ -33,6 +33,7 @@ from latentwire_server.engine.housekeeping import Housekeeper
 from latentwire_server.engine.inbox import Inbox
 from latentwire_server.engine.knee import compile_for, measure_knee
 from latentwire_server.engine.loop import DeviceLoop
+from latentwire_server.engine.phases import phases_of
 from latentwire_server.engine.policy import Group
 from latentwire_server.engine.register import Register
 from latentwire_server.engine.row_budget import DEFAULT_ROWS, RowBudget
@@ -99,6 +100,11 @@ class Engine:
             ModelUnusable: it cannot draw one image here.
             DeviceBroken: the device is broken.
         """
+        for part in (model, model.refiner):
+            if part is not None:
+                self._warm_up(part)
+
+    def _warm_up(self, model: DiffusionModel) -> None:
         group = _group_of(model)
         is_reproducible = self._settings.batching is Batching.REPRODUCIBLE
         # The same bytes under any load must be the same after the next start too.
@@ -308,12 +314,10 @@ class Engine:
         return [one for one in waiting if one.request.model == model_id]
 
     def _generation_of(self, request: GenerationRequest, model: ModelOutline) -> Generation:
-        evaluations = {info.id: info.evaluations_per_step for info in model.info.schedulers}
         return Generation(
             request,
             arrival=self._num_submitted,
-            group=_group_of(model, width=request.width, height=request.height),
-            num_evaluations=request.num_steps * evaluations.get(request.scheduler.id, 1),
+            phases=[phase.expected_work for phase in phases_of(request, model)],
             on_change=lambda: self._call_soon(self._housekeeper.notify),
             waits_for_model=request.model not in self._models,
         )
@@ -397,10 +401,8 @@ class Engine:
             self._running_loop().call_soon_threadsafe(callback)
 
 
-def _group_of(model: ModelOutline, *, width: int = 0, height: int = 0) -> Group:
-    """Returns the group of a picture; without a size, of the model's own."""
+def _group_of(model: ModelOutline) -> Group:
+    """Returns the group of a picture of the model's own size."""
     defaults = model.info.defaults
-    _, latent_height, latent_width = model.latent_shape(
-        width=width or defaults.width, height=height or defaults.height
-    )
-    return Group(model=model.info.id, height=latent_height, width=latent_width)
+    _, height, width = model.latent_shape(width=defaults.width, height=defaults.height)
+    return Group(model=model.info.id, height=height, width=width)

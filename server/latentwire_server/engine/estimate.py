@@ -37,6 +37,14 @@ MAX_RETRY_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseWork:
+    """The denoiser's work in one phase of a generation."""
+
+    group: Group
+    num_evaluations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkLeft:
     """The device work that a generation still needs."""
 
@@ -44,6 +52,32 @@ class WorkLeft:
     num_rows: int
     num_evaluations: int
     num_decodes: int
+    later: tuple[PhaseWork, ...] = ()
+    """In phases after the one that it is in."""
+
+    @classmethod
+    def of(
+        cls, phases: Sequence[PhaseWork], *, num_rows: int, num_done: int, num_decodes: int
+    ) -> WorkLeft:
+        """Returns what is left of phases after so many evaluations."""
+        left: list[PhaseWork] = []
+        for phase in phases:
+            rest = max(0, phase.num_evaluations - num_done)
+            num_done = max(0, num_done - phase.num_evaluations)
+            left.append(PhaseWork(group=phase.group, num_evaluations=rest))
+        current, *later = [phase for phase in left if phase.num_evaluations] or left[-1:]
+        return cls(
+            group=current.group,
+            num_rows=num_rows,
+            num_evaluations=current.num_evaluations,
+            num_decodes=num_decodes,
+            later=tuple(later),
+        )
+
+    @property
+    def phases(self) -> tuple[PhaseWork, ...]:
+        """What is left of each phase."""
+        return PhaseWork(group=self.group, num_evaluations=self.num_evaluations), *self.later
 
 
 class Estimator:
@@ -73,14 +107,16 @@ class Estimator:
 
         ``None`` where calls of its kind were never measured: nothing is extrapolated here.
         """
-        round_s = 0.0
-        for call in chunks(work.num_rows, max_rows=self._row_budget.of(work.group)):
-            kind = (work.group, self._padded(len(call), group=work.group))
-            if kind not in self._least_call_s:
-                return None
-            round_s += self._least_call_s[kind]
-        decode_s = self._least_decode_s.get(work.group, 0.0)
-        return work.num_evaluations * round_s + work.num_decodes * decode_s
+        least_s = 0.0
+        for phase in work.phases:
+            group = phase.group
+            for call in chunks(work.num_rows, max_rows=self._row_budget.of(group)):
+                kind = (group, self._padded(len(call), group=group))
+                if kind not in self._least_call_s:
+                    return None
+                least_s += phase.num_evaluations * self._least_call_s[kind]
+        decode_s = self._least_decode_s.get(work.phases[-1].group, 0.0)
+        return least_s + work.num_decodes * decode_s
 
     def remaining_s(self, work: WorkLeft, *, rows: Mapping[Group, int]) -> float | None:
         """Returns how long ``work`` takes.
@@ -89,11 +125,22 @@ class Estimator:
             work: what is left of it.
             rows: what one round evaluates, by group, ``work``'s own rows among it.
         """
-        round_s = self._round_s(work.group, rows=rows)
-        if round_s is None:
+        rounds_s = [
+            self._round_s(phase.group, num_rows=max(rows.get(phase.group, 0), work.num_rows))
+            for phase in work.phases
+        ]
+        own_s = rounds_s[0]
+        if own_s is None:
             return None
-        decode_s = self._decode_s.get(work.group, round_s)
-        return work.num_evaluations * round_s + work.num_decodes * decode_s
+        # The policy gives each group as much of the device.
+        num_groups = max(1, len(rows))
+        remaining_s = 0.0
+        for phase, measured_s in zip(work.phases, rounds_s, strict=True):
+            # A later phase that was never measured is taken to be as fast as the one before.
+            own_s = own_s if measured_s is None else measured_s
+            remaining_s += phase.num_evaluations * own_s * num_groups
+        decode_s = self._decode_s.get(work.phases[-1].group, own_s * num_groups)
+        return remaining_s + work.num_decodes * decode_s
 
     def waits_s(
         self, *, running: Sequence[WorkLeft], queued: Sequence[WorkLeft]
@@ -142,16 +189,15 @@ class Estimator:
         mean_s[kind] = mean + SMOOTHING * (seconds - mean)
         least_s[kind] = min(seconds, least_s.get(kind, seconds))
 
-    def _round_s(self, group: Group, *, rows: Mapping[Group, int]) -> float | None:
-        """Returns the time from one evaluation of the group's members to their next."""
+    def _round_s(self, group: Group, *, num_rows: int) -> float | None:
+        """Returns how long one evaluation of all the group's members takes."""
         own_s = 0.0
-        for call in chunks(rows[group], max_rows=self._row_budget.of(group)):
+        for call in chunks(num_rows, max_rows=self._row_budget.of(group)):
             seconds = self._seconds_of_call(group, num_rows=len(call))
             if seconds is None:
                 return None
             own_s += seconds
-        # The policy gives each group as much of the device.
-        return own_s * len(rows)
+        return own_s
 
     def _seconds_of_call(self, group: Group, *, num_rows: int) -> float | None:
         wanted = self._padded(num_rows, group=group)

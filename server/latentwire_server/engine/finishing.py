@@ -54,7 +54,7 @@ class Finisher:
             NonFiniteOutput: the decoder gave NaN or infinity.
         """
         started = time.monotonic()
-        model, index = trajectory.phase.model, trajectory.num_decoded
+        model, index = trajectory.model, trajectory.num_decoded
         latents, key = trajectory.take_image(), (trajectory.request.picture, index)
         is_new = key != self._last_key
         if is_new:

@@ -24,11 +24,11 @@ from latentwire_server.engine.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from latentwire_server.engine.channel import Channel
     from latentwire_server.engine.errors import GenerationError
-    from latentwire_server.engine.policy import Group
+    from latentwire_server.engine.estimate import PhaseWork
     from latentwire_server.engine.types import Event, GenerationRequest, Image
 
 _LOGGER = logging.getLogger(__name__)
@@ -67,8 +67,7 @@ class Generation:
         request: GenerationRequest,
         *,
         arrival: int,
-        group: Group,
-        num_evaluations: int,
+        phases: Sequence[PhaseWork],
         on_change: Callable[[], None],
         waits_for_model: bool = False,
     ) -> None:
@@ -82,9 +81,8 @@ class Generation:
         self.state = GenerationState.QUEUED
         self.step = 0
         self.fraction = 0.0
-        self.num_evaluations = num_evaluations
+        self.phases = tuple(phases)
         self.evaluations_done = 0
-        self.group = group
         self._num_delivered = 0
         self._num_withheld = 0
         self._on_change = on_change
@@ -109,10 +107,10 @@ class Generation:
     @property
     def work_left(self) -> WorkLeft:
         """The device work that it still needs."""
-        return WorkLeft(
-            group=self.group,
+        return WorkLeft.of(
+            self.phases,
             num_rows=self.request.num_rows,
-            num_evaluations=max(0, self.num_evaluations - self.evaluations_done),
+            num_done=self.evaluations_done,
             num_decodes=self.request.num_images - self._num_delivered,
         )
 

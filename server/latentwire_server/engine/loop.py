@@ -21,10 +21,11 @@ from latentwire_server.engine.errors import DeadlinePassed, DeviceOutOfMemory, G
 from latentwire_server.engine.faults import DeviceBroken, free_memory, own_failure
 from latentwire_server.engine.finishing import Finisher
 from latentwire_server.engine.lifecycle import Stage
+from latentwire_server.engine.phases import phases_of
 from latentwire_server.engine.policy import Candidate, Decode, Denoise, Policy, Waiting
 from latentwire_server.engine.reporting import report_preview, report_progress
 from latentwire_server.engine.stepping import Step, take_steps
-from latentwire_server.engine.trajectory import Phase, Trajectory
+from latentwire_server.engine.trajectory import Trajectory
 from latentwire_server.engine.types import Batching, PhaseName
 
 if TYPE_CHECKING:
@@ -218,12 +219,12 @@ class DeviceLoop:
         model = self._models[generation.request.model]
         if not self._running and model.device_name.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(model.device_name)
-        trajectory = Trajectory(generation, phase=Phase.of(generation.request, model))
-        generation.num_evaluations = trajectory.num_evaluations
+        trajectory = Trajectory(generation, phases=phases_of(generation.request, model))
+        generation.phases = trajectory.work
         rows = self._rows_of_a_round(newcomer=generation)
         self._report(trajectory, PhaseName.ENCODING, rows=rows)
         self._encoder.encode(trajectory)
-        generation.group = trajectory.group
+        generation.phases = trajectory.work
         generation.marks.encoded = time.monotonic()
         self._share(trajectory)
         self._running[generation.id] = trajectory
@@ -315,5 +316,5 @@ class DeviceLoop:
 
 def _is_progress_due(trajectory: Trajectory) -> bool:
     interval = max(1, trajectory.request.events.progress_interval_steps)
-    is_last = trajectory.step == trajectory.phase.num_steps
+    is_last = trajectory.step == trajectory.request.num_steps
     return is_last or trajectory.step % interval == 0

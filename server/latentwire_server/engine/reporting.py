@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def wants_preview(trajectory: Trajectory) -> bool:
     """Returns whether a preview is due once the next evaluation is done."""
-    checker = trajectory.phase.model.safety_checker
+    checker = trajectory.model.safety_checker
     if checker is not None and checker.hides_previews:
         return False
     interval = trajectory.request.events.preview_interval_steps
@@ -52,7 +52,7 @@ def report_progress(
         Progress(
             phase=phase,
             step=generation.step,
-            step_count=trajectory.phase.num_steps,
+            step_count=trajectory.request.num_steps,
             fraction=generation.fraction,
             estimated_remaining_s=estimator.remaining_s(generation.work_left, rows=rows),
         )
@@ -96,7 +96,7 @@ def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
 
 
 def _picture(trajectory: Trajectory, original: torch.Tensor) -> torch.Tensor:
-    model, method = trajectory.phase.model, trajectory.request.events.preview_method
+    model, method = trajectory.model, trajectory.request.events.preview_method
     match method:
         case PreviewMethod.LINEAR:
             return model.project_preview(original)

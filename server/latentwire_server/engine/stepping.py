@@ -76,7 +76,7 @@ def step_together(steps: Sequence[Step]) -> None:
         latents = joined.step(
             torch.cat([step.noise_pred for step in steps]),
             torch.cat([one.latents for one in trajectories]),
-            trajectories[0].position,
+            trajectories[0].phase_position,
             generators=generators,
         )
     except Exception:

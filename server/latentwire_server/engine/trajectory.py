@@ -13,42 +13,31 @@ from typing import TYPE_CHECKING
 import torch
 
 from latentwire_server.engine.beginning import Beginner
+from latentwire_server.engine.estimate import PhaseWork
 from latentwire_server.engine.lifecycle import Stage, TrajectoryEvent, next_stage
-from latentwire_server.engine.policy import Candidate, Group
+from latentwire_server.engine.phases import Entry
+from latentwire_server.engine.policy import Candidate
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from latentwire_server.engine.beginning import KeptPart
     from latentwire_server.engine.generation import Generation
-    from latentwire_server.engine.policy import Moment
+    from latentwire_server.engine.phases import Phase
+    from latentwire_server.engine.policy import Group, Moment
     from latentwire_server.engine.types import GenerationRequest
-    from latentwire_server.models.info import SchedulerChoice
     from latentwire_server.models.model import Conditioning, DiffusionModel, StepScheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Phase:
-    """A stretch of a trajectory: which model takes how many steps of which scheduler."""
+class Prompts:
+    """What steers the images in one phase."""
 
-    model: DiffusionModel
-    scheduler: SchedulerChoice
-    num_inference_steps: int
-    """How many steps the scheduler's noise levels are spaced for."""
-    num_steps: int
-    """How many of them, the last, are taken."""
-    guidance_scale: float
-
-    @classmethod
-    def of(cls, request: GenerationRequest, model: DiffusionModel) -> Phase:
-        """Returns the one phase of a request."""
-        return cls(
-            model=model,
-            scheduler=request.scheduler,
-            num_inference_steps=request.num_inference_steps,
-            num_steps=request.num_steps,
-            guidance_scale=request.guidance_scale,
-        )
+    text: Conditioning
+    negative: Conditioning | None
+    """None: without guidance."""
+    num_chunks: int
+    """How many times the text encoder's length they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,38 +50,42 @@ class Rows:
     conditioning: tuple[Conditioning, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Leg:
+    """A phase that has steps to take, with its sampler."""
+
+    phase: Phase[DiffusionModel]
+    scheduler: StepScheduler
+
+
 class Trajectory:
     """One generation's way from noise to latents."""
 
-    def __init__(self, generation: Generation, *, phase: Phase) -> None:
+    def __init__(self, generation: Generation, *, phases: Sequence[Phase[DiffusionModel]]) -> None:
         self.generation = generation
-        self.phase = phase
+        self.model = phases[0].model
+        """The one that was asked for; others may take a part of the steps."""
         self.stage = Stage.ENCODING
         self.position = 0
+        """Evaluations done, in all phases."""
         self.num_decoded = 0
-        self.scheduler: StepScheduler = phase.model.create_scheduler(
-            phase.scheduler,
-            num_inference_steps=phase.num_inference_steps,
-            num_skipped=phase.num_inference_steps - phase.num_steps,
-        )
-        self.num_evaluations = self.scheduler.num_evaluations
+        self._legs = _legs(phases)
+        self._index = 0
+        self._phase_start = 0
+        self.num_evaluations = sum(leg.scheduler.num_evaluations for leg in self._legs)
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
-        shape = phase.model.latent_shape(width=self.request.width, height=self.request.height)
-        self._latent_size = shape[1:]
         # Its own: the generation forgets it when it ends, which may be in the middle of a step.
         self.source = self.request.source
         beginning = Beginner(
             request=self.request,
-            model=phase.model,
+            model=self.model,
             scheduler=self.scheduler,
             generators=self.generators,
         ).begin()
         self.latents = beginning.latents
         self._kept = beginning.kept
         self._mask_latents = beginning.mask_latents
-        self._num_chunks = 1
-        self._conditioning: tuple[Conditioning, ...] = ()
-        self._unconditional: tuple[Conditioning, ...] = ()
+        self._prompts: tuple[Prompts, ...] = ()
 
     @property
     def request(self) -> GenerationRequest:
@@ -100,15 +93,37 @@ class Trajectory:
         return self.generation.request
 
     @property
+    def phases(self) -> tuple[Phase[DiffusionModel], ...]:
+        """Those that have steps to take."""
+        return tuple(leg.phase for leg in self._legs)
+
+    @property
+    def phase(self) -> Phase[DiffusionModel]:
+        """The one that it is in; at the end, the last one."""
+        return self._legs[self._index].phase
+
+    @property
+    def scheduler(self) -> StepScheduler:
+        """The phase's."""
+        return self._legs[self._index].scheduler
+
+    @property
+    def phase_position(self) -> int:
+        """Evaluations done in the phase that it is in."""
+        return self.position - self._phase_start
+
+    @property
+    def work(self) -> tuple[PhaseWork, ...]:
+        """The denoiser's work in each phase, from the first on."""
+        return tuple(
+            PhaseWork(group=self._group(index), num_evaluations=leg.scheduler.num_evaluations)
+            for index, leg in enumerate(self._legs)
+        )
+
+    @property
     def group(self) -> Group:
         """Those that it can share a denoiser call with."""
-        height, width = self._latent_size
-        return Group(
-            model=self.phase.model.info.id,
-            height=height,
-            width=width,
-            num_chunks=self._num_chunks,
-        )
+        return self._group(self._index)
 
     @property
     def moment(self) -> Moment:
@@ -118,7 +133,7 @@ class Trajectory:
     @property
     def place(self) -> Hashable:
         """Where its sampler is: those at one place can step together."""
-        return self.group, self.scheduler.kind, self.position
+        return self.group, self.scheduler.kind, self.phase_position
 
     @property
     def candidate(self) -> Candidate:
@@ -146,32 +161,33 @@ class Trajectory:
     def step_after(self, evaluations: int) -> int:
         """Returns the denoising steps done after that many evaluations from now."""
         position = self.position + evaluations
-        return position * self.phase.num_steps // self.num_evaluations
+        return position * self.request.num_steps // self.num_evaluations
 
-    def condition(
-        self, text: Conditioning, *, negative: Conditioning | None, num_chunks: int = 1
-    ) -> None:
-        """Takes in the encoded prompts, of equal length; no ``negative`` without guidance."""
-        self._num_chunks = num_chunks
-        self._conditioning = self._for_each_image(text)
-        self._unconditional = () if negative is None else self._for_each_image(negative)
+    def condition(self, prompts: Sequence[Prompts]) -> None:
+        """Takes in the encoded prompts of each phase."""
+        self._prompts = tuple(prompts)
         self._move(TrajectoryEvent.ENCODED)
 
     def catch_up(self, leader: Trajectory) -> None:
         """Goes on from where another one of the same picture is."""
         self.position = leader.position
+        self._index = leader.phases.index(leader.phase)
+        self._phase_start = leader.position - leader.phase_position
+        leg = self._legs[self._index]
+        self._legs[self._index] = replace(leg, scheduler=copy.deepcopy(leader.scheduler))
         self.latents = leader.latents.clone()
-        self.scheduler = copy.deepcopy(leader.scheduler)
         for own, other in zip(self.generators, leader.generators, strict=True):
             own.set_state(other.get_state())
 
     def rows(self) -> Rows:
         """Returns the input of the next evaluation. Changes nothing."""
-        scaled = self.scheduler.scale_model_input(self.latents, self.position)
+        prompts, position = self._prompts[self._index], self.phase_position
+        negative = () if prompts.negative is None else self._for_each_image(prompts.negative)
+        scaled = self.scheduler.scale_model_input(self.latents, position)
         return Rows(
-            latents=torch.cat([scaled] * 2) if self._unconditional else scaled,
-            timestep=self.scheduler.timestep(self.position),
-            conditioning=self._unconditional + self._conditioning,
+            latents=torch.cat([scaled] * 2) if negative else scaled,
+            timestep=self.scheduler.timestep(position),
+            conditioning=negative + self._for_each_image(prompts.text),
         )
 
     def noise_pred(self, rows_pred: torch.Tensor) -> torch.Tensor:
@@ -180,26 +196,31 @@ class Trajectory:
         Args:
             rows_pred: (rows, channels, height, width) float32, one per row of ``rows()``.
         """
-        if not self._unconditional:
+        if self._prompts[self._index].negative is None:
             return rows_pred
         unconditional, text = rows_pred.chunk(2)
         return unconditional + self.phase.guidance_scale * (text - unconditional)
 
     def predicted_original(self, noise_pred: torch.Tensor) -> torch.Tensor:
         """Returns x₀ as ``noise_pred`` implies it for the next step."""
-        return self.scheduler.predicted_original(noise_pred, self.latents, self.position)
+        return self.scheduler.predicted_original(noise_pred, self.latents, self.phase_position)
 
     def advance(self, noise_pred: torch.Tensor) -> None:
         """Takes the step that ``noise_pred`` implies."""
-        self.move_to(
-            self.scheduler.step(noise_pred, self.latents, self.position, generators=self.generators)
+        stepped = self.scheduler.step(
+            noise_pred, self.latents, self.phase_position, generators=self.generators
         )
+        self.move_to(stepped)
 
     def move_to(self, latents: torch.Tensor) -> None:
         """Goes on from where ``scheduler`` has stepped to."""
         self.position += 1
+        is_done = self.position == self.num_evaluations
+        if self.phase_position == self.scheduler.num_evaluations and not is_done:
+            self._index += 1
+            self._phase_start = self.position
         self.latents = latents if self._kept is None else self._with_kept(self._kept, latents)
-        if self.position == self.num_evaluations:
+        if is_done:
             self._move(TrajectoryEvent.DENOISED)
 
     def take_image(self) -> torch.Tensor:
@@ -214,6 +235,12 @@ class Trajectory:
         """Ends the way early."""
         self._move(TrajectoryEvent.DROPPED)
 
+    def _group(self, index: int) -> Group:
+        group = self._legs[index].phase.group
+        # What is not encoded yet is taken to be short.
+        num_chunks = self._prompts[index].num_chunks if self._prompts else 1
+        return replace(group, num_chunks=num_chunks)
+
     def _for_each_image(self, text: Conditioning) -> tuple[Conditioning, ...]:
         if self._mask_latents is None:
             return (text,) * self.request.num_images
@@ -223,8 +250,27 @@ class Trajectory:
         """Puts the kept part back, as noisy as the rest is now."""
         original = kept.original
         if self.position < self.num_evaluations:
-            original = self.scheduler.add_noise(original, kept.noise, self.position)
+            original = self.scheduler.add_noise(original, kept.noise, self.phase_position)
         return (1 - kept.mask) * original + kept.mask * latents
 
     def _move(self, event: TrajectoryEvent) -> None:
         self.stage = next_stage(self.stage, event)
+
+
+def _legs(phases: Sequence[Phase[DiffusionModel]]) -> list[_Leg]:
+    """Returns the phases that have steps to take; what one would have begun, the next begins."""
+    legs: list[_Leg] = []
+    entry = Entry.BEGIN
+    for phase in phases:
+        if phase.entry is not Entry.CONTINUE:
+            entry = phase.entry
+        scheduler = phase.model.create_scheduler(
+            phase.scheduler,
+            num_inference_steps=phase.num_inference_steps,
+            num_skipped=phase.num_skipped,
+            stretch=phase.stretch,
+        )
+        if scheduler.num_evaluations > 0:
+            legs.append(_Leg(phase=replace(phase, entry=entry), scheduler=scheduler))
+            entry = Entry.CONTINUE
+    return legs

@@ -111,6 +111,8 @@ class GenerationRequest:
     clip_skip: int = 0
     source: Source | None = None
     """What the drawing starts from; None: from noise."""
+    high_noise_frac: float | None = None
+    """Where the refiner takes over, a share of the way to the picture; None: there is none."""
     output: OutputOptions = OutputOptions()
     events: EventOptions = EventOptions()
     priority: int = 0
@@ -146,6 +148,7 @@ class GenerationRequest:
             self.scheduler,
             self.clip_skip,
             self.source and self.source.key,
+            self.high_noise_frac,
         )
 
     @property

@@ -93,6 +93,15 @@ def describe(
     return replace(info, display_name=source.display_name or info.display_name)
 
 
+def with_refiner(info: ModelInfo, *, high_noise_frac: float) -> ModelInfo:
+    """Returns the description of a model whose low noise levels a refiner takes."""
+    return replace(
+        info,
+        capabilities=(*info.capabilities, "refiner"),
+        defaults=replace(info.defaults, high_noise_frac=high_noise_frac),
+    )
+
+
 def _capabilities(parts: Components) -> tuple[str, ...]:
     present = {
         "safety-checker": parts.safety_checker is not None,

@@ -24,6 +24,14 @@ class SchedulerChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """A part of the way from noise to picture, as shares of the noise levels' timesteps."""
+
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerInfo:
     """A sampler as a model lists it."""
 
@@ -60,6 +68,8 @@ class ModelDefaults:
     num_inference_steps: int
     guidance_scale: float
     scheduler: SchedulerChoice
+    high_noise_frac: float | None = None
+    """Where the refiner takes over; ``None``: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,14 +177,49 @@ def check_folder(folder: Path, *, variant: str | None, root: Path) -> tuple[Path
     Raises:
         LoadError: a file may not be read.
     """
-    for path in folder.rglob("*"):
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise LoadError(str(folder), f"{path.name} is a link that leads out of the folder")
+    _refuse_outside(folder, root=root)
     weights: list[Path] = []
     for component in read_content(folder).weights:
         weights += _weights(folder, component, variant=variant)
         _refuse_detours(folder, component)
     return tuple(weights)
+
+
+def autoencoder_patterns() -> list[str]:
+    """Returns which files of a hub repository are wanted that holds an autoencoder."""
+    names = ("config.json", "diffusion_pytorch_model*.safetensors*")
+    return [*names, *(f"vae/{name}" for name in names)]
+
+
+def check_vae(folder: Path, *, root: Path) -> tuple[Path, str, tuple[Path, ...]]:
+    """Checks an autoencoder, which lies in the folder or in its ``vae``.
+
+    Args:
+        folder: the folder.
+        root: nothing outside of it may be reached through a symbolic link.
+
+    Returns:
+        Where it lies, its class, and its weights.
+
+    Raises:
+        LoadError: a file may not be read, or it is no autoencoder that we build.
+    """
+    _refuse_outside(folder, root=root)
+    place = folder if (folder / "config.json").exists() else folder / "vae"
+    class_name = read_json(place / "config.json", source=str(folder)).get("_class_name")
+    if class_name not in _VAES:
+        known = ", ".join(_VAES)
+        raise LoadError(str(folder), f"it is {class_name!r}, no autoencoder; supported: {known}")
+    place = place.resolve() if place == folder else place
+    weights = _weights(place.parent, place.name, variant=None)
+    _refuse_detours(place.parent, place.name)
+    return place, str(class_name), tuple(weights)
+
+
+def _refuse_outside(folder: Path, *, root: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise LoadError(str(folder), f"{path.name} is a link that leads out of the folder")
 
 
 def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]:

@@ -6,7 +6,6 @@ then loads offline: what was looked at is what is loaded. Never runs code that c
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -16,18 +15,19 @@ import numpy as np
 import torch
 import transformers
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.components import Components
-from latentwire_server.models.description import describe, latent_projection
+from latentwire_server.models.description import describe, latent_projection, with_refiner
 from latentwire_server.models.folder_settings import read_folder_settings
+from latentwire_server.models.hub import ModelFolder, model_folder
 from latentwire_server.models.inspection import (
+    autoencoder_patterns,
     brings_safety_checker,
     check_folder,
     check_safetensors,
     check_safety_checker,
+    check_vae,
     digest,
     downloaded_patterns,
     num_elements,
@@ -35,6 +35,7 @@ from latentwire_server.models.inspection import (
     read_json,
 )
 from latentwire_server.models.model_settings import ModelSettings
+from latentwire_server.models.placement import check_module, check_parts, place
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.prompt_reader import PromptOptions
 from latentwire_server.models.reading import (
@@ -71,7 +72,6 @@ __all__ = [
     "weights_bytes",
 ]
 
-_CONVOLUTION_DIMENSIONS: Final = 4
 _FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What the libraries raise on files that are not what they should be."""
 
@@ -111,9 +111,16 @@ def weights_bytes(source: ModelSource) -> int:
     if path.is_file():
         check_safetensors(path, source=source.source)
         return dtype.itemsize * num_elements(path)
-    folder, root, _ = _folder(source, path)
-    weights = check_folder(folder, variant=source.variant, root=root)
+    found = _folder(source)
+    folder = found.path
+    weights = check_folder(folder, variant=source.variant, root=found.root)
     size_bytes = dtype.itemsize * _num_elements(weights, source)
+    if source.refiner is not None:
+        size_bytes += weights_bytes(_refiner_source(source, source.refiner))
+    if source.vae is not None:
+        found = _vae_folder(source, source.vae)
+        _, _, vae = check_vae(found.path, root=found.root)
+        size_bytes += dtype.itemsize * _num_elements(vae, source)
     if source.safety_checker and brings_safety_checker(folder):
         checker = check_safety_checker(folder, variant=source.variant)
         size_bytes += torch.float32.itemsize * _num_elements(checker, source)
@@ -149,33 +156,57 @@ def outline_model(source: ModelSource) -> ModelOutline | None:
 def _load_model(source: ModelSource) -> UnetModel:
     device = choose_device(source.device)
     dtype = choose_dtype(source.dtype, device)
+    family, parts, revisions, settings = _read(source, device=device, dtype=dtype)
+    if source.vae is not None:
+        vae, revision = _load_vae(source, source.vae, dtype=dtype)
+        parts, revisions = replace(parts, vae=vae), [*revisions, revision]
+    components = _finished(source, family, parts, device=device)
+    info = describe(source, family, components, revision="", settings=settings)
+    refiner = None
+    if source.refiner is not None:
+        refiner = _load_refiner(source, info, components, device=device, dtype=dtype)
+        info = with_refiner(info, high_noise_frac=source.high_noise_frac)
+        revisions.append(refiner.info.revision)
+    info = replace(info, revision="+".join(revisions))
+    return family.model(
+        _with_limits(info, source.limit_overrides),
+        components,
+        backend=DenoiserBackend(source.backend),
+        refiner=refiner,
+    )
+
+
+def _read(
+    source: ModelSource, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Family, Components, list[str], ModelSettings]:
+    """Returns the family, the parts, what tells their weights from others, and the settings."""
     path = Path(source.source).expanduser()
     if path.is_file():
         check_safetensors(path, source=source.source)
         family, parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
-        revision = digest((path,), folder=path.parent)
-        settings = ModelSettings()
-    else:
-        folder, root, commit = _folder(source, path)
-        weights = check_folder(folder, variant=source.variant, root=root)
-        family, parts = _load_folder(folder, variant=source.variant, dtype=dtype)
-        revision = commit or digest(weights, folder=folder)
-        settings = read_folder_settings(folder)
-        checker = _safety_checker(folder, source, device=device)
-        parts = replace(parts, safety_checker=checker)
-    parts = _with_options(parts, source)
-    if has_weights():
-        _check_weights(parts, source=source.source)
-        parts = _place(parts, device=device, upcasts=family.upcasts_autoencoder)
-    info = describe(source, family, parts, revision=revision, settings=settings)
-    return family.model(
-        _with_limits(info, source.limit_overrides),
-        parts,
-        backend=DenoiserBackend(source.backend),
+        return family, parts, [digest((path,), folder=path.parent)], ModelSettings()
+    found = _folder(source)
+    folder = found.path
+    weights = check_folder(folder, variant=source.variant, root=found.root)
+    family, parts = _load_folder(folder, variant=source.variant, dtype=dtype)
+    parts = replace(parts, safety_checker=_safety_checker(folder, source, device=device))
+    revision = found.commit or digest(weights, folder=folder)
+    return family, parts, [revision], read_folder_settings(folder)
+
+
+def _folder(source: ModelSource) -> ModelFolder:
+    patterns = downloaded_patterns(
+        variant=source.variant, with_safety_checker=source.safety_checker
+    )
+    return model_folder(
+        source.source, revision=source.revision, token=source.token, patterns=patterns
     )
 
 
-def _with_options(parts: Components, source: ModelSource) -> Components:
+def _finished(
+    source: ModelSource, family: Family, parts: Components, *, device: torch.device
+) -> Components:
+    """Returns the parts, reading prompts as they are told to, checked and on the device."""
     options = PromptOptions(
         is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
     )
@@ -186,47 +217,67 @@ def _with_options(parts: Components, source: ModelSource) -> Components:
     encoders = tuple(
         encoder.reading(options, has_words=bool(words)) for encoder in parts.text_encoders
     )
-    return replace(parts, text_encoders=encoders, prompt_options=options, words=words)
+    parts = replace(parts, text_encoders=encoders, prompt_options=options, words=words)
+    if not has_weights():
+        return parts
+    check_parts(parts, source=source.source)
+    return place(parts, device=device, upcasts=family.upcasts_autoencoder)
 
 
-def _folder(source: ModelSource, path: Path) -> tuple[Path, Path, str | None]:
-    """Returns the folder, what its links may reach, and the hub's commit if it is from there."""
-    if path.is_dir():
-        return path, path, None
-    looks_local = path.is_absolute() or source.source.startswith((".", "~"))
-    if looks_local or source.source.count("/") != 1:
-        raise LoadError(source.source, "there is no such folder or file, and it is no hub id")
-    snapshot = _download(source)
-    # The hub's cache keeps the files in `blobs`, beside `snapshots`.
-    return snapshot, snapshot.parent.parent, snapshot.name
-
-
-def _download(source: ModelSource) -> Path:
-    wanted, unwanted = downloaded_patterns(
-        variant=source.variant, with_safety_checker=source.safety_checker
+def _refiner_source(base: ModelSource, refiner: str) -> ModelSource:
+    return replace(
+        base,
+        id=f"{base.id}/refiner",
+        source=refiner,
+        revision=None,
+        safety_checker=False,
+        overrides=None,
+        # Words are learnt for the model's own encoders.
+        embeddings_folder=None,
+        refiner=None,
+        vae=None,
     )
+
+
+def _load_refiner(
+    base: ModelSource,
+    info: ModelInfo,
+    components: Components,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> UnetModel:
+    """Loads a refiner. It works on the model's latents, and hence with its autoencoder."""
+    source = _refiner_source(base, str(base.refiner))
+    family, parts, (revision, *_), settings = _read(source, device=device, dtype=dtype)
+    if family.name != info.family:
+        reason = f"it is of the family {family.name} and cannot refine {info.family}"
+        raise LoadError(source.source, reason)
+    if components.unet.config.in_channels != components.unet.config.out_channels:
+        raise LoadError(base.source, "a model that is made for inpainting takes no refiner")
+    own = _finished(source, family, replace(parts, vae=components.vae), device=device)
+    described = describe(source, family, own, revision=revision, settings=settings)
+    return family.model(described, own, backend=DenoiserBackend(base.backend))
+
+
+def _vae_folder(source: ModelSource, wanted: str) -> ModelFolder:
+    patterns = (autoencoder_patterns(), ())
+    return model_folder(wanted, revision=None, token=source.token, patterns=patterns)
+
+
+def _load_vae(
+    source: ModelSource, wanted: str, *, dtype: torch.dtype
+) -> tuple[diffusers.AutoencoderKL | diffusers.AutoencoderTiny, str]:
+    """Loads an autoencoder in place of the model's own, with what tells it from others."""
+    found = _vae_folder(source, wanted)
+    folder, class_name, weights = check_vae(found.path, root=found.root)
     try:
-        return Path(
-            snapshot_download(
-                source.source,
-                revision=source.revision,
-                token=source.token,
-                allow_patterns=wanted,
-                ignore_patterns=unwanted,
-                # Nothing is downloaded to look at a configuration.
-                local_files_only=not has_weights(),
-            )
-        )
-    except LocalEntryNotFoundError:
-        reason = "it is neither in the local cache, nor can the hub be reached"
-    except HFValidationError:
-        reason = "it is no folder, no file and no valid hub id"
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no")
-        reason = f"the hub answered with status {status}; private models need HF_TOKEN"
-    except OSError as error:
-        reason = f"the download failed: {os.strerror(error.errno) if error.errno else 'no network'}"
-    raise LoadError(source.source, reason)
+        vae = _load(getattr(diffusers, class_name), folder.parent, folder.name, torch_dtype=dtype)
+    except _FAILURES as error:
+        reason = f"the autoencoder does not load ({type(error).__name__}: {_first_line(error)})"
+        raise LoadError(wanted, reason) from error
+    revision = found.commit or digest(weights, folder=folder)
+    return cast("diffusers.AutoencoderKL | diffusers.AutoencoderTiny", vae), revision
 
 
 def _load_folder(
@@ -284,7 +335,7 @@ def _safety_checker(
     options = {"variant": source.variant, "dtype": torch.float32}
     try:
         module = _load(StableDiffusionSafetyChecker, folder, "safety_checker", **options)
-        _check_module(module, name="safety_checker", source=str(folder))
+        check_module(module, name="safety_checker", source=str(folder))
         module.to(device).eval().requires_grad_(requires_grad=False)
         checker = ClipSafetyChecker(
             cast("StableDiffusionSafetyChecker", module),
@@ -300,47 +351,6 @@ def _safety_checker(
 
 def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
     return read_component(kind, folder / name, **options)
-
-
-def _check_weights(parts: Components, *, source: str) -> None:
-    for name, network in parts.networks.items():
-        _check_module(_of(network), name=name, source=source)
-
-
-def _check_module(module: torch.nn.Module, *, name: str, source: str) -> None:
-    for key, tensor in module.state_dict().items():
-        if tensor.is_meta:
-            # What a single-file checkpoint lacks is left without storage.
-            raise LoadError(source, f"{name} has no tensor {key}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise LoadError(source, f"{name} has NaN or infinity in {key}")
-
-
-def _place(parts: Components, *, device: torch.device, upcasts: bool) -> Components:
-    """Moves the parts to the device, ready to compute.
-
-    channels_last is faster wherever convolutions are: 24 % for Stable Diffusion 1.5's UNet and more
-    than twofold for its autoencoder, on a CPU (measured).
-    """
-    if upcasts and parts.vae.dtype == torch.float16 and parts.vae.config.force_upcast:
-        # It overflows in float16. The pipeline casts to and fro; the values are the same.
-        _of(parts.vae).float()
-    for network in parts.networks.values():
-        _of(network).to(device).eval().requires_grad_(requires_grad=False)
-    for network in (parts.unet, parts.vae):
-        _in_channels_last(_of(network))
-    return parts
-
-
-def _of(module: object) -> torch.nn.Module:
-    """Returns a component as the module that it is; its library's types do not say so."""
-    return cast("torch.nn.Module", module)
-
-
-def _in_channels_last(module: torch.nn.Module) -> None:
-    for parameter in module.parameters():
-        if parameter.dim() == _CONVOLUTION_DIMENSIONS:
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
 
 
 def _with_limits(info: ModelInfo, overrides: Mapping[str, int]) -> ModelInfo:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,6 +130,10 @@ class ModelOutline(Protocol):
         """What the model is and can do."""
 
     @property
+    def refiner(self) -> ModelOutline | None:
+        """Who may take the low noise levels; None: nobody."""
+
+    @property
     def safety_checker(self) -> SafetyChecker | None:
         """Who says which pictures are withheld; None: nobody."""
 
@@ -140,7 +144,12 @@ class ModelOutline(Protocol):
         """Returns (channels, height, width) of the latents of one image."""
 
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
+        self,
+        choice: SchedulerChoice,
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
+        stretch: Stretch | None = None,
     ) -> StepScheduler:
         """Makes a scheduler for one trajectory from the model's own configuration.
 
@@ -148,6 +157,7 @@ class ModelOutline(Protocol):
             choice: Which sampler.
             num_inference_steps: How many steps its noise levels are spaced for.
             num_skipped: How many of them, the first, are not taken.
+            stretch: Which of the noise levels are taken; None: all. There may be none in it.
 
         Raises:
             ValueError: the model lists no such scheduler or spacing.
@@ -156,6 +166,13 @@ class ModelOutline(Protocol):
 
 class DiffusionModel(ModelOutline, Protocol):
     """A loaded model: turns text into conditioning, latents into noise predictions and pixels."""
+
+    @property
+    def refiner(self) -> DiffusionModel | None:
+        """Who may take the low noise levels, in the same latents; None: nobody. Any thread.
+
+        It has neither a safety checker nor a refiner, and its latents are decoded here.
+        """
 
     @property
     def device_name(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, cast, runtime_checkable
 import diffusers
 import torch
 
-from latentwire_server.models.info import SchedulerChoice, SchedulerInfo
+from latentwire_server.models.info import SchedulerChoice, SchedulerInfo, Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -27,6 +27,7 @@ SIGMAS_FLAGS: Final[Mapping[str, str]] = {
 }
 """Spacing of noise levels to the configuration flag that asks for it. At most one may be set."""
 
+_TWO_EVALUATIONS: Final = 2
 _LATENTS_NDIM: Final = 4
 """Of what a scheduler keeps of the images; its tables of noise levels have one dimension."""
 
@@ -149,6 +150,7 @@ class DiffusersScheduler:
         *,
         num_inference_steps: int,
         num_skipped: int = 0,
+        stretch: Stretch | None = None,
     ) -> None:
         """Makes the scheduler and its timesteps.
 
@@ -157,17 +159,23 @@ class DiffusersScheduler:
             config: the model's own scheduler configuration.
             num_inference_steps: how many steps the noise levels are spaced for.
             num_skipped: how many of them, the first, are not taken.
+            stretch: which of the noise levels are taken; None: all.
 
         Raises:
             ValueError: there is no such sampler or spacing, or it cannot take so many steps.
         """
-        self.kind: Hashable = (choice, num_inference_steps, num_skipped)
+        stretch = stretch or Stretch()
+        self.kind: Hashable = (choice, num_inference_steps, num_skipped, stretch)
         self._scheduler = _build(choice, config)
         self._kind = SCHEDULERS[choice.id]
-        # As the pipelines count them; the first evaluation of ours is not always the sampler's.
-        self._begin = num_skipped * self._kind.evaluations_per_step
         self._set_timesteps(choice, num_inference_steps)
-        self._timesteps = self._scheduler.timesteps[self._begin :]
+        # As the pipelines count them; the first evaluation of ours is not always the sampler's.
+        self._begin, end = self._evaluations(stretch, num_skipped=num_skipped)
+        self._timesteps = self._scheduler.timesteps[self._begin : end]
+        # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
+        # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
+        if isinstance(self._scheduler, _HasBeginIndex):
+            self._scheduler.set_begin_index(self._begin)
         accepted = inspect.signature(self._scheduler.step).parameters
         self._takes_generator = "generator" in accepted
         # As StableDiffusionPipeline does: eta is 0 wherever a scheduler has one.
@@ -269,10 +277,27 @@ class DiffusersScheduler:
                 f" cannot take {num_inference_steps} steps"
             )
             raise ValueError(message) from None
-        # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
-        # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
-        if isinstance(self._scheduler, _HasBeginIndex):
-            self._scheduler.set_begin_index(self._begin)
+
+    def _evaluations(self, stretch: Stretch, *, num_skipped: int) -> tuple[int, int]:
+        """Returns the first evaluation, and the one after the last.
+
+        A stretch is cut out as the pipelines of Stable Diffusion XL do for ``denoising_start`` and
+        ``denoising_end``.
+        """
+        timesteps, per_step = self._scheduler.timesteps, self._kind.evaluations_per_step
+        begin, end = num_skipped * per_step, len(timesteps)
+        if stretch.start > 0.0:
+            num_left = int((timesteps < self._cutoff(stretch.start)).sum())
+            # Not in the middle of a step.
+            num_left += per_step == _TWO_EVALUATIONS and num_left % per_step == 0
+            begin = max(begin, end - num_left)
+        if stretch.end < 1.0:
+            end = begin + int((timesteps[begin:] >= self._cutoff(stretch.end)).sum())
+        return begin, end
+
+    def _cutoff(self, share: float) -> int:
+        num_train_timesteps = cast("int", self._scheduler.config["num_train_timesteps"])
+        return round(num_train_timesteps - share * num_train_timesteps)
 
     def _levels(self) -> list[tuple[float, float]]:
         """Returns (alpha, sigma) of each evaluation."""

@@ -48,6 +48,12 @@ class ModelSource:
     """Whether brackets in prompts weigh what they hold."""
     max_prompt_chunks: int = 1
     """How often the text encoder reads on."""
+    refiner: str | None = None
+    """A local diffusers folder or hub id of the same variant, which takes the low noise levels."""
+    high_noise_frac: float = 0.8
+    """Where a request that does not say leaves off for the refiner."""
+    vae: str | None = None
+    """A local folder or hub id of an autoencoder in place of the model's own."""
     limit_overrides: Mapping[str, int] = field(default_factory=dict)
     """Fields of ``ModelLimits`` to replace."""
     overrides: ModelSettings | None = None

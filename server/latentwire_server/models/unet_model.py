@@ -21,7 +21,7 @@ from latentwire_server.models.unet import UnetInput
 if TYPE_CHECKING:
     from latentwire_server.models.autoencoder import VaePosterior
     from latentwire_server.models.components import Components
-    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
     from latentwire_server.models.model import SafetyChecker
 
 
@@ -34,14 +34,16 @@ class UnetModel(ABC):
         components: Components,
         *,
         backend: DenoiserBackend = DenoiserBackend.EAGER,
+        refiner: UnetModel | None = None,
     ) -> None:
-        """Takes parts that are already on their device.
+        """Takes parts that are already on their device, and a loaded refiner.
 
         Raises:
             BackendError: the backend cannot be had here.
         """
         self._info = info
         self._parts = components
+        self._refiner = refiner
         self._unet = PreparedUnet(components.unet, backend=backend)
         self._vae = Autoencoder(components.vae)
         config = components.unet.config
@@ -88,6 +90,11 @@ class UnetModel(ABC):
         return self._unet.shapes
 
     @property
+    def refiner(self) -> UnetModel | None:
+        """Who may take the low noise levels."""
+        return self._refiner
+
+    @property
     def safety_checker(self) -> SafetyChecker | None:
         """Who says which pictures are withheld; None: nobody."""
         return self._parts.safety_checker
@@ -124,7 +131,12 @@ class UnetModel(ABC):
         return channels, height // factor, width // factor
 
     def create_scheduler(
-        self, choice: SchedulerChoice, *, num_inference_steps: int, num_skipped: int = 0
+        self,
+        choice: SchedulerChoice,
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
+        stretch: Stretch | None = None,
     ) -> DiffusersScheduler:
         """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
         return DiffusersScheduler(
@@ -132,6 +144,7 @@ class UnetModel(ABC):
             self._parts.scheduler_config,
             num_inference_steps=num_inference_steps,
             num_skipped=num_skipped,
+            stretch=stretch,
         )
 
     @torch.inference_mode()

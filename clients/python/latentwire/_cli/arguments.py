@@ -110,6 +110,12 @@ def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
         "--sigmas", help="noise levels: default, karras, exponential or beta; needs --scheduler"
     )
     group.add_argument("--clip-skip", type=int, metavar="N", help="text encoder layers to skip")
+    group.add_argument(
+        "--high-noise-frac",
+        type=float,
+        metavar="N",
+        help="where the model's refiner takes over, above 0 to 1 (never)",
+    )
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:

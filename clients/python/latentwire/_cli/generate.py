@@ -121,6 +121,7 @@ def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
         "guidance_scale": arguments.guidance_scale,
         "scheduler": _scheduler(arguments),
         "clip_skip": arguments.clip_skip,
+        "high_noise_frac": arguments.high_noise_frac,
         "image": _file(arguments.image),
         "mask": _file(arguments.mask),
         "mask_inverted": arguments.mask_inverted or None,

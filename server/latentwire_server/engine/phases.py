@@ -1,0 +1,99 @@
+"""What a request's way from noise to latents consists of: phases, as data.
+
+Pure, any thread: a phase names its model and does nothing with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from latentwire_server.engine.estimate import PhaseWork
+from latentwire_server.engine.policy import Group
+from latentwire_server.models.info import Stretch
+
+if TYPE_CHECKING:
+    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.models.info import SchedulerChoice
+    from latentwire_server.models.model import ModelOutline
+
+
+ModelT = TypeVar("ModelT", bound="ModelOutline")
+
+
+class Entry(Enum):
+    """What a phase does with the latents before its first step."""
+
+    BEGIN = auto()
+    """Makes them: from noise, or from the request's source."""
+    CONTINUE = auto()
+    """Takes them as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Phase(Generic[ModelT]):
+    """A stretch of a trajectory: which model takes which steps of which scheduler."""
+
+    model: ModelT
+    scheduler: SchedulerChoice
+    num_inference_steps: int
+    """How many steps the scheduler's noise levels are spaced for."""
+    num_skipped: int
+    """How many of them, the first, are not taken."""
+    stretch: Stretch
+    """Which of the noise levels are this phase's."""
+    guidance_scale: float
+    width: int
+    """Of the picture, as is the height."""
+    height: int
+    entry: Entry
+
+    @property
+    def group(self) -> Group:
+        """Those that share its denoiser calls."""
+        _, height, width = self.model.latent_shape(width=self.width, height=self.height)
+        return Group(model=self.model.info.id, height=height, width=width)
+
+    @property
+    def expected_work(self) -> PhaseWork:
+        """About how many evaluations it takes; only its scheduler knows exactly."""
+        first, last = (
+            round(share * self.num_inference_steps)
+            for share in (self.stretch.start, self.stretch.end)
+        )
+        evaluations = {one.id: one.evaluations_per_step for one in self.model.info.schedulers}
+        num_steps = max(0, last - max(first, self.num_skipped))
+        return PhaseWork(
+            group=self.group,
+            num_evaluations=num_steps * evaluations.get(self.scheduler.id, 1),
+        )
+
+
+def phases_of(request: GenerationRequest, model: ModelT) -> tuple[Phase[ModelT], ...]:
+    """Returns the phases of a request; some may turn out to have no steps to take.
+
+    With a refiner it is an ensemble of experts: the model takes the high noise levels, the refiner
+    the low ones.
+    """
+    experts = [(model, Stretch(), Entry.BEGIN)]
+    # Of a loaded model it is loaded too.
+    refiner = cast("ModelT | None", model.refiner)
+    share = request.high_noise_frac
+    if refiner is not None and share is not None and share < 1.0:
+        high, low = Stretch(end=share), Stretch(start=share)
+        experts = [(model, high, Entry.BEGIN), (refiner, low, Entry.CONTINUE)]
+    return tuple(
+        Phase(
+            model=expert,
+            scheduler=request.scheduler,
+            num_inference_steps=request.num_inference_steps,
+            num_skipped=request.num_inference_steps - request.num_steps,
+            stretch=stretch,
+            guidance_scale=request.guidance_scale,
+            width=request.width,
+            height=request.height,
+            entry=entry,
+        )
+        for expert, stretch, entry in experts
+    )
