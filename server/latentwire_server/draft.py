@@ -133,6 +133,7 @@ def complete(
         ),
         scheduler=draft.scheduler_choice(info),
         clip_skip=_given(draft.clip_skip, 0),
+        guidance_is_embedded=info.guidance_is_embedded,
         high_noise_frac=_high_noise_frac(draft, defaults),
         source=source,
         output=_output(draft),

@@ -329,6 +329,7 @@ def request_of(case: Case, model: DiffusionModel) -> Any:
         num_images=case.num_images,
         clip_skip=case.clip_skip,
         high_noise_frac=case.high_noise_frac,
+        guidance_is_embedded=model.info.guidance_is_embedded,
         scheduler=SchedulerChoice(id=case.scheduler, sigmas=case.sigmas),
         **case.arguments | {"width": case.width, "height": case.height},
     )

@@ -242,6 +242,8 @@ class Trajectory:
         return replace(group, num_chunks=num_chunks)
 
     def _for_each_image(self, text: Conditioning) -> tuple[Conditioning, ...]:
+        if self.request.guidance_is_embedded:
+            text = replace(text, guidance_scale=self.phase.guidance_scale)
         if self._mask_latents is None:
             return (text,) * self.request.num_images
         return tuple(replace(text, mask_latents=own) for own in self._mask_latents)

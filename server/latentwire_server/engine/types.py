@@ -111,6 +111,8 @@ class GenerationRequest:
     clip_skip: int = 0
     source: Source | None = None
     """What the drawing starts from; None: from noise."""
+    guidance_is_embedded: bool = False
+    """Whether the denoiser is told the guidance scale, and needs no unconditional rows for it."""
     high_noise_frac: float | None = None
     """Where the refiner takes over, a share of the way to the picture; None: there is none."""
     output: OutputOptions = OutputOptions()
@@ -169,7 +171,7 @@ class GenerationRequest:
     @property
     def uses_guidance(self) -> bool:
         """Whether each image takes two denoiser rows, one of them unconditional."""
-        return self.guidance_scale > 1.0
+        return self.guidance_scale > 1.0 and not self.guidance_is_embedded
 
     @property
     def num_rows(self) -> int:

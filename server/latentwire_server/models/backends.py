@@ -120,7 +120,7 @@ class PreparedUnet:
         ]
         if not sizes:
             return (self._any_shape or self._eager)(rows)
-        padded = UnetInput(*(_padded(tensor, num_rows=min(sizes)) for tensor in rows.given))
+        padded = rows.map(lambda tensor: _padded(tensor, num_rows=min(sizes)))
         return self._compiled[padded.latents.shape](padded)[:num_rows]
 
     def _checked(

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from latentwire_server.models.text_encoder import TextEncoder
 
 _NUM_INFERENCE_STEPS: Final = 25
+_NUM_FEW_STEPS: Final = 4
+_NO_GUIDANCE: Final = 1.0
+_TRAILING: Final = ("trailing", "epsilon")
+_EMBEDDED_GUIDANCE_SCALE: Final = 8.5
 _MAX_NATIVE_MULTIPLE: Final = 4
 CONFIGURATION: Final = "[[models]]"
 """Where the operator says what replaces a model's own settings."""
@@ -83,14 +87,32 @@ def describe(
             max_pixels=max_side * max_side,
             max_clip_skip=max(0, min(map(_num_layers, parts.text_encoders)) - 1),
         ),
-        defaults=native,
+        defaults=_if_distilled(native, parts),
         aliases=source.aliases,
         capabilities=_capabilities(parts),
+        guidance_is_embedded=config.time_cond_proj_dim is not None,
     )
     info = settings.apply_to(info, source=source.source, place=SETTINGS_FILE)
     if source.overrides is not None:
         info = source.overrides.apply_to(info, source=source.source, place=CONFIGURATION)
     return replace(info, display_name=source.display_name or info.display_name)
+
+
+def _if_distilled(native: ModelDefaults, parts: Components) -> ModelDefaults:
+    """Returns the defaults of a model that was distilled to draw in few steps, if it was.
+
+    Latent consistency models are told the guidance scale. Turbo and Lightning models, which have
+    learnt their guidance, say no more of themselves than how their timesteps are spaced: others
+    that predict noise do not trail.
+    """
+    config = parts.scheduler_config
+    if parts.unet.config.time_cond_proj_dim is not None:
+        guidance_scale = _EMBEDDED_GUIDANCE_SCALE
+    elif (config.get("timestep_spacing"), config.get("prediction_type", "epsilon")) == _TRAILING:
+        guidance_scale = _NO_GUIDANCE
+    else:
+        return native
+    return replace(native, num_inference_steps=_NUM_FEW_STEPS, guidance_scale=guidance_scale)
 
 
 def with_refiner(info: ModelInfo, *, high_noise_frac: float) -> ModelInfo:
@@ -145,9 +167,6 @@ def _list(value: object) -> list[object]:
 
 def _refuse_other_kinds(source: str, family: Family, config: Mapping[str, object]) -> None:
     reasons = {
-        "its UNet takes a guidance embedding (LCM), which is not served yet": (
-            config["time_cond_proj_dim"] is not None
-        ),
         f"its UNet takes other conditions than those of {family.name}": (
             config["addition_embed_type"] not in family.addition_embed_types
             or config["class_embed_type"] is not None

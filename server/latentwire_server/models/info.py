@@ -87,3 +87,5 @@ class ModelInfo:
     defaults: ModelDefaults
     aliases: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
+    guidance_is_embedded: bool = False
+    """Whether the denoiser is told the guidance scale, instead of being asked with and without."""

@@ -30,6 +30,8 @@ class Conditioning:
     the picture is redrawn, and the latents of the rest. None: all is redrawn, and nothing seen."""
     pooled_prompt_embeds: torch.Tensor | None = None
     """(features,), a summary of the prompt, for a denoiser that takes one."""
+    guidance_scale: float | None = None
+    """For a denoiser that is told."""
     aesthetic_score: float | None = None
     """How beautiful the picture is to be, for a denoiser that is told."""
 

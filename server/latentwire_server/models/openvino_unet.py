@@ -58,6 +58,9 @@ class OpenVinoCompiler:
         if unet.device.type != "cpu":
             message = f"denoiser_backend='openvino': needs device='cpu', not {str(unet.device)!r}"
             raise BackendError(message)
+        if unet.config.time_cond_proj_dim is not None:
+            message = "denoiser_backend='openvino': not for a UNet that is told the guidance scale"
+            raise BackendError(message)
         self._openvino = openvino
         self._unet = unet
         self._cache = cache

@@ -39,7 +39,11 @@ class StableDiffusion(UnetModel):
 FAMILY: Final = Family(
     name="stable-diffusion",
     model=StableDiffusion,
-    pipelines=("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
+    pipelines=(
+        "StableDiffusionPipeline",
+        "StableDiffusionInpaintPipeline",
+        "LatentConsistencyModelPipeline",
+    ),
     text_encoders=(TextEncoderKind(class_name="CLIPTextModel"),),
     # Of the autoencoder of Stable Diffusion 1.x and 2.x, as ComfyUI's latent formats publish it.
     projection=LatentProjection(

@@ -27,11 +27,12 @@ class UnetInput(NamedTuple):
     """(rows, features), a summary of the prompt, for UNets that take one."""
     time_ids: torch.Tensor | None = None
     """(rows, numbers), such as the picture's size, for the same UNets."""
+    timestep_cond: torch.Tensor | None = None
+    """(rows, features), the guidance scale, for UNets that are told."""
 
-    @property
-    def given(self) -> tuple[torch.Tensor, ...]:
-        """What this UNet takes; those that come last may be missing."""
-        return tuple(tensor for tensor in self if tensor is not None)
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> UnetInput:
+        """Returns the input with each tensor changed that the UNet takes."""
+        return UnetInput._make(None if tensor is None else change(tensor) for tensor in self)
 
 
 class Unet(Protocol):
@@ -63,6 +64,8 @@ def eager(unet: Callable[..., tuple[torch.Tensor, ...]]) -> Unet:
         if rows.text_embeds is not None:
             added = {"text_embeds": rows.text_embeds, "time_ids": rows.time_ids}
             told["added_cond_kwargs"] = added
+        if rows.timestep_cond is not None:
+            told["timestep_cond"] = rows.timestep_cond
         return unet(
             rows.latents,
             rows.timesteps,

@@ -6,6 +6,7 @@ Does what their pipelines do, cut at the denoising step. ``dropped_text`` and
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from latentwire_server.models.schedulers import DiffusersScheduler
 from latentwire_server.models.unet import UnetInput
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from latentwire_server.models.autoencoder import VaePosterior
     from latentwire_server.models.components import Components
     from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
@@ -175,7 +178,16 @@ class UnetModel(ABC):
             latents=latents,
             timesteps=to_device(rows.timesteps, self._device),
             prompt_embeds=torch.stack([row.prompt_embeds for row in rows.conditioning]),
+            timestep_cond=self._timestep_cond(rows),
         )
+
+    def _timestep_cond(self, rows: DenoiserInput) -> torch.Tensor | None:
+        """Returns the guidance scales, (rows, features), for a UNet that is told."""
+        num_features = self._parts.unet.config.time_cond_proj_dim
+        if num_features is None:
+            return None
+        scales = [row.guidance_scale or 0.0 for row in rows.conditioning]
+        return guidance_embedding(scales, num_features=num_features).to(self._device, self._dtype)
 
     def _mask_latents(self, rows: DenoiserInput) -> torch.Tensor:
         """Returns (rows, 1 + channels, height, width), in the denoiser's dtype."""
@@ -185,3 +197,18 @@ class UnetModel(ABC):
         given = [row.mask_latents for row in rows.conditioning]
         stacked = torch.stack([nothing_seen if own is None else own for own in given])
         return stacked.to(self._device, self._dtype)
+
+
+def guidance_embedding(scales: Sequence[float], *, num_features: int) -> torch.Tensor:
+    """Returns guidance scales as sines and cosines, (scales, num_features) float32.
+
+    As ``LatentConsistencyModelPipeline`` makes them: of a thousand
+    times what the scale is above 1.
+    """
+    frequencies = torch.exp(
+        torch.arange(num_features // 2, dtype=torch.float32)
+        * (-math.log(10_000.0) / (num_features // 2 - 1))
+    )
+    angles = (torch.tensor(scales, dtype=torch.float32) - 1.0)[:, None] * 1000.0 * frequencies
+    embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(embedding, (0, num_features % 2))
