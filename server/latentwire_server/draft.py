@@ -20,6 +20,7 @@ from latentwire_server.engine.types import (
     OutputOptions,
     PreviewMethod,
 )
+from latentwire_server.high_resolution import HighResolutionFixDraft, fix_of
 from latentwire_server.models.info import SchedulerChoice
 from latentwire_server.sources import SourceDraft, open_source, strength_of
 
@@ -47,6 +48,7 @@ class RequestDraft:
     sigmas: str | None = None
     clip_skip: int | None = None
     high_noise_frac: float | None = None
+    high_resolution_fix: HighResolutionFixDraft | None = None
     source: SourceDraft | None = None
     format: ImageFormat | None = None
     quality: int | None = None
@@ -103,6 +105,7 @@ def complete(
         found = (*opened.violations, *found)
     if found:
         raise InvalidRequest(found)
+    fix = draft.high_resolution_fix
     width, height = _given(draft.width, defaults.width), _given(draft.height, defaults.height)
     delivered_size = width, height
     width, height = drawn_size(width, height, info)
@@ -135,6 +138,8 @@ def complete(
         clip_skip=_given(draft.clip_skip, 0),
         guidance_is_embedded=info.guidance_is_embedded,
         high_noise_frac=_high_noise_frac(draft, defaults),
+        high_resolution_fix=fix_of(draft, info),
+        high_resolution_fix_disabled=fix is not None and fix.is_disabled,
         source=source,
         output=_output(draft),
         events=_events(draft),

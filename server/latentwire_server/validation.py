@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.errors import Violation
 from latentwire_server.engine.types import ImageFormat
+from latentwire_server.high_resolution import fix_violations
 from latentwire_server.models.info import PROMPT_WEIGHTING
 from latentwire_server.models.prompt_weights import (
     MAX_DEPTH,
@@ -54,6 +55,7 @@ def violations(
             _size(draft, info),
             _sampling(draft, info.limits),
             _refining(draft, info),
+            fix_violations(draft, info),
             _scheduler_violations(draft, info),
             _output_violations(draft),
             _events_violations(draft),

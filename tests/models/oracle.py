@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from latentwire_server.engine.types import Batching, Source
+from latentwire_server.engine.types import Batching, HighResolutionFix, Source
 from latentwire_server.models.info import SchedulerChoice
 from tests.engine.driving import Driver, pixels_of_file
 from tests.engine.requests import request
@@ -120,6 +120,7 @@ class Case:
     """(height, width) uint8, 255 where it is redrawn."""
     strength: float = 0.8
     high_noise_frac: float | None = None
+    high_resolution_fix: HighResolutionFix | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -329,6 +330,7 @@ def request_of(case: Case, model: DiffusionModel) -> Any:
         num_images=case.num_images,
         clip_skip=case.clip_skip,
         high_noise_frac=case.high_noise_frac,
+        high_resolution_fix=case.high_resolution_fix,
         guidance_is_embedded=model.info.guidance_is_embedded,
         scheduler=SchedulerChoice(id=case.scheduler, sigmas=case.sigmas),
         **case.arguments | {"width": case.width, "height": case.height},

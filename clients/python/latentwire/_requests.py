@@ -29,6 +29,8 @@ class GenerateOptions(TypedDict, total=False):
     clip_skip: int | None
     high_noise_frac: float | None
     """Where the model's refiner takes over, above 0 to 1 (never)."""
+    high_resolution_fix: float | None
+    """How much a second pass draws over pictures larger than the model's own; 0: there is none."""
     image: bytes | None
     """A PNG, JPEG or WebP file to start from."""
     mask: bytes | None
@@ -140,6 +142,11 @@ def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> N
         request.events.preview_method = _choice(name, value, PREVIEW_METHODS)
     elif name == "disconnect_policy":
         request.disconnect_policy = _choice(name, value, DISCONNECT_POLICIES)
+    elif name == "high_resolution_fix":
+        request.high_resolution_fix.Clear()
+        setattr(
+            request.high_resolution_fix, *(("strength", value) if value else ("disabled", True))
+        )
     elif name in _OUTPUT_FIELDS:
         setattr(request.output, name, value)
     elif name in _EVENTS_FIELDS:

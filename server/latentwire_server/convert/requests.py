@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.draft import RequestDraft
 from latentwire_server.engine import types
+from latentwire_server.high_resolution import HighResolutionFixDraft
 from latentwire_server.sources import SourceDraft
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
         sigmas=request.scheduler.sigmas or None,
         clip_skip=request.clip_skip if request.HasField("clip_skip") else None,
         high_noise_frac=request.high_noise_frac if request.HasField("high_noise_frac") else None,
+        high_resolution_fix=_fix_draft(request),
         source=_source_draft(request),
         format=_FORMAT_OF.get(output.format),
         quality=output.quality if output.HasField("quality") else None,
@@ -70,6 +72,14 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
 def fingerprint(request: pb.GenerateImageRequest) -> bytes:
     """Returns a digest of all that a request says; takes milliseconds for one with pictures."""
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
+def _fix_draft(request: pb.GenerateImageRequest) -> HighResolutionFixDraft | None:
+    if not request.HasField("high_resolution_fix"):
+        return None
+    fix = request.high_resolution_fix
+    strength = fix.strength if fix.HasField("strength") else None
+    return HighResolutionFixDraft(is_disabled=fix.disabled, strength=strength)
 
 
 def _source_draft(request: pb.GenerateImageRequest) -> SourceDraft | None:
@@ -135,6 +145,7 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
         scheduler=pb.Scheduler(id=request.scheduler.id, sigmas=request.scheduler.sigmas),
         clip_skip=request.clip_skip,
         high_noise_frac=request.high_noise_frac,
+        high_resolution_fix=_fix(request),
         image_to_image=_image_to_image(source) if source and source.mask is None else None,
         inpainting=_inpainting(source) if source and source.mask is not None else None,
         output=output,
@@ -149,6 +160,15 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
         user=request.user,
         labels=request.labels,
     )
+
+
+def _fix(request: types.GenerationRequest) -> pb.HighResolutionFix | None:
+    fix = request.high_resolution_fix
+    if fix is None:
+        # Else the default might draw otherwise.
+        is_disabled = request.high_resolution_fix_disabled
+        return pb.HighResolutionFix(disabled=True) if is_disabled else None
+    return pb.HighResolutionFix(width=fix.width, height=fix.height, strength=fix.strength)
 
 
 def _image_to_image(source: types.Source) -> pb.ImageToImage:

@@ -83,6 +83,7 @@ def model_to_proto(
             guidance_scale=defaults.guidance_scale,
             scheduler=_scheduler(defaults.scheduler),
             high_noise_frac=defaults.high_noise_frac,
+            high_resolution_fix=defaults.high_resolution_fix,
         ),
     )
 

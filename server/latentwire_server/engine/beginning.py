@@ -49,9 +49,12 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Beginner:
-    """Makes the beginning of one trajectory."""
+    """Makes the latents that a phase of one trajectory begins with."""
 
     request: GenerationRequest
+    width: int
+    """Of the phase's pictures, as is the height."""
+    height: int
     model: DiffusionModel
     scheduler: StepScheduler
     generators: Sequence[torch.Generator]
@@ -64,6 +67,14 @@ class Beginner:
         if source is None:
             return Beginning(latents=self._noise() * self.scheduler.init_noise_sigma)
         return self._from_picture(source)
+
+    def enlarged(self, latents: torch.Tensor) -> torch.Tensor:
+        """Returns finished latents of a smaller picture at this size, as noisy as is wanted.
+
+        From there on they are what ``StableDiffusionImg2ImgPipeline`` makes of latents.
+        """
+        larger = torch.nn.functional.interpolate(latents, size=self._shape[1:], mode="bicubic")
+        return self.scheduler.add_noise(larger, self._noise(), 0)
 
     def _from_picture(self, source: Source) -> Beginning:
         posterior = self.model.encode_image(_picture_of(source))
@@ -80,7 +91,7 @@ class Beginner:
 
     def _with_mask_seen(self, source: Source | None) -> Beginning:
         """Without a mask, all is redrawn; without a picture, there was none to see."""
-        picture = torch.zeros((1, 3, self.request.height, self.request.width))
+        picture = torch.zeros((1, 3, self.height, self.width))
         redrawn = torch.ones_like(picture[:, :1])
         if source is not None:
             picture = _picture_of(source)
@@ -97,7 +108,7 @@ class Beginner:
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        return self.model.latent_shape(width=self.request.width, height=self.request.height)
+        return self.model.latent_shape(width=self.width, height=self.height)
 
     def _noise(self) -> torch.Tensor:
         noise = [

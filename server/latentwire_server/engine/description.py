@@ -52,8 +52,13 @@ def describe(
 
 
 def _refining(request: GenerationRequest) -> dict[str, object]:
-    share = request.high_noise_frac
-    return {} if share is None else {"high_noise_frac": share}
+    share, fix = request.high_noise_frac, request.high_resolution_fix
+    refined: dict[str, object] = {} if share is None else {"high_noise_frac": share}
+    if fix is None:
+        is_disabled = request.high_resolution_fix_disabled
+        return {**refined, **({"high_resolution_fix": {"disabled": True}} if is_disabled else {})}
+    first_pass = {"strength": fix.strength, "width": fix.width, "height": fix.height}
+    return {**refined, "high_resolution_fix": first_pass}
 
 
 def _source(request: GenerationRequest) -> dict[str, object]:

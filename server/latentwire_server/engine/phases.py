@@ -5,7 +5,7 @@ Pure, any thread: a phase names its model and does nothing with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -14,6 +14,8 @@ from latentwire_server.engine.policy import Group
 from latentwire_server.models.info import Stretch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from latentwire_server.engine.types import GenerationRequest
     from latentwire_server.models.info import SchedulerChoice
     from latentwire_server.models.model import ModelOutline
@@ -27,6 +29,8 @@ class Entry(Enum):
 
     BEGIN = auto()
     """Makes them: from noise, or from the request's source."""
+    ENLARGE = auto()
+    """Enlarges those of the phase before, and makes them noisy again."""
     CONTINUE = auto()
     """Takes them as they are."""
 
@@ -73,27 +77,58 @@ class Phase(Generic[ModelT]):
 def phases_of(request: GenerationRequest, model: ModelT) -> tuple[Phase[ModelT], ...]:
     """Returns the phases of a request; some may turn out to have no steps to take.
 
-    With a refiner it is an ensemble of experts: the model takes the high noise levels, the refiner
-    the low ones.
+    With the high-resolution fix there are two passes: one at the smaller size, by the model alone,
+    and one over what it drew. With a refiner the last pass is an ensemble of experts: the model
+    takes the high noise levels, the refiner the low ones.
     """
-    experts = [(model, Stretch(), Entry.BEGIN)]
+    alone = _Pass(width=request.width, height=request.height, entry=Entry.BEGIN)
+    fix = request.high_resolution_fix
+    if fix is None:
+        strength = 1.0 if request.source is None else request.source.strength
+        return alone.phases(request, _experts(request, model), strength=strength)
+    first = replace(alone, width=fix.width, height=fix.height)
+    second = replace(alone, entry=Entry.ENLARGE)
+    return (
+        *first.phases(request, [(model, Stretch())], strength=1.0),
+        *second.phases(request, _experts(request, model), strength=fix.strength),
+    )
+
+
+def _experts(request: GenerationRequest, model: ModelT) -> Sequence[tuple[ModelT, Stretch]]:
+    share = request.high_noise_frac
     # Of a loaded model it is loaded too.
     refiner = cast("ModelT | None", model.refiner)
-    share = request.high_noise_frac
-    if refiner is not None and share is not None and share < 1.0:
-        high, low = Stretch(end=share), Stretch(start=share)
-        experts = [(model, high, Entry.BEGIN), (refiner, low, Entry.CONTINUE)]
-    return tuple(
-        Phase(
-            model=expert,
-            scheduler=request.scheduler,
-            num_inference_steps=request.num_inference_steps,
-            num_skipped=request.num_inference_steps - request.num_steps,
-            stretch=stretch,
-            guidance_scale=request.guidance_scale,
-            width=request.width,
-            height=request.height,
-            entry=entry,
+    if refiner is None or share is None or share == 1.0:
+        return [(model, Stretch())]
+    return [(model, Stretch(end=share)), (refiner, Stretch(start=share))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """Once through the noise levels, at one size."""
+
+    width: int
+    height: int
+    entry: Entry
+
+    def phases(
+        self,
+        request: GenerationRequest,
+        experts: Sequence[tuple[ModelT, Stretch]],
+        *,
+        strength: float,
+    ) -> tuple[Phase[ModelT], ...]:
+        return tuple(
+            Phase(
+                model=expert,
+                scheduler=request.scheduler,
+                num_inference_steps=request.num_inference_steps,
+                num_skipped=request.num_inference_steps - request.steps_of(strength),
+                stretch=stretch,
+                guidance_scale=request.guidance_scale,
+                width=self.width,
+                height=self.height,
+                entry=self.entry if number == 0 else Entry.CONTINUE,
+            )
+            for number, (expert, stretch) in enumerate(experts)
         )
-        for expert, stretch, entry in experts
-    )

@@ -76,12 +76,7 @@ class Trajectory:
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
         # Its own: the generation forgets it when it ends, which may be in the middle of a step.
         self.source = self.request.source
-        beginning = Beginner(
-            request=self.request,
-            model=self.model,
-            scheduler=self.scheduler,
-            generators=self.generators,
-        ).begin()
+        beginning = self._beginner().begin()
         self.latents = beginning.latents
         self._kept = beginning.kept
         self._mask_latents = beginning.mask_latents
@@ -219,6 +214,8 @@ class Trajectory:
         if self.phase_position == self.scheduler.num_evaluations and not is_done:
             self._index += 1
             self._phase_start = self.position
+            if self.phase.entry is Entry.ENLARGE:
+                latents = self._beginner().enlarged(latents)
         self.latents = latents if self._kept is None else self._with_kept(self._kept, latents)
         if is_done:
             self._move(TrajectoryEvent.DENOISED)
@@ -234,6 +231,16 @@ class Trajectory:
     def drop(self) -> None:
         """Ends the way early."""
         self._move(TrajectoryEvent.DROPPED)
+
+    def _beginner(self) -> Beginner:
+        return Beginner(
+            request=self.request,
+            width=self.phase.width,
+            height=self.phase.height,
+            model=self.model,
+            scheduler=self.scheduler,
+            generators=self.generators,
+        )
 
     def _group(self, index: int) -> Group:
         group = self._legs[index].phase.group

@@ -87,6 +87,17 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HighResolutionFix:
+    """A first pass at the model's own size, whose latents are enlarged and drawn over."""
+
+    width: int
+    """Of the first pass, as is the height."""
+    height: int
+    strength: float
+    """How much is drawn over, above 0 to 1: the share of the steps that the second pass takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """A valid request with every default filled in, ready for the engine."""
 
@@ -115,6 +126,10 @@ class GenerationRequest:
     """Whether the denoiser is told the guidance scale, and needs no unconditional rows for it."""
     high_noise_frac: float | None = None
     """Where the refiner takes over, a share of the way to the picture; None: there is none."""
+    high_resolution_fix: HighResolutionFix | None = None
+    """For a picture much larger than the model's own; None: drawn at once."""
+    high_resolution_fix_disabled: bool = False
+    """Whether the caller would have none."""
     output: OutputOptions = OutputOptions()
     events: EventOptions = EventOptions()
     priority: int = 0
@@ -151,6 +166,7 @@ class GenerationRequest:
             self.clip_skip,
             self.source and self.source.key,
             self.high_noise_frac,
+            self.high_resolution_fix,
         )
 
     @property
@@ -160,13 +176,17 @@ class GenerationRequest:
 
     @property
     def num_steps(self) -> int:
-        """How many of ``num_inference_steps`` are taken: a picture to start from spares the first.
+        """How many steps are taken, in all passes."""
+        fix = self.high_resolution_fix
+        second_pass = 0 if fix is None else self.steps_of(fix.strength)
+        return self.steps_of(1.0 if self.source is None else self.source.strength) + second_pass
+
+    def steps_of(self, strength: float) -> int:
+        """Returns how many of ``num_inference_steps``, the last, redraw so much.
 
         As ``StableDiffusionImg2ImgPipeline.get_timesteps`` counts them.
         """
-        if self.source is None:
-            return self.num_inference_steps
-        return min(int(self.num_inference_steps * self.source.strength), self.num_inference_steps)
+        return min(int(self.num_inference_steps * strength), self.num_inference_steps)
 
     @property
     def uses_guidance(self) -> bool:

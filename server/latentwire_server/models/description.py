@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from latentwire_server.models.autoencoder import vae_scale_factor
 from latentwire_server.models.info import (
+    HIGH_RESOLUTION_STRENGTH,
     PROMPT_WEIGHTING,
     ModelDefaults,
     ModelInfo,
@@ -66,7 +67,9 @@ def describe(
         raise LoadError(source.source, refusal)
     factor = vae_scale_factor(parts.vae)
     height, width = _pair(config.sample_size)
+    sees_masks = config.in_channels != config.out_channels
     native = ModelDefaults(
+        high_resolution_fix=None if sees_masks else HIGH_RESOLUTION_STRENGTH,
         width=width * factor,
         height=height * factor,
         num_inference_steps=_NUM_INFERENCE_STEPS,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+HIGH_RESOLUTION_STRENGTH: Final = 0.6
+"""Less leaves the blur of the enlarged latents, more draws other things than the first pass did."""
 PROMPT_WEIGHTING: Final = "prompt-weighting"
 """The capability of a model that takes brackets in prompts for weights."""
 
@@ -70,6 +72,9 @@ class ModelDefaults:
     scheduler: SchedulerChoice
     high_noise_frac: float | None = None
     """Where the refiner takes over; ``None``: there is none."""
+    high_resolution_fix: float | None = None
+    """How much the second pass of much larger pictures draws over; 0: they are drawn at once;
+    ``None``: it cannot be had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

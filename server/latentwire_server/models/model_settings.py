@@ -35,6 +35,8 @@ class ModelDefaultsGiven(_Part):
     num_inference_steps: PositiveInt | None = None
     guidance_scale: Annotated[float, Field(ge=0)] | None = None
     scheduler: _Scheduler | None = None
+    high_resolution_fix: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How much the second pass of pictures much larger than these draws over; 0: there is none."""
 
 
 class ModelLimitsGiven(_Part):
@@ -111,6 +113,7 @@ def _allowed(info: ModelInfo) -> dict[str, tuple[bool, str]]:
             defaults.guidance_scale <= limits.max_guidance_scale,
             f"up to {limits.max_guidance_scale:g}",
         ),
+        "high_resolution_fix": (True, "0 to 1"),
         "scheduler": (
             defaults.scheduler.sigmas in spacings.get(defaults.scheduler.id, ()),
             "a scheduler that is served, with a spacing of its own",

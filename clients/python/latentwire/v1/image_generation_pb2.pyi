@@ -86,7 +86,7 @@ MODEL_STATE_READY: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class GenerateImageRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt", "negative_prompt", "width", "height", "num_images", "seed", "num_inference_steps", "guidance_scale", "scheduler", "clip_skip", "image_to_image", "inpainting", "loras", "output", "events", "disconnect_policy", "priority", "user", "labels", "validate_only", "resume_after_sequence", "high_noise_frac")
+    __slots__ = ("request_id", "model", "prompt", "negative_prompt", "width", "height", "num_images", "seed", "num_inference_steps", "guidance_scale", "scheduler", "clip_skip", "image_to_image", "inpainting", "loras", "output", "events", "disconnect_policy", "priority", "user", "labels", "validate_only", "resume_after_sequence", "high_noise_frac", "high_resolution_fix")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class GenerateImageRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     RESUME_AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HIGH_NOISE_FRAC_FIELD_NUMBER: _ClassVar[int]
+    HIGH_RESOLUTION_FIX_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt: str
@@ -142,7 +143,20 @@ class GenerateImageRequest(_message.Message):
     validate_only: bool
     resume_after_sequence: int
     high_noise_frac: float
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_images: _Optional[int] = ..., seed: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[_Union[Scheduler, _Mapping]] = ..., clip_skip: _Optional[int] = ..., image_to_image: _Optional[_Union[ImageToImage, _Mapping]] = ..., inpainting: _Optional[_Union[Inpainting, _Mapping]] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., events: _Optional[_Union[Events, _Mapping]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., priority: _Optional[int] = ..., user: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., validate_only: bool = ..., resume_after_sequence: _Optional[int] = ..., high_noise_frac: _Optional[float] = ...) -> None: ...
+    high_resolution_fix: HighResolutionFix
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_images: _Optional[int] = ..., seed: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[_Union[Scheduler, _Mapping]] = ..., clip_skip: _Optional[int] = ..., image_to_image: _Optional[_Union[ImageToImage, _Mapping]] = ..., inpainting: _Optional[_Union[Inpainting, _Mapping]] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., events: _Optional[_Union[Events, _Mapping]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., priority: _Optional[int] = ..., user: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., validate_only: bool = ..., resume_after_sequence: _Optional[int] = ..., high_noise_frac: _Optional[float] = ..., high_resolution_fix: _Optional[_Union[HighResolutionFix, _Mapping]] = ...) -> None: ...
+
+class HighResolutionFix(_message.Message):
+    __slots__ = ("disabled", "strength", "width", "height")
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    disabled: bool
+    strength: float
+    width: int
+    height: int
+    def __init__(self, disabled: bool = ..., strength: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class Scheduler(_message.Message):
     __slots__ = ("id", "sigmas")
@@ -536,20 +550,22 @@ class ModelLimits(_message.Message):
     def __init__(self, min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., side_multiple: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_inference_steps: _Optional[int] = ..., max_images: _Optional[int] = ..., max_prompt_bytes: _Optional[int] = ..., max_guidance_scale: _Optional[float] = ..., max_clip_skip: _Optional[int] = ..., min_drawn_pixels: _Optional[int] = ...) -> None: ...
 
 class ModelDefaults(_message.Message):
-    __slots__ = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler", "high_noise_frac")
+    __slots__ = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler", "high_noise_frac", "high_resolution_fix")
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULER_FIELD_NUMBER: _ClassVar[int]
     HIGH_NOISE_FRAC_FIELD_NUMBER: _ClassVar[int]
+    HIGH_RESOLUTION_FIX_FIELD_NUMBER: _ClassVar[int]
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
     scheduler: Scheduler
     high_noise_frac: float
-    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[_Union[Scheduler, _Mapping]] = ..., high_noise_frac: _Optional[float] = ...) -> None: ...
+    high_resolution_fix: float
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[_Union[Scheduler, _Mapping]] = ..., high_noise_frac: _Optional[float] = ..., high_resolution_fix: _Optional[float] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
