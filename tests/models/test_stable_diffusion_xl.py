@@ -152,6 +152,7 @@ def test_it_says_what_it_is(model: StableDiffusionXL) -> None:
     info = model.info
     assert (info.family, info.defaults.guidance_scale) == ("stable-diffusion-xl", 5.0)
     assert info.limits.max_clip_skip == 2
+    assert info.limits.min_drawn_pixels == SIDE * SIDE // 2
     assert info.capabilities == ("image-to-image", "inpainting")
 
 

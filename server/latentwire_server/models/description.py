@@ -88,6 +88,7 @@ def describe(
             max_side=max_side,
             side_multiple=factor,
             max_pixels=max_side * max_side,
+            min_drawn_pixels=int(family.least_drawn_share * native.width * native.height),
             max_clip_skip=max(0, min(map(_num_layers, parts.text_encoders)) - 1),
         ),
         defaults=_if_distilled(native, parts),

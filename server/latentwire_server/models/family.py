@@ -59,6 +59,8 @@ class Family:
     upcasts_autoencoder: bool = False
     """Whether an autoencoder in float16 computes in float32 where it asks to."""
     guidance_scale: float = 7.5
+    least_drawn_share: float = 0.0
+    """Pictures of less of the model's own area are drawn larger and made smaller."""
     single_file_pipeline: str
     """The pipeline that reads a checkpoint in one file."""
     single_file_marker: str
