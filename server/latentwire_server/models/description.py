@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.models.autoencoder import vae_scale_factor
+from latentwire_server.models.files import read_json
 from latentwire_server.models.info import (
     HIGH_RESOLUTION_STRENGTH,
     PROMPT_WEIGHTING,
@@ -14,7 +15,7 @@ from latentwire_server.models.info import (
     ModelLimits,
     SchedulerChoice,
 )
-from latentwire_server.models.inspection import PREVIEW_FILE, SETTINGS_FILE, read_json
+from latentwire_server.models.inspection import PREVIEW_FILE, SETTINGS_FILE
 from latentwire_server.models.projection import LatentProjection
 from latentwire_server.models.schedulers import choice_of, scheduler_infos
 from latentwire_server.models.source import LoadError

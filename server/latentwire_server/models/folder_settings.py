@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from latentwire_server.models.inspection import SETTINGS_FILE, read_json
+from latentwire_server.models.files import read_json
+from latentwire_server.models.inspection import SETTINGS_FILE
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.source import LoadError
 

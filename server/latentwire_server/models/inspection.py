@@ -6,16 +6,12 @@ not by their name; components are built from a list of classes that we know; not
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from safetensors import safe_open
-
 from latentwire_server.models.families import FAMILIES, family_of
 from latentwire_server.models.family import TOKENIZERS
+from latentwire_server.models.files import PICKLES, check_safetensors, read_json
 from latentwire_server.models.schedulers import SCHEDULERS
 from latentwire_server.models.source import LoadError
 
@@ -44,10 +40,6 @@ SETTINGS_FILE: Final = "latentwire.json"
 """In a model folder: what diffusers has no place for."""
 PREVIEW_FILE: Final = "preview.json"
 """In a model folder: the linear projection of its latents to RGB, for previews."""
-_PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_MAX_HEADER_BYTES: Final = 100_000_000
-_MAX_JSON_BYTES: Final = 10_000_000
-_SAMPLE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +223,7 @@ def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]
         marks = (f".{variant}.", f".{variant}-")
         found = [path for path in checkable if any(mark in path.name for mark in marks)]
     if not found:
-        pickles = [path.name for path in files if path.suffix.lower() in _PICKLES]
+        pickles = [path.name for path in files if path.suffix.lower() in PICKLES]
         reason = f"{component} has no .safetensors weights"
         if variant is not None:
             reason += f" of variant {variant!r}"
@@ -264,72 +256,3 @@ def _refuse_detours(folder: Path, component: str) -> None:
         if strange:
             reason = f"{component}/{index.name} names {strange[0]}, which is no weights file there"
             raise LoadError(source, reason)
-
-
-def check_safetensors(path: Path, *, source: str) -> None:
-    """Checks that a file is safetensors, whatever its name says.
-
-    The format: 8 bytes of header length, little-endian, then that many bytes of JSON
-    (https://huggingface.co/docs/safetensors).
-
-    Raises:
-        LoadError: it is something else.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        is_sane = len(start) == 8 and 2 <= length <= min(_MAX_HEADER_BYTES, size - 8)  # noqa: PLR2004
-        header = file.read(length) if is_sane else b""
-    try:
-        is_json = isinstance(json.loads(header), dict)
-    except (ValueError, RecursionError):
-        is_json = False
-    if is_json:
-        return
-    # What torch.save writes: a zip archive since 1.6, before that a bare pickle of protocol 2 on.
-    if path.suffix.lower() in _PICKLES or start.startswith((b"PK", b"\x80")):
-        raise LoadError(source, f"{path.name} is a pickle, which can run code, and is never read")
-    raise LoadError(source, f"{path.name} is not a safetensors file, whatever its name says")
-
-
-def read_json(path: Path, *, source: str) -> dict[str, object]:
-    """Returns a JSON object from a file.
-
-    Raises:
-        LoadError: there is no such file, or it holds something else.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise LoadError(source, f"{path.name} is too large to be a configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoadError(source, f"it has no {path.name}") from None
-    except (OSError, ValueError, RecursionError):
-        raise LoadError(source, f"{path.name} cannot be read as JSON") from None
-    if not isinstance(content, dict):
-        raise LoadError(source, f"{path.name} is not a JSON object")
-    return content
-
-
-def num_elements(path: Path) -> int:
-    """Returns how many numbers a checked safetensors file holds, by its header."""
-    with safe_open(path, framework="numpy") as file:
-        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-
-
-def digest(weights: tuple[Path, ...], *, folder: Path) -> str:
-    """Returns ``sha256:`` and a digest that tells one set of weights from another.
-
-    Of each file its place, its size, and its first and last MiB: reading gigabytes whole would cost
-    more time than loading them.
-    """
-    total = hashlib.sha256()
-    for path in weights:
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder)} {size}\n".encode())
-        with path.open("rb") as file:
-            total.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            total.update(file.read())
-    return f"sha256:{total.hexdigest()[:32]}"

@@ -19,20 +19,17 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.components import Components
 from latentwire_server.models.description import describe, latent_projection, with_refiner
+from latentwire_server.models.files import check_safetensors, digest, num_elements, read_json
 from latentwire_server.models.folder_settings import read_folder_settings
 from latentwire_server.models.hub import ModelFolder, model_folder
 from latentwire_server.models.inspection import (
     autoencoder_patterns,
     brings_safety_checker,
     check_folder,
-    check_safetensors,
     check_safety_checker,
     check_vae,
-    digest,
     downloaded_patterns,
-    num_elements,
     read_content,
-    read_json,
 )
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.placement import check_module, check_parts, place

@@ -16,7 +16,7 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from latentwire_server.models.inspection import check_safetensors
+from latentwire_server.models.files import check_safetensors
 from latentwire_server.models.source import LoadError
 
 if TYPE_CHECKING:
