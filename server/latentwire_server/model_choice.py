@@ -224,6 +224,11 @@ def _outline(source: ModelSource) -> ModelOutline | None:
         return outline_model(source)
 
 
+def _for_callers(error: LoadError) -> str:
+    """Returns the reason without what a library said: that stands in brackets, and names paths."""
+    return error.reason if error.__cause__ is None else error.reason.partition(" (")[0]
+
+
 @contextmanager
 def _told_apart(source: ModelSource) -> Iterator[None]:
     """Tells what goes wrong to the operator, and the part of it that is theirs to callers."""
@@ -241,7 +246,7 @@ def _told_apart(source: ModelSource) -> Iterator[None]:
     try:
         yield
     except LoadError as error:
-        raise ModelLoadError(str(error), reason=error.reason) from error
+        raise ModelLoadError(str(error), reason=_for_callers(error)) from error
     except (BackendError, PrecisionError) as error:
         raise ModelLoadError(str(error), reason=str(error)) from error
     except Exception as error:

@@ -86,7 +86,7 @@ def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str
 
 
 async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
-    model = load_model(source_of(folder))
+    model = load_model(source_of(folder, backend="eager"))
     engine = Engine({}, EngineSettings(max_rows=4))
     await engine.start()
     try:
