@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The environments in which only tests run, and the one that makes the stubs.
 LEGACY := .venv-openai-0.28
+OLDER := .venv-openai-1.97
 OLDEST := .venv-oldest
 PROTOS := .venv-protos
 BUF := node_modules/.bin/buf
@@ -39,6 +40,11 @@ $(LEGACY)/.ready: constraints-openai-0.28.txt
 	$(LEGACY)/bin/python $(PIP) --requirement constraints-openai-0.28.txt
 	@touch $@
 
+$(OLDER)/.ready: constraints-openai-1.97.txt
+	$(PYTHON) -m venv $(OLDER)
+	$(OLDER)/bin/python $(PIP) --requirement constraints-openai-1.97.txt
+	@touch $@
+
 $(OLDEST)/.ready: constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(PIP) --requirement constraints-oldest.txt
@@ -49,9 +55,10 @@ $(PROTOS)/.ready: constraints-protos.txt
 	$(PROTOS)/bin/python $(PIP) --requirement constraints-protos.txt
 	@touch $@
 
-NPM := $(shell command -v npm)
+# The newest `openai` for Node.js wants 22; a machine with less, or none, gets it from a wheel.
+NPM := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 22))' 2>/dev/null && \
+  command -v npm)
 ifeq ($(NPM),)
-# A machine without Node.js gets it from a wheel.
 NPM := $(CURDIR)/$(BIN)/npm
 $(BUF): $(NPM)
 $(NPM): $(VENV)/.ready
@@ -62,7 +69,7 @@ $(BUF): package.json package-lock.json
 	PATH="$(dir $(NPM)):$$PATH" $(NPM) ci --loglevel=error --no-audit --no-fund
 	@touch $@
 
-setup-tests: setup $(LEGACY)/.ready $(OLDEST)/.ready $(PROTOS)/.ready $(BUF)
+setup-tests: setup $(LEGACY)/.ready $(OLDER)/.ready $(OLDEST)/.ready $(PROTOS)/.ready $(BUF)
 
 serve: setup ## run service and bridge on the embedded model
 	@$(BIN)/latentwire serve $(SERVE_ARGS)
@@ -77,7 +84,7 @@ soak: ## run the tests that take many minutes
 
 test-fast: ## run the tests that take seconds
 	@$(MAKE) --no-print-directory --jobs=4 setup-tests
-	$(BIN)/python -m pytest -m 'not slow and not faults and not soak' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not clients and not slow and not faults and not soak' $(PYTEST_ARGS)
 
 lint: setup $(BUF) breaking ## check format, style, types, import directions and the contract
 	$(BIN)/ruff format --check .
@@ -117,5 +124,5 @@ embedded-model: setup ## train the embedded model anew: up to three hours on two
 	$(BIN)/python -m tools.embedded_model
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(LEGACY) $(OLDEST) $(PROTOS) node_modules \
+	rm -rf $(VENV) $(LEGACY) $(OLDER) $(OLDEST) $(PROTOS) node_modules \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -276,6 +276,7 @@ class FakeModel:
 
     def hold(self) -> None:
         """Makes every denoiser call wait, after it is logged, for ``release``."""
+        self._permits = threading.Semaphore(0)
         self._is_held.set()
 
     def release(self, num_calls: int = 1) -> None:

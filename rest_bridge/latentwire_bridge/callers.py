@@ -1,4 +1,4 @@
-"""Who calls, for how long they wait, what they repeat: what the headers tell the server. Pure."""
+"""Who calls, how long they wait, what they repeat, what they misread, by their headers. Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ MAX_KEY_CHARACTERS: Final = 4_096
 """gRPC drops calls whose metadata exceeds 8 KiB."""
 _SHARE_OF_PATIENCE: Final = 0.95
 """Leaves the rest for our answer: a caller that gives up first asks again, and we draw twice."""
+_CONFUSED_BY_EVENT_NAMES: Final = frozenset(
+    {"AsyncOpenAI/Python 1.97.0", "AsyncOpenAI/Python 1.97.1"}
+)
+"""Wrap every named event of an image; the data alone, which tells its type, they read well."""
 
 
 def client_of(headers: Mapping[str, str], *, client: AsyncClient) -> AsyncClient:
@@ -69,3 +73,8 @@ def _key(headers: Mapping[str, str]) -> str:
     """Returns the caller's API key; empty if there is none."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def reads_event_names(headers: Mapping[str, str]) -> bool:
+    """Whether the caller can be sent ``event:`` lines."""
+    return headers.get("User-Agent") not in _CONFUSED_BY_EVENT_NAMES

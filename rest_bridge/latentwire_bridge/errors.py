@@ -124,6 +124,7 @@ _ANSWERS_BY_CODE: Final[Mapping[grpc.StatusCode, _Answer]] = {
         status=401,
         code="invalid_api_key",
         message="the API key is missing or wrong: send it as 'Authorization: Bearer <key>'",
+        is_ours=True,
     ),
     grpc.StatusCode.PERMISSION_DENIED: _Answer(
         status=403, message="this API key is not allowed to do this"
@@ -275,7 +276,11 @@ def _problems(error: LatentwireError, sent_names: Mapping[str, str]) -> list[Pro
             param = param_of(violation.field)
             param = sent_names.get(param, param)
         code = _CODES_BY_VIOLATION.get(violation.reason, "invalid_value")
-        problems.append(Problem(param=param, message=violation.description, code=code))
+        message = violation.description
+        if "." in violation.field:
+            # The contract's own words, such as image_to_image.image, tell an OpenAI user nothing.
+            message = message.replace(violation.field, param)
+        problems.append(Problem(param=param, message=message, code=code))
     return problems
 
 

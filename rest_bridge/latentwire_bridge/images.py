@@ -14,7 +14,7 @@ from aiohttp import web
 
 from latentwire import Accepted, Completed, Image, LatentwireError, Progress
 from latentwire_bridge.body import read_object
-from latentwire_bridge.callers import client_of, patience_s, request_id_of
+from latentwire_bridge.callers import client_of, patience_s, reads_event_names, request_id_of
 from latentwire_bridge.edge import PREPARE, REQUEST_ID
 from latentwire_bridge.errors import ApiError, all_withheld, api_error, internal_error
 from latentwire_bridge.schema import EditBody, VariationBody, parse_request
@@ -155,6 +155,7 @@ class ImageRoutes:
                 num_steps=max(1, int((num_inference_steps or 1) * strength)),
                 keep_alive_s=self._settings.keep_alive_s,
                 send_timeout_s=self._settings.send_timeout_s,
+                names_events=reads_event_names(request.headers),
             )
             options = generate_options(
                 body,

@@ -36,6 +36,7 @@ PROGRESS: Final = "latentwire.progress"
 WITHHELD: Final = "latentwire.withheld"
 """Of an image that a safety filter withheld; sent only to those who ask for progress."""
 _KEEP_ALIVE: Final = b": still drawing\n\n"
+_NAME: Final = b"event: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class Streaming:
     keep_alive_s: float
     send_timeout_s: float
     """How long a reader may read nothing."""
+    names_events: bool
+    """Whether ``event:`` repeats the data's type."""
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class Streaming:
         num_steps: int,
         keep_alive_s: float,
         send_timeout_s: float,
+        names_events: bool = True,
     ) -> Streaming:
         """Spreads the partial images evenly over the steps.
 
@@ -70,6 +74,7 @@ class Streaming:
             num_steps: How many steps it takes.
             keep_alive_s: How long the connection may be silent.
             send_timeout_s: How long the reader may read nothing.
+            names_events: Whether the reader can be sent ``event:`` lines.
         """
         partial_images = wanted.body.partial_images or 0
         interval = max(1, num_steps // (partial_images + 1)) if partial_images else 0
@@ -80,6 +85,7 @@ class Streaming:
             wants_progress=bool(wanted.body.progress),
             keep_alive_s=keep_alive_s,
             send_timeout_s=send_timeout_s,
+            names_events=names_events,
         )
 
 
@@ -109,6 +115,8 @@ async def send_events(
     """
 
     async def send(data: bytes) -> None:
+        if not streaming.names_events and data.startswith(_NAME):
+            data = data[data.index(b"\n") + 1 :]
         try:
             async with asyncio.timeout(streaming.send_timeout_s):
                 await response.write(data)

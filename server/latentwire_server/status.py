@@ -237,7 +237,7 @@ def _capacity_failure(error: errors.CapacityError) -> Failure | None:
             return Failure(
                 code=code.RESOURCE_EXHAUSTED,
                 reason="QUEUE_FULL",
-                message=f"{max_queued} generations wait, and no more may",
+                message=f"the queue is full, with {max_queued} waiting",
                 metadata={"max_queued": str(max_queued)},
                 retry_after_s=retry_after_s,
             )

@@ -64,6 +64,7 @@ CASES = {
         status=401,
         code="invalid_api_key",
         raised=openai.AuthenticationError,
+        message="the API key is missing or wrong: send it as 'Authorization: Bearer <key>'",
     ),
     "not allowed": Case(
         abort=failure(Code.PERMISSION_DENIED, "FORBIDDEN"),

@@ -61,14 +61,6 @@ async def streamed(bridge, **fields: object) -> list[dict]:
     return events_in(answer.data)
 
 
-@pytest.fixture
-async def client(bridge):
-    async with openai.AsyncOpenAI(
-        base_url=f"{bridge.url}/v1", api_key="any", max_retries=0
-    ) as client:
-        yield client
-
-
 async def test_without_partial_images_there_is_the_picture_alone(bridge):
     (event,) = await streamed(bridge, seed=5)
     assert set(event) == OF_ALL | {"usage", "image_index", "seed"}
@@ -250,40 +242,6 @@ async def test_whoever_reads_nothing_is_cut_off(server):
                 num_bytes += len(data)
         writer.close()
     assert num_bytes < 30_000_000
-
-
-async def test_openais_client_reads_its_own_types(client, server):
-    server.model.call_s = STEP_S
-    stream = await client.images.generate(
-        prompt="a", stream=True, partial_images=2, n=2, extra_body={"num_inference_steps": 6}
-    )
-    events = [event async for event in stream]
-    kinds = [type(event).__name__ for event in events]
-    assert kinds.count("ImageGenPartialImageEvent") == 4
-    assert kinds.count("ImageGenCompletedEvent") == 2
-    assert kinds[-1] == "ImageGenCompletedEvent"
-    assert events[-1].usage.output_tokens == 6
-    assert {event.image_index for event in events} == {0, 1}
-
-    edits = await client.images.edit(
-        prompt="a", image=file_of(Image.new("RGB", (64, 64))), stream=True, partial_images=1
-    )
-    names = [type(event).__name__ async for event in edits]
-    assert names == ["ImageEditPartialImageEvent", "ImageEditCompletedEvent"]
-
-
-async def test_openais_synchronous_client_reads_them_too(bridge, server):
-    server.model.call_s = STEP_S
-
-    def drawn() -> list[str]:
-        with openai.OpenAI(base_url=f"{bridge.url}/v1", api_key="any", max_retries=0) as client:
-            stream = client.images.generate(prompt="a", stream=True, partial_images=1)
-            return [event.type for event in stream]
-
-    assert await asyncio.to_thread(drawn) == [
-        "image_generation.partial_image",
-        "image_generation.completed",
-    ]
 
 
 @pytest.mark.parametrize(
