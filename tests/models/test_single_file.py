@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from latentwire_server.models.loading import LoadError, ModelSource, load_model
 from latentwire_server.models.model import DenoiserInput
 from tests.tiny_models import build_folder
+from tests.tiny_xl_models import build_xl_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,23 @@ VAE_NAMES = [
     (r"\.to_([qkv])\.", r".\1."),
     (r"\.to_out\.0\.", ".proj_out."),
 ]
+# Of the tiny XL model, whose first upward level attends and enlarges, and whose UNet is told more.
+XL_UNET_NAMES = [
+    (r"^add_embedding\.linear_1\.", "label_emb.0.0."),
+    (r"^add_embedding\.linear_2\.", "label_emb.0.2."),
+    (r"^up_blocks\.0\.upsamplers\.0\.", "output_blocks.1.2."),
+    *UNET_NAMES,
+]
+OPEN_CLIP_NAMES = [
+    (r"^embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^embeddings\.token_embedding\.", "token_embedding."),
+    (r"^final_layer_norm\.", "ln_final."),
+    (r"^encoder\.layers\.", "transformer.resblocks."),
+    (r"\.layer_norm(\d)\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    (r"\.self_attn\.", ".attn."),
+]
 Names = list[tuple[str, "str | Callable[[re.Match[str]], str]"]]
 
 
@@ -85,6 +103,33 @@ def write_checkpoint(folder: Path, path: Path) -> Path:
         name = key.removeprefix("text_model.")
         tensors[f"cond_stage_model.transformer.text_model.{name}"] = tensor
     save_file(tensors, path)
+    return path
+
+
+def write_xl_checkpoint(folder: Path, path: Path) -> Path:
+    """Writes a Stable Diffusion XL folder's weights as one file with the original names."""
+    write_checkpoint(folder, path)
+    kept = {key: tensor for key, tensor in load_file(path).items() if key.startswith("first_stage")}
+    for key, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
+        kept[f"model.diffusion_model.{renamed(key, XL_UNET_NAMES)}"] = tensor
+    for key, tensor in load_file(folder / "text_encoder/model.safetensors").items():
+        name = key.removeprefix("text_model.")
+        kept[f"conditioner.embedders.0.transformer.text_model.{name}"] = tensor
+    second = {
+        key.removeprefix("text_model."): tensor
+        for key, tensor in load_file(folder / "text_encoder_2/model.safetensors").items()
+    }
+    prefix = "conditioner.embedders.1.model."
+    kept[f"{prefix}text_projection"] = second.pop("text_projection.weight").T.contiguous()
+    for key, tensor in second.items():
+        query = re.fullmatch(r"(.*\.self_attn\.)q_proj\.(weight|bias)", key)
+        if query is not None:
+            parts = [second[f"{query[1]}{part}_proj.{query[2]}"] for part in "qkv"]
+            name = renamed(f"{query[1]}in_proj_{query[2]}", OPEN_CLIP_NAMES)
+            kept[prefix + name] = torch.cat(parts)
+        elif not re.search(r"\.[kv]_proj\.", key):
+            kept[prefix + renamed(key, OPEN_CLIP_NAMES)] = tensor
+    save_file(kept, path)
     return path
 
 
@@ -127,6 +172,25 @@ def test_a_checkpoint_is_the_model_that_its_folder_is(folder: Path, checkpoint: 
         )
     assert torch.allclose(*predictions, atol=1e-5)
     assert torch.allclose(one.decode(latents), other.decode(latents), atol=1e-5)
+
+
+def test_a_checkpoint_of_stable_diffusion_xl_is_told_by_its_tensors(tmp_path: Path) -> None:
+    folder = build_xl_folder(tmp_path / "xl")
+    checkpoint = write_xl_checkpoint(folder, tmp_path / "xl.safetensors")
+    models = [load(checkpoint, config=folder), load(folder)]
+    assert [one.info.family for one in models] == ["stable-diffusion-xl"] * 2
+    assert models[0].info.defaults == models[1].info.defaults
+    latents = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    predictions = []
+    for model in models:
+        text = model.encode_prompt("a red circle", clip_skip=0)
+        rows = DenoiserInput(
+            latents=latents,
+            timesteps=torch.tensor([500.0, 20.0]),
+            conditioning=[text, model.encode_negative_prompt("")],
+        )
+        predictions.append(model.denoise(rows))
+    assert torch.allclose(*predictions, atol=1e-5)
 
 
 def test_without_a_hub_it_says_what_is_missing(checkpoint: Path) -> None:
