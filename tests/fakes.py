@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from latentwire_server.models.info import (
+    LoraInfo,
     ModelDefaults,
     ModelInfo,
     ModelLimits,
@@ -29,7 +30,7 @@ from latentwire_server.models.info import (
 from latentwire_server.models.model import Conditioning, DenoiserInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 LATENT_CHANNELS = 4
 SIZE_FACTOR = 8
@@ -145,6 +146,17 @@ class FakeSafetyChecker:
         return self.rule(len(self.seen))
 
 
+@dataclass(frozen=True)
+class FakeAdapterSet:
+    """Adapters that change nothing but what the model remembers of them."""
+
+    model: FakeModel
+
+    def scaled(self, scales: Mapping[str, float]) -> FakeModel:
+        self.model.used_scales.append(scales)
+        return self.model
+
+
 @dataclass(eq=False)
 class FakeModel:
     """Honours ``DiffusionModel``; everything public here besides that is for tests."""
@@ -169,6 +181,10 @@ class FakeModel:
     num_encoded_images: int = 0
     max_chunks: int = 1
     encoded_prompts: list[str] = field(default_factory=list)
+    loras: tuple[LoraInfo, ...] = ()
+    unfit_loras: Mapping[str, str] = field(default_factory=dict)
+    used_scales: list[Mapping[str, float]] = field(default_factory=list)
+    """Of the adapters, as they were asked for; pictures do not show them."""
 
     def __post_init__(self) -> None:
         self._is_held = threading.Event()
@@ -199,7 +215,12 @@ class FakeModel:
             ),
             aliases=(f"{self.id}-alias",),
             capabilities=("image-to-image", "inpainting"),
+            loras=self.loras,
+            unfit_loras=self.unfit_loras,
         )
+
+    def with_loras(self, ids: Sequence[str]) -> FakeAdapterSet:
+        return FakeAdapterSet(self)
 
     def prepare(self, num_rows: int) -> None:
         if self.backend_name != "eager":

@@ -273,7 +273,8 @@ def _problems(error: LatentwireError, sent_names: Mapping[str, str]) -> list[Pro
     for violation in error.violations:
         param = sent_names.get(violation.field)
         if param is None:
-            param = param_of(violation.field)
+            # Of a list, the whole.
+            param = param_of(violation.field.partition("[")[0])
             param = sent_names.get(param, param)
         code = _CODES_BY_VIOLATION.get(violation.reason, "invalid_value")
         message = violation.description

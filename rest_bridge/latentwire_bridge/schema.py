@@ -1,12 +1,13 @@
 """The fields of an image request by OpenAI's names, and which values they take. Pure.
 
 What a *model* can do is the server's to judge; here is what the API can say at all. A field that
-is null or an empty string is absent, a field that nobody knows is ignored, and a field that this
-version cannot honour is refused by its name.
+is null or an empty string is absent, a field that nobody knows is ignored, and a field that cannot
+be honoured is refused by its name.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
@@ -36,10 +37,11 @@ ALIASES: Final[Mapping[str, str]] = {
     "sampler_name": "scheduler",
     "sample_method": "scheduler",
     "denoising_strength": "strength",
+    "lora": "loras",
 }
 """Other servers' names for our fields."""
 
-UNSERVED: Final = ("lora", "loras", "frame_count", "svg", "markup")
+UNSERVED: Final = ("frame_count", "svg", "markup")
 """Fields that would change what comes back, and that this version does not serve."""
 _OF_EDITS: Final = (
     "image",
@@ -107,6 +109,28 @@ def _scheduler(value: object) -> object:
     return {"id": value} if isinstance(value, str) else value
 
 
+def _loras(value: object) -> object:
+    """Returns a tuple of objects for one adapter or many, each an id or an object; forms: JSON."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            msg = "Input should be an adapter's id, or a list of objects with id and scale"
+            raise ValueError(msg) from None
+    listed = value if isinstance(value, list | tuple) else [value]
+    return tuple(_lora(one) for one in listed)
+
+
+def _lora(value: object) -> object:
+    match value:
+        case str():
+            return {"id": value}
+        case {"name": name, **rest} if "id" not in rest:
+            return {"id": name, **rest}
+        case _:
+            return value
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Integer = Annotated[int, BeforeValidator(_integer)]
 PositiveInteger = Annotated[Integer, Field(ge=1, le=MAX_INT32)]
@@ -127,12 +151,20 @@ class SchedulerBody(BaseModel):
     sigmas: Text | None = None
 
 
+class LoraBody(BaseModel):
+    """An adapter, and how strongly it counts."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    id: Text
+    scale: Annotated[float, BeforeValidator(_decimal), Field(allow_inf_nan=False)] | None = None
+
+
 class GenerationBody(BaseModel):
     """The body of ``POST /v1/images/generations``."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
     unserved: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(UNSERVED, "is not served by this version; leave it out"),
         **dict.fromkeys(_OF_EDITS, "belongs to /v1/images/edits"),
     }
     """What is refused, and why."""
@@ -171,6 +203,7 @@ class GenerationBody(BaseModel):
     high_noise_frac: (
         Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=1, allow_inf_nan=False)] | None
     ) = None
+    loras: Annotated[tuple[LoraBody, ...] | None, BeforeValidator(_loras)] = None
     width: PositiveInteger | None = None
     height: PositiveInteger | None = None
 
@@ -178,9 +211,7 @@ class GenerationBody(BaseModel):
 class EditBody(GenerationBody):
     """The body of ``POST /v1/images/edits``, without its pictures."""
 
-    unserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        UNSERVED, "is not served by this version; leave it out"
-    )
+    unserved: ClassVar[Mapping[str, str]] = {}
 
     strength: (
         Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=1, allow_inf_nan=False)] | None

@@ -115,6 +115,7 @@ def generate_options(
         "scheduler": _scheduler(body),
         "clip_skip": body.clip_skip,
         "high_noise_frac": body.high_noise_frac,
+        "loras": _loras(body),
         "image": pictures.image,
         "mask": pictures.mask,
         "strength": pictures.strength,
@@ -136,6 +137,12 @@ def _scheduler(body: GenerationBody) -> tuple[str, str] | None:
     if body.scheduler is None:
         return None
     return body.scheduler.id, body.scheduler.sigmas or ""
+
+
+def _loras(body: GenerationBody) -> list[tuple[str, float]] | None:
+    if body.loras is None:
+        return None
+    return [(lora.id, 1.0 if lora.scale is None else lora.scale) for lora in body.loras]
 
 
 def _quality(output_compression: int | None) -> int | None:

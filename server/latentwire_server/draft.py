@@ -21,7 +21,7 @@ from latentwire_server.engine.types import (
     PreviewMethod,
 )
 from latentwire_server.high_resolution import HighResolutionFixDraft, fix_of
-from latentwire_server.models.info import SchedulerChoice
+from latentwire_server.models.info import LoraChoice, SchedulerChoice
 from latentwire_server.sources import SourceDraft, open_source, strength_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.info import ModelDefaults, ModelInfo
     from latentwire_server.refused_words import RefusedWords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraDraft:
+    """An adapter that a caller wants, as it came."""
+
+    id: str
+    scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +57,7 @@ class RequestDraft:
     clip_skip: int | None = None
     high_noise_frac: float | None = None
     high_resolution_fix: HighResolutionFixDraft | None = None
+    loras: tuple[LoraDraft, ...] = ()
     source: SourceDraft | None = None
     format: ImageFormat | None = None
     quality: int | None = None
@@ -140,6 +149,7 @@ def complete(
         high_noise_frac=_high_noise_frac(draft, defaults),
         high_resolution_fix=fix_of(draft, info),
         high_resolution_fix_disabled=fix is not None and fix.is_disabled,
+        loras=tuple(_lora(lora) for lora in draft.loras),
         source=source,
         output=_output(draft),
         events=_events(draft),
@@ -165,6 +175,10 @@ def _high_noise_frac(draft: RequestDraft, defaults: ModelDefaults) -> float | No
 
 def _given(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def _lora(draft: LoraDraft) -> LoraChoice:
+    return LoraChoice(id=draft.id, scale=as_float32(1.0 if draft.scale is None else draft.scale))
 
 
 def _output(draft: RequestDraft) -> OutputOptions:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latentwire_server.models.model_settings import ModelDefaultsGiven, ModelLimitsGiven
 from latentwire_server.models.source import EMBEDDED_ID, MAX_PROMPT_CHUNKS
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ID_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$"
+HubLora = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+\.safetensors)?$")
+]
+"""``owner/repository``, or with a file's name."""
 _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _ALIAS_PATTERN: Final = r"^[A-Za-z0-9._/:-]{1,128}$"
 _OF_OTHERS: Final = ("revision", "variant", "single_file_config", "refiner", "vae")
@@ -60,15 +64,8 @@ class ListedModel(BaseModel):
     high_noise_frac: Annotated[float, Field(gt=0, le=1)] | None = None
     vae: Annotated[str, Field(min_length=1)] | None = None
     """A folder or hub id of an autoencoder in place of the model's own."""
-    loras: Annotated[tuple[str, ...], Field(strict=False)] = ()
-
-    @field_validator("loras")
-    @classmethod
-    def _refuse(cls, value: object) -> object:
-        if value:
-            message = "not served yet; leave it out"
-            raise ValueError(message)
-        return value
+    loras: Annotated[tuple[HubLora, ...], Field(strict=False)] = ()
+    """Adapters from the hub, besides the server's."""
 
     @model_validator(mode="after")
     def _check_embedded(self) -> Self:

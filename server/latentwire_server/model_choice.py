@@ -154,6 +154,8 @@ def _with_options(
         embeddings_folder=_first_given(own.embeddings_folder, settings.embeddings_folder),
         prompt_weighting=_first_given(own.prompt_weighting, settings.prompt_weighting),
         max_prompt_chunks=_first_given(own.max_prompt_chunks, settings.max_prompt_chunks),
+        lora_folder=settings.lora_folder,
+        loras=tuple(dict.fromkeys((*settings.loras, *own.loras))),
     )
 
 

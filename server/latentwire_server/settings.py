@@ -21,7 +21,8 @@ from pydantic_settings import (
 
 from latentwire._process import is_loopback
 from latentwire_server.engine.types import Batching, EngineSettings
-from latentwire_server.listed_model import ID_PATTERN, ListedModel, name_conflicts
+from latentwire_server.listed_model import ID_PATTERN, HubLora, ListedModel, name_conflicts
+from latentwire_server.models.info import DEFAULT_LORA_BYTES
 from latentwire_server.models.source import MAX_PROMPT_CHUNKS
 from latentwire_server.refused_words import NoWordError, RefusedWords
 
@@ -172,6 +173,19 @@ class Settings(BaseSettings):
         description="How often the text encoder reads on: 3 reads prompts of up to 225 tokens.",
     )
 
+    # Adapters
+    lora_folder: Path | None = Field(
+        None, description="Folder of LoRA files (.safetensors) that requests may ask for by name."
+    )
+    loras: Annotated[tuple[HubLora, ...], NoDecode] = Field(
+        (),
+        description="LoRA files from the hub, separated by commas: 'owner/repository', or"
+        " 'owner/repository/file.safetensors' where there are several.",
+    )
+    max_lora_bytes: int | None = Field(
+        None, ge=1, description="Most memory that adapters take on the device; by default 1 GiB."
+    )
+
     # Safety
     safety_checker: bool = Field(
         default=True,
@@ -259,7 +273,7 @@ class Settings(BaseSettings):
         file = _ConfigurationFile(settings_cls, toml_file=cls.config_file)
         return (init_settings, env_settings, file)
 
-    @field_validator("api_keys", "admin_keys", "model_aliases", mode="before")
+    @field_validator("api_keys", "admin_keys", "model_aliases", "loras", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -323,13 +337,15 @@ class Settings(BaseSettings):
             send_timeout_s=self.send_timeout_s,
             queued_event_interval_s=self.queued_event_interval_s,
             mask_feather=self.mask_feather,
+            lora_bytes=self.max_lora_bytes or DEFAULT_LORA_BYTES,
             decode_interval_ticks=self.decode_interval_ticks,
         )
 
     @property
     def limit_overrides(self) -> dict[str, int]:
         """The limits that replace a model's own, by the name of ``ModelLimits``' field."""
-        names = ("max_side", "max_pixels", "max_inference_steps", "max_images", "max_prompt_bytes")
+        sizes = ("max_side", "max_pixels", "max_prompt_bytes", "max_lora_bytes")
+        names = (*sizes, "max_inference_steps", "max_images")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def read_api_keys(self) -> tuple[str, ...]:

@@ -266,6 +266,13 @@ def _capacity_failure(error: errors.CapacityError) -> Failure | None:
 def _server_failure(error: errors.ServerError) -> Failure | None:
     code = grpc.StatusCode
     match error:
+        case errors.LoraUnusable(id=id_, reason=reason):
+            return Failure(
+                code=code.FAILED_PRECONDITION,
+                reason="LORA_UNUSABLE",
+                message=f"adapter {_shown(id_)} cannot be used: {reason}",
+                metadata={"lora": _shown(id_)},
+            )
         case errors.NonFiniteOutput(step=step):
             return Failure(
                 code=code.DATA_LOSS,

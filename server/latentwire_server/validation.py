@@ -39,6 +39,8 @@ MAX_USER_BYTES: Final = 64
 MAX_LABELS: Final = 16
 MAX_LABEL_CHARACTERS: Final = 64
 MAX_QUALITY: Final = 100
+MAX_LORAS: Final = 8
+MAX_LORA_SCALE: Final = 10.0
 
 _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -57,6 +59,7 @@ def violations(
             _refining(draft, info),
             fix_violations(draft, info),
             _scheduler_violations(draft, info),
+            _lora_violations(draft, info),
             _output_violations(draft),
             _events_violations(draft),
             _repeating(draft),
@@ -258,6 +261,61 @@ def _scheduler_violations(draft: RequestDraft, info: ModelInfo) -> Iterator[Viol
             reason="UNSUPPORTED_STEPS",
             description=f"scheduler {scheduler.id} cannot take {steps} steps; allowed: 1 to {most}",
         )
+
+
+def _lora_violations(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
+    if len(draft.loras) > MAX_LORAS:
+        yield Violation(
+            field="loras",
+            reason="TOO_MANY",
+            description=f"{len(draft.loras)} adapters; allowed: {MAX_LORAS}",
+        )
+    sizes = {lora.id: lora.num_bytes for lora in info.loras}
+    ids = [lora.id for lora in draft.loras]
+    for index, lora in enumerate(draft.loras[:MAX_LORAS]):
+        place = f"loras[{index}]"
+        if lora.id not in sizes:
+            yield _unknown_lora(f"{place}.id", lora.id, info)
+        elif lora.id in ids[:index]:
+            yield Violation(
+                field=f"{place}.id",
+                reason="DUPLICATE",
+                description=f"adapter {_quoted(lora.id)} is there twice; give it once, with the sum"
+                " of the scales",
+            )
+        yield from _scale(f"{place}.scale", lora.scale)
+    num_bytes = sum(sizes.get(id_, 0) for id_ in dict.fromkeys(ids))
+    if num_bytes > info.limits.max_lora_bytes:
+        yield Violation(
+            field="loras",
+            reason="TOO_LARGE",
+            description=f"the adapters take {num_bytes} bytes together;"
+            f" allowed: {info.limits.max_lora_bytes}",
+        )
+
+
+def _unknown_lora(field: str, id_: str, info: ModelInfo) -> Violation:
+    if id_ in info.unfit_loras:
+        description = f"adapter {_quoted(id_)} does not fit the model: {info.unfit_loras[id_]}"
+        return Violation(field=field, reason="LORA_DOES_NOT_FIT", description=description)
+    known = ", ".join(lora.id for lora in info.loras) or "none"
+    return Violation(
+        field=field,
+        reason="UNKNOWN_LORA",
+        description=f"the model has no adapter {_quoted(id_)}; it has: {known}",
+    )
+
+
+def _scale(field: str, scale: float | None) -> Iterator[Violation]:
+    allowed = f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
+    if scale is None:
+        return
+    if not math.isfinite(scale):
+        yield Violation(
+            field=field, reason="NOT_FINITE", description=f"{field} is {scale}; allowed: {allowed}"
+        )
+    elif abs(scale) > MAX_LORA_SCALE:
+        yield _out_of_range(field, scale, allowed)
 
 
 def _output_violations(draft: RequestDraft) -> Iterator[Violation]:

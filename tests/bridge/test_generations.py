@@ -121,6 +121,30 @@ async def test_extensions_reach_the_server_under_each_of_their_names(bridge, ser
         assert answer.json["data"][0]["seed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("sent", "reached"),
+    [
+        ({"lora": "style"}, [("style", 1.0)]),
+        ({"lora": {"name": "style", "scale": "0.5"}}, [("style", 0.5)]),
+        ({"loras": ["cat", {"id": "style", "scale": -1}]}, [("cat", 1.0), ("style", -1.0)]),
+        ({"loras": '[{"id": "style", "scale": 2}]'}, [("style", 2.0)]),
+        ({"loras": []}, []),
+    ],
+)
+async def test_adapters_reach_the_server(scripted_bridge, servicer, sent, reached):
+    await scripted_bridge.generate(**sent)
+
+    assert [(one.id, one.scale) for one in servicer.requests[-1].loras] == reached
+
+
+async def test_an_adapter_that_the_model_lacks_is_told_by_the_name_that_was_sent(bridge):
+    answer = await bridge.generate(lora="nobody")
+
+    assert answer.status == 400
+    assert answer.error["param"] == "lora"
+    assert "nobody" in answer.error["message"]
+
+
 async def test_the_spacing_of_noise_levels_can_be_chosen(bridge):
     answer = await bridge.generate(scheduler={"id": "euler", "sigmas": "karras"})
 

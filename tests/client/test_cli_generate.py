@@ -47,6 +47,7 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         " --format webp --quality 80 --metadata-omitted --max-data-bytes 65536"
         " --progress-interval-steps 2 --preview-interval-steps 3 --preview-method full-vae"
         " --preview-max-side 64 --priority -5 --user me --label a=b --label c=d=e"
+        " --lora style:-0.5 --lora my-cat"
     )
     assert cli(*flags.split()).returncode == 0
     wanted = pb.GenerateImageRequest(
@@ -62,6 +63,7 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         scheduler=pb.Scheduler(id="dpmpp-2m", sigmas="karras"),
         clip_skip=0,
         high_noise_frac=0.75,
+        loras=[pb.Lora(id="style", scale=-0.5), pb.Lora(id="my-cat", scale=1)],
         output=pb.Output(
             format=pb.IMAGE_FORMAT_WEBP, quality=80, metadata_omitted=True, max_data_bytes=65536
         ),

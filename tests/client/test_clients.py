@@ -309,3 +309,18 @@ def test_one_client_serves_several_threads(address, servicer):
         for thread in threads:
             thread.join()
     assert results == [1] * 4
+
+
+@pytest.mark.parametrize("loras", [{"cat": 1.0, "style": -0.5}, ["cat", ("style", -0.5)]])
+async def test_adapters_are_told_by_id_with_their_scales(client, servicer, loras):
+    servicer.script = numbered(accepted(), image(PICTURE), completed())
+    await client.generate("p", loras=loras)
+    (request,) = servicer.requests
+    sent = [(one.id, one.scale if one.HasField("scale") else 1.0) for one in request.loras]
+    assert sent == [("cat", 1.0), ("style", -0.5)]
+
+
+@pytest.mark.parametrize("loras", ["cat", [1], [("cat", "x")], 3])
+async def test_what_names_no_adapter_is_no_adapter(client, loras):
+    with pytest.raises(TypeError, match="loras"):
+        await client.generate("p", loras=loras)

@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 
 from latentwire_server.engine.types import Batching, HighResolutionFix, Source
-from latentwire_server.models.info import SchedulerChoice
+from latentwire_server.models.info import LoraChoice, SchedulerChoice
 from tests.engine.driving import Driver, pixels_of_file
 from tests.engine.requests import request
 from tests.tiny_models import INPAINTING_CHANNELS, build_parts, pipeline_of
@@ -122,6 +122,9 @@ class Case:
     high_noise_frac: float | None = None
     high_resolution_fix: HighResolutionFix | None = None
 
+    loras: tuple[tuple[str, float], ...] = ()
+    """Adapters with their scales."""
+
     @property
     def arguments(self) -> dict[str, Any]:
         """What goes by the same name in our requests and in diffusers'."""
@@ -175,11 +178,31 @@ class Oracle:
             object.__setattr__(encoder, "text_model", encoder)
         self._config = self._pipeline.scheduler.config
         self._drawn: dict[str, list[np.ndarray]] = {}
+        self._has_loras = False
 
     @property
     def pipeline(self) -> Any:
         """The pipeline itself."""
         return self._pipeline
+
+    def load_loras(self, folder: Path) -> None:
+        """Loads the adapters of a folder; from now on cases may name them."""
+        # The loader takes a text_model of ours for the one that transformers 4 had.
+        text_model = vars(self._pipeline.text_encoder).pop("text_model", None)
+        for path in sorted(folder.glob("*.safetensors")):
+            self._pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=path.stem)
+        if text_model is not None:
+            object.__setattr__(self._pipeline.text_encoder, "text_model", text_model)
+        self._has_loras = True
+
+    def _set_loras(self, case: Case) -> None:
+        if not self._has_loras:
+            return
+        if not case.loras:
+            self._pipeline.disable_lora()
+            return
+        self._pipeline.enable_lora()
+        self._pipeline.set_adapters([id_ for id_, _ in case.loras], [one for _, one in case.loras])
 
     def compute_in_channels_last(self) -> None:
         """From now on; the layout changes no value, but bfloat16 on a CPU is ten times as fast."""
@@ -226,6 +249,7 @@ class Oracle:
     def pipeline_with_scheduler(self, case: Case) -> Any:
         """Returns the pipeline of the case's kind, with its scheduler."""
         class_name, options = SCHEDULERS[case.scheduler]
+        self._set_loras(case)
         pipeline = self._pipeline_for(case)
         # After the pipeline is made: its constructor changes the configuration of some.
         pipeline.scheduler = getattr(diffusers, class_name).from_config(
@@ -271,6 +295,7 @@ class EngineDrawings:
     model: DiffusionModel
     batching: Batching = Batching.DYNAMIC
     max_rows: int = 8
+    lora_bytes: int = 2**30
 
     def alone(self, *cases: Case) -> dict[str, list[bytes]]:
         """Draws one after the other."""
@@ -285,7 +310,13 @@ class EngineDrawings:
     async def _draw(
         self, cases: list[Case], *, is_crowd: bool, failing: Mapping[str, type[Exception]]
     ) -> dict[str, list[bytes]]:
-        driver = Driver(self.model, batching=self.batching, max_rows=self.max_rows, mask_feather=0)
+        driver = Driver(
+            self.model,
+            batching=self.batching,
+            max_rows=self.max_rows,
+            mask_feather=0,
+            lora_bytes=self.lora_bytes,
+        )
         await driver.engine.start()
         requests = [request_of(case, self.model) for case in cases]
         try:
@@ -312,6 +343,7 @@ def largest_difference(files: list[bytes], expected: list[np.ndarray]) -> int:
 
 
 def request_of(case: Case, model: DiffusionModel) -> Any:
+    """Returns the request for what a case says."""
     source = None
     if case.image is not None:
         digest = hashlib.sha256(case.image.tobytes()).digest()
@@ -332,6 +364,7 @@ def request_of(case: Case, model: DiffusionModel) -> Any:
         high_noise_frac=case.high_noise_frac,
         high_resolution_fix=case.high_resolution_fix,
         guidance_is_embedded=model.info.guidance_is_embedded,
+        loras=tuple(LoraChoice(id=id_, scale=scale) for id_, scale in case.loras),
         scheduler=SchedulerChoice(id=case.scheduler, sigmas=case.sigmas),
         **case.arguments | {"width": case.width, "height": case.height},
     )

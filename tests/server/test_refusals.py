@@ -22,19 +22,10 @@ async def refusal(server: Serving, sent: pb.GenerateImageRequest) -> Told:
     return told(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("sent", "field"),
-    [
-        (request(loras=[pb.Lora(id="x")]), "loras"),
-    ],
-)
-async def test_a_field_that_is_not_served_yet_is_refused_by_name(
-    server: Serving, sent: pb.GenerateImageRequest, field: str
-):
-    refused = await refusal(server, sent)
+async def test_an_adapter_that_the_model_lacks_is_refused_by_its_place(server: Serving):
+    refused = await refusal(server, request(loras=[pb.Lora(id="../x")]))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.info.reason == "UNSUPPORTED_FIELD"
-    assert refused.reasons == {field: "UNSUPPORTED_FIELD"}
+    assert refused.reasons == {"loras[0].id": "UNKNOWN_LORA"}
 
 
 async def test_a_prompt_with_a_word_of_the_operators_list_is_refused_before_any_work(tmp_path):
@@ -100,7 +91,7 @@ async def test_all_violations_arrive_even_when_there_are_very_many(server: Servi
         "width", "height", "num_images", "seed", "num_inference_steps", "guidance_scale",
         "scheduler.id", "clip_skip", "output.quality", "output.max_data_bytes",
         "events.progress_interval_steps", "events.preview_interval_steps",
-        "events.preview_max_side", "priority", "user", "labels", "request_id", "loras",
+        "events.preview_max_side", "priority", "user", "labels", "request_id", "loras[0].id",
         "image_to_image.image", "disconnect_policy", "resume_after_sequence",
     }  # fmt: skip
 
@@ -213,7 +204,7 @@ def test_no_domain_error_is_without_a_status_of_its_own():
         "max_queued": 0, "retry_after_s": 0.0, "width": 0, "height": 0, "num_images": 0,
         "send_timeout_s": 0.0, "step": 0, "error_id": "", "reason": "TOKEN_MISSING",
         "request_id": "", "service": "", "generation_count": 0, "needed_bytes": 0,
-        "budget_bytes": 0,
+        "budget_bytes": 0, "id": "",
     }  # fmt: skip
     kinds = {
         error

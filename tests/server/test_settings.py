@@ -196,11 +196,12 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
         ),
         ('[[models]]\nsource = "a/b"\nvae = ""', "models[0].vae=''"),
         ('[[models]]\nsource = "a/b"\nhigh_noise_frac = 2', "models[0].high_noise_frac=2"),
-        ('[[models]]\nsource = "a/b"\nloras = ["c"]', "models[0].loras="),
         (
             '[[models]]\nsource = "a/b"\nhigh_noise_frac = 0.8',
             "high_noise_frac: says where the refiner",
         ),
+        ('[[models]]\nsource = "a/b"\nloras = ["c"]', "models[0].loras[0]='c'"),
+        ('[[models]]\nsource = "a/b"\nloras = ["/etc/x"]', "models[0].loras[0]='/etc/x'"),
         ('[[models]]\nsource = "embedded"\nvariant = "fp16"', "the embedded model has none"),
         ('[server]\nmodel = "x/y"\n[[models]]\nsource = "a/b"', "model='x/y': models are listed"),
         ('[[model]]\nsource = "a/b"', "no such table: model; there are: server, bridge, models"),

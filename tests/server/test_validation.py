@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from latentwire_server.draft import RequestDraft, complete
+from latentwire_server.draft import LoraDraft, RequestDraft, complete
 from latentwire_server.engine.errors import InvalidRequest
 from latentwire_server.engine.types import ImageFormat
-from latentwire_server.models.info import SchedulerChoice, SchedulerInfo
+from latentwire_server.models.info import LoraChoice, LoraInfo, SchedulerChoice, SchedulerInfo
 from latentwire_server.refused_words import RefusedWords
 from latentwire_server.validation import violations
 from tests.fakes import FakeModel
 
-INFO = FakeModel().info
+STYLE = LoraDraft(id="style", scale=0.5)
+INFO = FakeModel(
+    loras=(
+        LoraInfo(id="style", num_bytes=1_000),
+        LoraInfo(id="person", num_bytes=1_000),
+        LoraInfo(id="huge", num_bytes=2**30),
+    ),
+    unfit_loras={"wide": "unet.x: [4, 9] does not fit"},
+).info
 GOOD = RequestDraft(prompt="a red circle")
 
 
@@ -42,6 +51,20 @@ def test_a_refiner_takes_over_where_it_is_told_to():
         completed = complete(replace(GOOD, high_noise_frac=share), info, **one)
         assert completed.high_noise_frac == pytest.approx(expected)
     assert complete(GOOD, INFO, **one).high_noise_frac is None
+
+
+def test_all_that_is_wrong_with_adapters_is_told_at_once():
+    loras = (LoraDraft(id="x", scale=99), *(LoraDraft(id=f"y{i}") for i in range(8)))
+    assert found(loras=loras).keys() == {"loras", "loras[0].scale"} | {
+        f"loras[{index}].id" for index in range(8)
+    }
+
+
+def test_an_adapter_without_a_scale_counts_once():
+    loras = (LoraDraft(id="style"), LoraDraft(id="person", scale=-0.5))
+    request = complete(replace(GOOD, loras=loras), INFO, generation_id="g", owner="", random_seed=1)
+    assert request.loras == (LoraChoice(id="style"), LoraChoice(id="person", scale=-0.5))
+    assert request.adapters == (("person", -0.5), ("style", 1.0))
 
 
 def told(**fields: object) -> str:
@@ -92,7 +115,16 @@ def told(**fields: object) -> str:
         ({"labels": {"": "x"}}, "labels", "BAD_LABEL"),
         ({"labels": {"k": "a\nb"}}, "labels", "BAD_LABEL"),
         ({"labels": {"k" * 65: "x"}}, "labels", "BAD_LABEL"),
-        ({"unsupported_fields": ("loras",)}, "loras", "UNSUPPORTED_FIELD"),
+        ({"unsupported_fields": ("resume",)}, "resume", "UNSUPPORTED_FIELD"),
+        ({"loras": (LoraDraft(id="nobody"),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraDraft(id=""),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraDraft(id="../style"),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraDraft(id="wide"),)}, "loras[0].id", "LORA_DOES_NOT_FIT"),
+        ({"loras": (STYLE, LoraDraft(id="style", scale=2))}, "loras[1].id", "DUPLICATE"),
+        ({"loras": (LoraDraft(id="style", scale=10.1),)}, "loras[0].scale", "OUT_OF_RANGE"),
+        ({"loras": (STYLE, LoraDraft(id="person", scale=-11))}, "loras[1].scale", "OUT_OF_RANGE"),
+        ({"loras": (LoraDraft(id="style", scale=math.nan),)}, "loras[0].scale", "NOT_FINITE"),
+        ({"loras": (STYLE, LoraDraft(id="huge"))}, "loras", "TOO_LARGE"),
         ({"unknown_enums": (("output.format", 9),)}, "output.format", "UNKNOWN_VALUE"),
     ],
 )

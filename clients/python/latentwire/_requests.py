@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypedDict, TypeVar
 
 from latentwire.v1 import image_generation_pb2 as pb
@@ -31,6 +31,8 @@ class GenerateOptions(TypedDict, total=False):
     """Where the model's refiner takes over, above 0 to 1 (never)."""
     high_resolution_fix: float | None
     """How much a second pass draws over pictures larger than the model's own; 0: there is none."""
+    loras: Mapping[str, float] | Sequence[str | tuple[str, float]] | None
+    """Adapters with their scales, by id; or a list of ids, and of ids with scales."""
     image: bytes | None
     """A PNG, JPEG or WebP file to start from."""
     mask: bytes | None
@@ -133,6 +135,9 @@ def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> N
     if name == "scheduler":
         scheduler_id, sigmas = (value, "") if isinstance(value, str) else _pair(value)
         request.scheduler.CopyFrom(pb.Scheduler(id=scheduler_id, sigmas=sigmas))
+    elif name == "loras":
+        request.ClearField("loras")
+        request.loras.extend(_loras(value))
     elif name == "labels":
         request.ClearField("labels")
         request.MergeFrom(pb.GenerateImageRequest(labels=_labels(value)))
@@ -162,6 +167,25 @@ def _pair(value: object) -> tuple[str, str]:
         case _:
             msg = f"scheduler is {value!r}; needed: an id, or an id and a spacing of noise levels"
             raise TypeError(msg)
+
+
+def _loras(value: object) -> Iterator[pb.Lora]:
+    for lora in value.items() if isinstance(value, Mapping) else _list(value):
+        match lora:
+            case str() as id_:
+                yield pb.Lora(id=id_)
+            case (str() as id_, int() | float() as scale):
+                yield pb.Lora(id=id_, scale=scale)
+            case _:
+                msg = f"loras has {lora!r}; needed: an id, or an id and a scale"
+                raise TypeError(msg)
+
+
+def _list(value: object) -> Sequence[object]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return value
+    msg = f"loras is {value!r}; needed: scales by id, or a list"
+    raise TypeError(msg)
 
 
 def _labels(value: object) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from latentwire.v1 import image_generation_pb2 as pb
-from latentwire_server.draft import RequestDraft
+from latentwire_server.draft import LoraDraft, RequestDraft
 from latentwire_server.engine import types
 from latentwire_server.high_resolution import HighResolutionFixDraft
 from latentwire_server.sources import SourceDraft
@@ -25,8 +25,6 @@ _PREVIEW_METHODS: Final = {
 }
 _FORMAT_OF: Final = {number: format_ for format_, number in _FORMATS.items()}
 _PREVIEW_METHOD_OF: Final = {number: method for method, number in _PREVIEW_METHODS.items()}
-UNSERVED_FIELDS: Final = ("loras",)
-"""Fields of the contract that a later version serves."""
 
 
 def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
@@ -49,6 +47,10 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
         clip_skip=request.clip_skip if request.HasField("clip_skip") else None,
         high_noise_frac=request.high_noise_frac if request.HasField("high_noise_frac") else None,
         high_resolution_fix=_fix_draft(request),
+        loras=tuple(
+            LoraDraft(id=lora.id, scale=lora.scale if lora.HasField("scale") else None)
+            for lora in request.loras
+        ),
         source=_source_draft(request),
         format=_FORMAT_OF.get(output.format),
         quality=output.quality if output.HasField("quality") else None,
@@ -103,8 +105,6 @@ def _source_draft(request: pb.GenerateImageRequest) -> SourceDraft | None:
 
 
 def _unserved(request: pb.GenerateImageRequest) -> Iterator[str]:
-    present = {field.name for field, _ in request.ListFields()}
-    yield from (name for name in UNSERVED_FIELDS if name in present)
     if request.validate_only and request.resume_after_sequence:
         yield "resume_after_sequence"
 
@@ -146,6 +146,7 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
         clip_skip=request.clip_skip,
         high_noise_frac=request.high_noise_frac,
         high_resolution_fix=_fix(request),
+        loras=[pb.Lora(id=lora.id, scale=lora.scale) for lora in request.loras],
         image_to_image=_image_to_image(source) if source and source.mask is None else None,
         inpainting=_inpainting(source) if source and source.mask is not None else None,
         output=output,

@@ -76,6 +76,7 @@ def model_to_proto(
         limits=pb.ModelLimits(
             **{name: getattr(limits, name) for name in pb.ModelLimits.DESCRIPTOR.fields_by_name}
         ),
+        loras=[lora.id for lora in info.loras],
         defaults=pb.ModelDefaults(
             width=defaults.width,
             height=defaults.height,

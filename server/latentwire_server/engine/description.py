@@ -43,6 +43,7 @@ def describe(
                 "scheduler": {"id": request.scheduler.id, "sigmas": request.scheduler.sigmas},
                 "clip_skip": request.clip_skip,
                 **_refining(request),
+                **_loras(request),
                 "output": output,
                 **_source(request),
             },
@@ -59,6 +60,12 @@ def _refining(request: GenerationRequest) -> dict[str, object]:
         return {**refined, **({"high_resolution_fix": {"disabled": True}} if is_disabled else {})}
     first_pass = {"strength": fix.strength, "width": fix.width, "height": fix.height}
     return {**refined, "high_resolution_fix": first_pass}
+
+
+def _loras(request: GenerationRequest) -> dict[str, object]:
+    if not request.loras:
+        return {}
+    return {"loras": [{"id": lora.id, "scale": lora.scale} for lora in request.loras]}
 
 
 def _source(request: GenerationRequest) -> dict[str, object]:

@@ -13,14 +13,14 @@ from latentwire_server.engine.trajectory import Prompts
 
 if TYPE_CHECKING:
     from latentwire_server.engine.trajectory import Trajectory
-    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.engine.types import Adapters, GenerationRequest
     from latentwire_server.models.model import Conditioning, DiffusionModel
 
 CAPACITY_BYTES = 64 * 2**20
 """What remembered prompts may take on the device: 270 of Stable Diffusion 1.5's in float32."""
 
-_Key = tuple[str, str, str, int | None, int]
-"""Owner, model, prompt, clip_skip (none for a negative prompt) and num_chunks."""
+_Key = tuple[str, str, "Adapters", str, int | None, int]
+"""Owner, model, adapters, prompt, clip_skip (none for a negative prompt) and num_chunks."""
 
 
 class PromptEncoder:
@@ -40,15 +40,14 @@ class PromptEncoder:
         prompts = [request.prompt, *([request.negative_prompt] if request.uses_guidance else [])]
         # Of its own prompts alone: a picture must not depend on its company.
         num_chunks = max(map(model.num_chunks, prompts))
+        whose = request.owner, model.info.id, request.adapters
         negative = None
         if request.uses_guidance:
             # clip_skip is for the prompt alone, as in StableDiffusionPipeline.
-            negative = self._encoded(
-                model, (request.owner, model.info.id, request.negative_prompt, None, num_chunks)
-            )
+            negative = self._encoded(model, (*whose, request.negative_prompt, None, num_chunks))
         text = self._encoded(
             model,
-            (request.owner, model.info.id, request.prompt, request.clip_skip, num_chunks),
+            (*whose, request.prompt, request.clip_skip, num_chunks),
         )
         return Prompts(text=text, negative=negative, num_chunks=num_chunks)
 
@@ -58,7 +57,7 @@ class PromptEncoder:
             self._num_bytes -= self._recent.pop(key).num_bytes
 
     def _encoded(self, model: DiffusionModel, key: _Key) -> Conditioning:
-        _, _, prompt, clip_skip, num_chunks = key
+        _, _, _, prompt, clip_skip, num_chunks = key
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]

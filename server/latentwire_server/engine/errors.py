@@ -150,6 +150,14 @@ class ModelFailed(ServerError):
 
 
 @dataclass(eq=False)
+class LoraUnusable(ServerError):
+    """An adapter that the model lists cannot be loaded; ``reason`` may be told to the caller."""
+
+    id: str
+    reason: str
+
+
+@dataclass(eq=False)
 class NonFiniteOutput(ServerError):
     """The denoiser or the decoder gave NaN or infinity for this generation."""
 

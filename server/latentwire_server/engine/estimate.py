@@ -95,12 +95,12 @@ class Estimator:
 
     def record_call(self, group: Group, *, num_rows: int, seconds: float) -> None:
         """Takes in that a denoiser call of ``num_rows``, padding included, took ``seconds``."""
-        kind = (group, num_rows)
+        kind = (group.kind, num_rows)
         self._record(kind, seconds, mean_s=self._call_s, least_s=self._least_call_s)
 
     def record_decode(self, group: Group, *, seconds: float) -> None:
         """Takes in that the device was busy for ``seconds`` with finishing one image."""
-        self._record(group, seconds, mean_s=self._decode_s, least_s=self._least_decode_s)
+        self._record(group.kind, seconds, mean_s=self._decode_s, least_s=self._least_decode_s)
 
     def least_s(self, work: WorkLeft) -> float | None:
         """Returns the least time that ``work`` can take: alone, and as fast as was ever measured.
@@ -111,11 +111,11 @@ class Estimator:
         for phase in work.phases:
             group = phase.group
             for call in chunks(work.num_rows, max_rows=self._row_budget.of(group)):
-                kind = (group, self._padded(len(call), group=group))
+                kind = (group.kind, self._padded(len(call), group=group))
                 if kind not in self._least_call_s:
                     return None
                 least_s += phase.num_evaluations * self._least_call_s[kind]
-        decode_s = self._least_decode_s.get(work.phases[-1].group, 0.0)
+        decode_s = self._least_decode_s.get(work.phases[-1].group.kind, 0.0)
         return least_s + work.num_decodes * decode_s
 
     def remaining_s(self, work: WorkLeft, *, rows: Mapping[Group, int]) -> float | None:
@@ -126,20 +126,20 @@ class Estimator:
             rows: what one round evaluates, by group, ``work``'s own rows among it.
         """
         rounds_s = [
-            self._round_s(phase.group, num_rows=max(rows.get(phase.group, 0), work.num_rows))
+            self._round_s(phase.group, num_rows=max(_alike(rows, phase.group), work.num_rows))
             for phase in work.phases
         ]
         own_s = rounds_s[0]
         if own_s is None:
             return None
-        # The policy gives each group as much of the device.
-        num_groups = max(1, len(rows))
+        # The policy gives each kind of group as much of the device.
+        num_groups = max(1, len({group.kind for group in rows}))
         remaining_s = 0.0
         for phase, measured_s in zip(work.phases, rounds_s, strict=True):
             # A later phase that was never measured is taken to be as fast as the one before.
             own_s = own_s if measured_s is None else measured_s
             remaining_s += phase.num_evaluations * own_s * num_groups
-        decode_s = self._decode_s.get(work.phases[-1].group, own_s * num_groups)
+        decode_s = self._decode_s.get(work.phases[-1].group.kind, own_s * num_groups)
         return remaining_s + work.num_decodes * decode_s
 
     def waits_s(
@@ -201,14 +201,15 @@ class Estimator:
 
     def _seconds_of_call(self, group: Group, *, num_rows: int) -> float | None:
         wanted = self._padded(num_rows, group=group)
-        if (group, wanted) in self._call_s:
-            return self._call_s[group, wanted]
+        if (group.kind, wanted) in self._call_s:
+            return self._call_s[group.kind, wanted]
         measured = [kind for kind in list(self._call_s) if kind[0].model == group.model]
         if not measured:
             return None
         nearest, nearest_rows = min(
             measured,
             key=lambda kind: (
+                kind[0] != group.kind,
                 kind[0].area != group.area,
                 abs(kind[0].area - group.area),
                 abs(kind[1] - wanted),
@@ -223,6 +224,11 @@ class Estimator:
             max_rows=self._row_budget.of(group),
             is_reproducible=self._is_reproducible,
         )
+
+
+def _alike(rows: Mapping[Group, int], group: Group) -> int:
+    """Returns how many rows a round has in groups of one kind, which take turns in its share."""
+    return sum(num_rows for other, num_rows in rows.items() if other.kind == group.kind)
 
 
 def retry_after_s(wait_s: float | None) -> float:

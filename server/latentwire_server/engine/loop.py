@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import torch
 
+from latentwire_server.engine.adapters import AdapterMemory
 from latentwire_server.engine.denoising import Denoiser
 from latentwire_server.engine.encoding import PromptEncoder
 from latentwire_server.engine.errors import DeadlinePassed, DeviceOutOfMemory, GenerationError
@@ -75,6 +76,7 @@ class DeviceLoop:
             is_reproducible=settings.batching is Batching.REPRODUCIBLE,
         )
         self._encoder = PromptEncoder()
+        self.adapters = AdapterMemory(capacity_bytes=settings.lora_bytes, on_loaded=inbox.wake)
         self._finisher = Finisher(
             pool=pool, estimator=estimator, mask_feather=settings.mask_feather
         )
@@ -96,6 +98,7 @@ class DeviceLoop:
             _LOGGER.critical("device loop failed error_id=%s", uuid.uuid4().hex[:12], exc_info=True)
             self._on_failed()
         finally:
+            self.adapters.close()
             self._waiting.clear()
             self._running.clear()
             self._inbox.close()
@@ -111,6 +114,7 @@ class DeviceLoop:
         """
         self._models.pop(model_id, None)
         self._encoder.forget(model_id)
+        self.adapters.forget(model_id)
         free_memory()
 
     def tick(self) -> bool:
@@ -186,6 +190,7 @@ class DeviceLoop:
             if generation.is_ended:
                 self._waiting.pop(generation.id, None)
                 self._drop(generation.id)
+        self.adapters.release_all_but({*self._waiting, *self._running})
 
     def _drop(self, id_: str) -> None:
         trajectory = self._running.pop(id_, None)
@@ -194,6 +199,9 @@ class DeviceLoop:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._settings.max_running:
+            ready = self.adapters.ready(self._waiting.values(), self._models.__getitem__)
+            if not ready:
+                return
             waiting = [
                 Waiting(
                     id=id_,
@@ -203,6 +211,7 @@ class DeviceLoop:
                     ),
                 )
                 for id_, generation in self._waiting.items()
+                if id_ in ready
             ]
             generation = self._waiting.pop(self._policy.admit(waiting))
             if generation.start():
@@ -217,6 +226,7 @@ class DeviceLoop:
 
     def _begin(self, generation: Generation) -> None:
         model = self._models[generation.request.model]
+        model = self.adapters.model_for(generation, model)
         if not self._running and model.device_name.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(model.device_name)
         trajectory = Trajectory(generation, phases=phases_of(generation.request, model))

@@ -16,7 +16,7 @@ from latentwire_server.models.info import Stretch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.engine.types import Adapters, GenerationRequest
     from latentwire_server.models.info import SchedulerChoice
     from latentwire_server.models.model import ModelOutline
 
@@ -52,12 +52,14 @@ class Phase(Generic[ModelT]):
     """Of the picture, as is the height."""
     height: int
     entry: Entry
+    adapters: Adapters = ()
+    """Those that are in its model."""
 
     @property
     def group(self) -> Group:
         """Those that share its denoiser calls."""
         _, height, width = self.model.latent_shape(width=self.width, height=self.height)
-        return Group(model=self.model.info.id, height=height, width=width)
+        return Group(model=self.model.info.id, height=height, width=width, adapters=self.adapters)
 
     @property
     def expected_work(self) -> PhaseWork:
@@ -79,8 +81,15 @@ def phases_of(request: GenerationRequest, model: ModelT) -> tuple[Phase[ModelT],
 
     With the high-resolution fix there are two passes: one at the smaller size, by the model alone,
     and one over what it drew. With a refiner the last pass is an ensemble of experts: the model
-    takes the high noise levels, the refiner the low ones.
+    takes the high noise levels, the refiner the low ones. Adapters are the model's alone.
     """
+    return tuple(
+        replace(phase, adapters=request.adapters) if phase.model is model else phase
+        for phase in _bare_phases(request, model)
+    )
+
+
+def _bare_phases(request: GenerationRequest, model: ModelT) -> tuple[Phase[ModelT], ...]:
     alone = _Pass(width=request.width, height=request.height, entry=Entry.BEGIN)
     fix = request.high_resolution_fix
     if fix is None:

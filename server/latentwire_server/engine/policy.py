@@ -1,9 +1,9 @@
 """Which work the device does next: pure arithmetic, no torch, no clock.
 
 Called on the device thread. Trajectories of one *group* (same model, same latent size, equally long
-encoded prompts) can share a denoiser call. Groups take turns by the device time that they received,
-so that large pictures don't crowd out small ones; inside a group, whoever was served longest ago
-goes first.
+encoded prompts, same adapters at the same scales) can share a denoiser call. Groups take turns by
+the device time that they received, so that large pictures don't crowd out small ones; inside a
+group, whoever was served longest ago goes first.
 Higher priorities go first, and among equals urgent deadlines, the earliest first; except that
 every ``FLOOR_INTERVAL``-th choice ignores both: a flood of important work slows the rest down and
 never stops it.
@@ -12,11 +12,13 @@ never stops it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from latentwire_server.engine.types import Adapters
 
 FLOOR_INTERVAL = 4
 """Every so many choices, priority does not count."""
@@ -35,6 +37,13 @@ class Group:
     width: int
     num_chunks: int = 1
     """How many times the text encoder's length its encoded prompts have."""
+    adapters: Adapters = ()
+    """They change the denoiser itself."""
+
+    @property
+    def kind(self) -> Group:
+        """Stands for all groups whose calls take equally long: only whether there are adapters."""
+        return replace(self, adapters=(("", 1.0),)) if self.adapters else self
 
     @property
     def area(self) -> int:
@@ -92,8 +101,9 @@ class Decode:
 Work = Denoise | Decode
 
 _Account = tuple[Group, int, bool]
-"""Group, priority, and whether urgent: time that somebody took by that is not held against the
-ordinary work of the same size."""
+"""Kind of group, priority, and whether urgent: time that somebody took by that is not held against
+the ordinary work of the same size. Adapters at ever other scales are one account: each with one of
+its own would leave the rest the smaller a share, the more they are."""
 
 
 class Policy:
@@ -194,25 +204,26 @@ class RowLimit:
 
     def of(self, group: Group) -> int:
         """Returns the most rows of one call of ``group``."""
-        lowered = self._lowered.get(group)
+        lowered = self._lowered.get(group.kind)
         return self._max_rows(group) if lowered is None else lowered
 
     def lower(self, group: Group, *, failed_rows: int) -> None:
         """Takes in that ``failed_rows`` did not fit."""
-        self._lowered[group] = min(self.of(group), max(1, failed_rows // 2))
-        self._calls_left[group] = LOWERED_CALLS
+        self._lowered[group.kind] = min(self.of(group), max(1, failed_rows // 2))
+        self._calls_left[group.kind] = LOWERED_CALLS
 
     def count_call(self, group: Group) -> None:
         """Takes in that a call of ``group`` went well."""
-        if group not in self._calls_left:
+        kind = group.kind
+        if kind not in self._calls_left:
             return
-        self._calls_left[group] -= 1
-        if self._calls_left[group] <= 0:
-            del self._calls_left[group], self._lowered[group]
+        self._calls_left[kind] -= 1
+        if self._calls_left[kind] <= 0:
+            del self._calls_left[kind], self._lowered[kind]
 
 
 def _account(candidate: Candidate) -> _Account:
-    return candidate.group, candidate.priority, candidate.urgent_deadline is not None
+    return candidate.group.kind, candidate.priority, candidate.urgent_deadline is not None
 
 
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from latentwire_server.models.info import SchedulerChoice
+    from latentwire_server.models.info import LoraChoice, SchedulerChoice
+
+
+Adapters = tuple[tuple[str, float], ...]
+"""Ids of adapters, each with its scale, sorted."""
 
 
 class ImageFormat(StrEnum):
@@ -120,6 +124,7 @@ class GenerationRequest:
     guidance_scale: float
     scheduler: SchedulerChoice
     clip_skip: int = 0
+    loras: tuple[LoraChoice, ...] = ()
     source: Source | None = None
     """What the drawing starts from; None: from noise."""
     guidance_is_embedded: bool = False
@@ -164,6 +169,7 @@ class GenerationRequest:
             self.guidance_scale,
             self.scheduler,
             self.clip_skip,
+            self.adapters,
             self.source and self.source.key,
             self.high_noise_frac,
             self.high_resolution_fix,
@@ -173,6 +179,11 @@ class GenerationRequest:
     def file_size(self) -> tuple[int, int]:
         """(width, height) of the files."""
         return self.delivered_size or (self.width, self.height)
+
+    @property
+    def adapters(self) -> Adapters:
+        """What it is drawn with: its adapters that count, in an order of their own."""
+        return tuple(sorted((lora.id, lora.scale) for lora in self.loras if lora.scale != 0))
 
     @property
     def num_steps(self) -> int:
@@ -372,5 +383,7 @@ class EngineSettings:
     """How often a waiting generation hears of its place, changed or not."""
     mask_feather: float = 4.0
     """Pixels inside a mask's edge over which what was drawn passes into what was kept."""
+    lora_bytes: int = 2**30
+    """Most that adapters take on the device, those in use among them."""
     decode_interval_ticks: int = 1
     """Denoiser calls between two decodes, so that finishing one image does not stall the others."""

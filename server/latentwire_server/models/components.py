@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from latentwire_server.models.prompt_reader import PLAIN_PROMPTS, PromptOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
     from latentwire_server.models.model import SafetyChecker
     from latentwire_server.models.projection import LatentProjection
     from latentwire_server.models.text_encoder import TextEncoder
+
+
+class LoadedLoras(Protocol):
+    """Parts with adapters in them."""
+
+    def scaled(self, scales: Mapping[str, float]) -> Components:
+        """Returns the parts with the adapters at these scales, by id."""
+
+
+class LoraShelf(Protocol):
+    """The adapters that fit a model."""
+
+    def loaded(self, ids: Sequence[str], parts: Components) -> LoadedLoras:
+        """Returns the parts with adapters in them; the parts themselves stay as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,6 +47,8 @@ class Components:
     """What embeddings of the operator's stand for."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What the pipeline's own configuration says besides."""
+    loras: LoraShelf | None = None
+    """The adapters that fit it."""
 
     @property
     def networks(self) -> dict[str, object]:

@@ -6,11 +6,15 @@ with these types alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 HIGH_RESOLUTION_STRENGTH: Final = 0.6
 """Less leaves the blur of the enlarged latents, more draws other things than the first pass did."""
+DEFAULT_LORA_BYTES: Final = 2**30
 PROMPT_WEIGHTING: Final = "prompt-weighting"
 """The capability of a model that takes brackets in prompts for weights."""
 
@@ -23,6 +27,23 @@ class SchedulerChoice:
     """Kebab-case id, such as ``"dpmpp-2m"``."""
     sigmas: str = "default"
     """Spacing of the noise levels: ``"default"``, ``"karras"``, ``"exponential"`` or ``"beta"``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraChoice:
+    """An adapter as a request names it."""
+
+    id: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraInfo:
+    """An adapter as a model lists it."""
+
+    id: str
+    num_bytes: int
+    """What it takes on the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +80,8 @@ class ModelLimits:
     max_clip_skip: int = 0
     min_drawn_pixels: int = 0
     """Pictures of fewer pixels are drawn larger and made smaller; 0: as they are asked for."""
+    max_lora_bytes: int = DEFAULT_LORA_BYTES
+    """Most that the adapters of a request may take together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +117,7 @@ class ModelInfo:
     capabilities: tuple[str, ...] = ()
     guidance_is_embedded: bool = False
     """Whether the denoiser is told the guidance scale, instead of being asked with and without."""
+    loras: tuple[LoraInfo, ...] = ()
+    """The adapters that fit it."""
+    unfit_loras: Mapping[str, str] = field(default_factory=dict)
+    """Why others that were given do not, by id."""

@@ -31,6 +31,8 @@ from latentwire_server.models.inspection import (
     downloaded_patterns,
     read_content,
 )
+from latentwire_server.models.library_lock import LIBRARY_LOCK
+from latentwire_server.models.lora_sources import lora_paths, with_shelf
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.placement import check_module, check_parts, place
 from latentwire_server.models.precision import choose_device, choose_dtype
@@ -145,7 +147,7 @@ def outline_model(source: ModelSource) -> ModelOutline | None:
         with reading(without_weights):
             return _load_model(replace(source, backend=DenoiserBackend.EAGER.value))
     except LoadError:
-        if path.is_dir():
+        if path.is_dir() and not source.loras:
             raise
         return None  # Loading will download it, or tell why not.
 
@@ -165,6 +167,9 @@ def _load_model(source: ModelSource) -> UnetModel:
         info = with_refiner(info, high_noise_frac=source.high_noise_frac)
         revisions.append(refiner.info.revision)
     info = replace(info, revision="+".join(revisions))
+    paths = lora_paths(source)
+    if paths:
+        components, info = with_shelf(components, info, family=family, paths=paths)
     return family.model(
         _with_limits(info, source.limit_overrides),
         components,
@@ -180,13 +185,15 @@ def _read(
     path = Path(source.source).expanduser()
     if path.is_file():
         check_safetensors(path, source=source.source)
-        family, parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
+        with LIBRARY_LOCK:
+            family, parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
         return family, parts, [digest((path,), folder=path.parent)], ModelSettings()
     found = _folder(source)
     folder = found.path
     weights = check_folder(folder, variant=source.variant, root=found.root)
-    family, parts = _load_folder(folder, variant=source.variant, dtype=dtype)
-    parts = replace(parts, safety_checker=_safety_checker(folder, source, device=device))
+    with LIBRARY_LOCK:
+        family, parts = _load_folder(folder, variant=source.variant, dtype=dtype)
+        parts = replace(parts, safety_checker=_safety_checker(folder, source, device=device))
     revision = found.commit or digest(weights, folder=folder)
     return family, parts, [revision], read_folder_settings(folder)
 
@@ -231,6 +238,8 @@ def _refiner_source(base: ModelSource, refiner: str) -> ModelSource:
         overrides=None,
         # Words are learnt for the model's own encoders.
         embeddings_folder=None,
+        lora_folder=None,
+        loras=(),
         refiner=None,
         vae=None,
     )
@@ -269,7 +278,9 @@ def _load_vae(
     found = _vae_folder(source, wanted)
     folder, class_name, weights = check_vae(found.path, root=found.root)
     try:
-        vae = _load(getattr(diffusers, class_name), folder.parent, folder.name, torch_dtype=dtype)
+        with LIBRARY_LOCK:
+            kind = getattr(diffusers, class_name)
+            vae = _load(kind, folder.parent, folder.name, torch_dtype=dtype)
     except _FAILURES as error:
         reason = f"the autoencoder does not load ({type(error).__name__}: {_first_line(error)})"
         raise LoadError(wanted, reason) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     import numpy as np
     import torch
@@ -124,6 +124,16 @@ class StepScheduler(Protocol):
         """Goes on from what has stepped for it among others; ``images`` are its own there."""
 
 
+class AdapterSet(Protocol):
+    """A model beside the one that it was made from, with adapters in its networks."""
+
+    def scaled(self, scales: Mapping[str, float]) -> DiffusionModel:
+        """Returns the model with its adapters at these scales, by id. Device thread.
+
+        Several may be had at a time: each call of one computes at its own scales.
+        """
+
+
 class ModelOutline(Protocol):
     """What can be asked of a model before its weights are loaded. Any thread."""
 
@@ -222,6 +232,13 @@ class DiffusionModel(ModelOutline, Protocol):
 
     def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
         """Encodes, alone too, what guidance steers away from; ``""`` is nothing in particular."""
+
+    def with_loras(self, ids: Sequence[str]) -> AdapterSet:
+        """Loads adapters that the model lists; the model itself stays as it is. Any thread.
+
+        Raises:
+            LoraError: one cannot be used.
+        """
 
     def encode_image(self, image: torch.Tensor) -> ImagePosterior:
         """Encodes one picture, always alone.

@@ -38,6 +38,10 @@ class ModelSource:
 
     None: diffusers finds out the checkpoint's origin and asks the hub.
     """
+    lora_folder: Path | None = None
+    """Where adapters lie that requests may ask for."""
+    loras: tuple[str, ...] = ()
+    """Adapters from the hub: ids of repositories, each with a file's name where it has several."""
     safety_checker: bool = True
     """Whether the model's own safety checker is loaded, if it brings one."""
     unchecked_previews: bool = False

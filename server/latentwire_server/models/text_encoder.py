@@ -6,6 +6,7 @@ Reads as diffusers' pipelines do, or, where it is told to, with weights and in c
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -86,6 +87,13 @@ class TextEncoder:
         return TextEncoder(
             self.tokenizer, self.module, name=self.name, options=options, has_words=has_words
         )
+
+    def with_module(self, module: CLIPTextModel) -> TextEncoder:
+        """Returns one with the same tokenizer and another network."""
+        # With the same lock, too.
+        twin = copy.copy(self)
+        twin.module = module
+        return twin
 
     def dropped(self, prompt: str) -> str:
         """Returns the end of ``prompt`` that is not read, or ``""``."""

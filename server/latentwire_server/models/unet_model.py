@@ -14,16 +14,17 @@ import torch
 
 from latentwire_server.models.autoencoder import Autoencoder
 from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
+from latentwire_server.models.lora_error import LoraError
 from latentwire_server.models.model import Conditioning, DenoiserInput
 from latentwire_server.models.precision import dtype_name, to_device
 from latentwire_server.models.schedulers import DiffusersScheduler
 from latentwire_server.models.unet import UnetInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from latentwire_server.models.autoencoder import VaePosterior
-    from latentwire_server.models.components import Components
+    from latentwire_server.models.components import Components, LoadedLoras
     from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
     from latentwire_server.models.model import SafetyChecker
 
@@ -150,6 +151,17 @@ class UnetModel(ABC):
             stretch=stretch,
         )
 
+    def with_loras(self, ids: Sequence[str]) -> UnetAdapterSet:
+        """Loads adapters beside the model, which stays as it is, weights and speed."""
+        shelf = self._parts.loras
+        if shelf is None:
+            raise LoraError(ids[0], "the model has no adapters")
+        return UnetAdapterSet(shelf.loaded(ids, self._parts), self._with_parts)
+
+    def _with_parts(self, parts: Components) -> UnetModel:
+        # What is compiled knows no adapters: their calls run as they are.
+        return type(self)(self._info, parts, backend=DenoiserBackend.EAGER, refiner=self._refiner)
+
     @torch.inference_mode()
     def encode_image(self, image: torch.Tensor) -> VaePosterior:
         """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
@@ -212,3 +224,16 @@ def guidance_embedding(scales: Sequence[float], *, num_features: int) -> torch.T
     angles = (torch.tensor(scales, dtype=torch.float32) - 1.0)[:, None] * 1000.0 * frequencies
     embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
     return torch.nn.functional.pad(embedding, (0, num_features % 2))
+
+
+class UnetAdapterSet:
+    """A model with adapters, of the same family as the one that they were loaded beside."""
+
+    def __init__(self, loaded: LoadedLoras, model: Callable[[Components], UnetModel]) -> None:
+        """Takes the parts with adapters, and what makes a model of parts."""
+        self._loaded = loaded
+        self._model = model
+
+    def scaled(self, scales: Mapping[str, float]) -> UnetModel:
+        """Returns the model with its adapters at these scales, by id."""
+        return self._model(self._loaded.scaled(scales))

@@ -107,6 +107,14 @@ def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=float, metavar="X", help="1 or less: off")
     group.add_argument("--scheduler", metavar="ID", help="sampler, such as dpmpp-2m")
     group.add_argument(
+        "--lora",
+        dest="loras",
+        action="append",
+        type=lora,
+        metavar="ID[:SCALE]",
+        help="adapter to draw with, scale 1 unless given; may be given several times",
+    )
+    group.add_argument(
         "--sigmas", help="noise levels: default, karras, exponential or beta; needs --scheduler"
     )
     group.add_argument("--clip-skip", type=int, metavar="N", help="text encoder layers to skip")
@@ -116,6 +124,19 @@ def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="where the model's refiner takes over, above 0 to 1 (never)",
     )
+
+
+def lora(text: str) -> tuple[str, float]:
+    """Returns an adapter's id and scale from ``ID`` or ``ID:SCALE``."""
+    id_, colon, scale = text.partition(":")
+    if not id_:
+        msg = f"{text!r} names no adapter"
+        raise argparse.ArgumentTypeError(msg)
+    try:
+        return id_, float(scale) if colon else 1.0
+    except ValueError:
+        msg = f"{scale!r} is no scale"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
