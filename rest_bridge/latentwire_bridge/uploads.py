@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 from PIL import ExifTags, Image
 
 from latentwire_bridge.errors import ApiError
@@ -25,13 +25,15 @@ from latentwire_bridge.schema import EditBody
 from latentwire_bridge.translation import Pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from latentwire_bridge.schema import GenerationBody
 
 VARIATION_STRENGTH: Final = 0.6
 """Enough for other looks, and little enough for the picture to be known again."""
 
+_MAX_PARTS: Final = 1_000
+_MAX_SHOWN_CHARACTERS: Final = 64
 _MAX_PIXELS: Final = 4096 * 4096
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,12 +46,13 @@ _UPRIGHT: Final = {
 }
 """What undoes each EXIF orientation but the upright one."""
 _FORM_TYPE: Final = "multipart/form-data"
-_IMAGE_FIELDS: Final = ("image", "image[]", "images", "images[]")
-_MASK_FIELDS: Final = ("mask", "mask_image")
+IMAGE_FIELDS: Final = ("image", "image[]", "images", "images[]")
+MASK_FIELDS: Final = ("mask", "mask_image")
 """OpenAI's name and diffusers'."""
-_DATA_URL: Final = re.compile(r"data:[^,]{0,256},", re.ASCII)
+DATA_URL_HEAD: Final = "[dD][aA][tT][aA]:[^,]{0,256},"
+_DATA_URL: Final = re.compile(DATA_URL_HEAD)
 _NESTED: Final = re.compile(r"(\w+)\[(\w+)\]")
-_BOOLEANS: Final = {"true": True, "false": False}
+BOOLEANS: Final = {"true": True, "false": False}
 _BOOLEAN_FIELDS: Final = frozenset({"stream", "progress"})
 
 
@@ -76,7 +79,7 @@ async def read_form(request: web.Request, *, timeout_s: float) -> Sent:
     """
     try:
         async with asyncio.timeout(timeout_s):
-            form = await request.post()
+            parts = [part async for part in _parts(request)]
     except TimeoutError:
         message = f"the request body did not arrive within {timeout_s:g} s"
         raise ApiError(
@@ -87,36 +90,52 @@ async def read_form(request: web.Request, *, timeout_s: float) -> Sent:
     except Exception:  # Border: aiohttp's parser of hostile bytes
         message = "the request body is no multipart form"
         raise ApiError(message, code="invalid_body") from None
-    return await asyncio.to_thread(_from_form, list(form.items()))
+    return await asyncio.to_thread(_from_form, parts)
 
 
-def _from_form(parts: list[tuple[str, str | bytes | bytearray | web.FileField]]) -> Sent:
+async def _parts(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
+    """Yields the parts by their names; ``request.post()`` takes a nameless file for text."""
+    num_parts = 0
+    async for part in await request.multipart():
+        num_parts += 1
+        if num_parts > _MAX_PARTS or request.content.total_bytes > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size)
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            message = "a part has no name, or has parts itself"
+            raise ValueError(message)
+        yield part.name, bytes(await part.read(decode=True))
+
+
+def _from_form(parts: list[tuple[str, bytes]]) -> Sent:
     images: list[bytes] = []
     mask: bytes | None = None
     fields: dict[str, object] = {}
-    for name, part in parts:
-        if name in _IMAGE_FIELDS:
-            images.append(_bytes_of(part))
-        elif name in _MASK_FIELDS:
+    for name, data in parts:
+        if name in IMAGE_FIELDS:
+            images.append(_picture_in(data, name=name))
+        elif name in MASK_FIELDS:
             if mask is not None:
                 message = f"'{name}': a mask was sent twice"
                 raise ApiError(message, param=name, code="invalid_value")
-            mask = _bytes_of(part)
-        elif isinstance(part, str):
-            _set(fields, name, part)
+            mask = _picture_in(data, name=name)
+        else:
+            _set(fields, name, _text_in(data, name=name))
     return Sent(fields=fields, images=tuple(images), mask=mask)
 
 
-def _bytes_of(part: str | bytes | bytearray | web.FileField) -> bytes:
-    match part:
-        case web.FileField():
-            with part.file:
-                return part.file.read()
-        case str():
-            # A data URL as text, or a picture that was sent without a file name.
-            return _from_data_url(part) if part.startswith("data:") else part.encode()
-        case _:
-            return bytes(part)
+def _picture_in(data: bytes, *, name: str) -> bytes:
+    if not data.startswith(b"data:"):
+        return data
+    return _from_data_url(data.decode("ascii", errors="replace"), name=name)
+
+
+def _text_in(data: bytes, *, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        shown = ascii(name[:_MAX_SHOWN_CHARACTERS])
+        message = f"{shown}: is no text in UTF-8"
+        raise ApiError(message, param=name, code="invalid_value") from None
 
 
 def _set(fields: dict[str, object], name: str, text: str) -> None:
@@ -126,7 +145,7 @@ def _set(fields: dict[str, object], name: str, text: str) -> None:
         if isinstance(inner, dict):
             inner[nested[2]] = text
     elif name in _BOOLEAN_FIELDS:
-        fields[name] = _BOOLEANS.get(text.strip().lower(), text)
+        fields[name] = BOOLEANS.get(text.strip().lower(), text)
     else:
         fields[name] = text
 
@@ -137,13 +156,13 @@ def from_json(sent: Mapping[str, object]) -> Sent:
     Raises:
         ApiError: a picture is none, or lies elsewhere: nothing is fetched on a caller's word.
     """
-    pictures = (*_IMAGE_FIELDS, *_MASK_FIELDS)
+    pictures = (*IMAGE_FIELDS, *MASK_FIELDS)
     images = [
-        _referenced(one, name=name) for name in _IMAGE_FIELDS for one in _listed(sent.get(name))
+        _referenced(one, name=name) for name in IMAGE_FIELDS for one in _listed(sent.get(name))
     ]
     masks = [
         _referenced(sent[name], name=name)
-        for name in _MASK_FIELDS
+        for name in MASK_FIELDS
         if sent.get(name) not in (None, "")
     ]
     if len(masks) > 1:
@@ -210,6 +229,9 @@ def pictures_of(sent: Sent, body: GenerationBody, *, is_variation: bool = False)
     (image,) = sent.images
     strength = body.strength if isinstance(body, EditBody) else None
     if is_variation:
+        if sent.mask is not None:
+            message = "'mask': belongs to /v1/images/edits"
+            raise ApiError(message, param="mask", code="unsupported_parameter")
         return Pictures(image=image, strength=strength or VARIATION_STRENGTH)
     if sent.mask is None:
         return Pictures(image=image, mask=white_where_transparent(image), strength=strength)

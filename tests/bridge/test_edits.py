@@ -195,6 +195,48 @@ async def test_a_variation_stays_near_its_picture(bridge):
     assert np.abs(variation - RED).mean() < np.abs(pixels(answer) - RED).mean()
 
 
+async def test_a_picture_needs_neither_a_name_nor_a_type(bridge):
+    boundary = "b0undary"
+    head = f"--{boundary}\r\nContent-Disposition: form-data; name=".encode()
+    data = b"".join(
+        [
+            head + b'"image"\r\n\r\n' + file_of(picture()) + b"\r\n",
+            head + b'"prompt"\r\n\r\na red circle\r\n',
+            f"--{boundary}--\r\n".encode(),
+        ]
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    answer = await bridge.send("POST", EDITS, data=data, headers=headers)
+    assert answer.status == 200, answer.data
+
+
+async def test_a_field_that_comes_as_a_file_counts_all_the_same(bridge):
+    answer = await edit(bridge, image=file_of(picture()), prompt=b"a red circle", n=b"2")
+    assert len(answer.json["data"]) == 2
+    refused = await edit(bridge, image=file_of(picture()), prompt=b"a", n=b"many")
+    assert (refused.status, refused.error["param"]) == (400, "n")
+    refused = await edit(bridge, image=file_of(picture()), prompt=b"\xff\xfe")
+    assert (refused.status, refused.error["param"]) == (400, "prompt")
+
+
+async def test_a_form_has_no_more_than_a_thousand_parts(bridge, server):
+    data = form(image=file_of(picture()), prompt="a")
+    for _ in range(1_000):
+        data.add_field("user", "a")
+    answer = await bridge.send("POST", EDITS, data=data)
+    assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+    assert server.model.calls == []
+
+
+async def test_a_variation_takes_no_mask(bridge, server):
+    refused = await edit(
+        bridge, VARIATIONS, image=file_of(picture()), mask=file_of(half_transparent())
+    )
+    assert (refused.status, refused.error["param"]) == (400, "mask")
+    assert refused.error["code"] == "unsupported_parameter"
+    assert server.model.calls == []
+
+
 async def test_uploads_have_a_limit_of_their_own(server):
     async with bridging(server.address, max_upload_bytes=100_000) as bridge:
         answer = await edit(bridge, image=b"\x89PNG" + bytes(200_000), prompt="x")
