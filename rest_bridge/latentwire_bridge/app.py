@@ -16,6 +16,7 @@ from latentwire_bridge.files import FileStore
 from latentwire_bridge.health import HealthRoutes
 from latentwire_bridge.images import FILES_PATH, ImageRoutes
 from latentwire_bridge.models import ModelRoutes
+from latentwire_bridge.openapi import DescriptionRoute
 from latentwire_bridge.private_folder import PrivateFolder
 from latentwire_bridge.rate_limits import RateLimits
 from latentwire_bridge.settings import SettingsError
@@ -42,6 +43,7 @@ def build_app(
         client, models=models, files=files, limits=limits, settings=settings.images
     )
     health = HealthRoutes(client)
+    description = DescriptionRoute(settings)
     app = web.Application(client_max_size=settings.max_body_bytes)
     app.add_routes(
         [
@@ -53,6 +55,7 @@ def build_app(
             web.get("/models/{id:.+}", models.get),
             web.get("/healthz", health.live),
             web.get("/readyz", health.ready),
+            web.get("/openapi.json", description.get),
         ]
     )
     return app

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from latentwire import LatentwireError
+    from latentwire_bridge.answers import ErrorAnswer, ErrorType
 
 MIN_RETRY_S: Final = 1
 MAX_RETRY_S: Final = 60
-INVALID_REQUEST: Final = "invalid_request_error"
-SERVER_ERROR: Final = "server_error"
+INVALID_REQUEST: Final[ErrorType] = "invalid_request_error"
+SERVER_ERROR: Final[ErrorType] = "server_error"
 CONTENT_POLICY_VIOLATION: Final = "content_policy_violation"
 
 
@@ -45,7 +46,7 @@ class ApiError(Exception):
         message: str,
         *,
         status: int = HTTPStatus.BAD_REQUEST,
-        type_: str = INVALID_REQUEST,
+        type_: ErrorType = INVALID_REQUEST,
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
@@ -93,7 +94,7 @@ class _Answer:
     """How one kind of failed call is told."""
 
     status: int
-    type_: str = INVALID_REQUEST
+    type_: ErrorType = INVALID_REQUEST
     code: str | None = None
     """None: the server's reason, in lower case."""
     message: str
@@ -224,6 +225,10 @@ _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
 }
 
 
+SERVER_STATUSES: Final = frozenset(
+    answer.status for answer in (*_ANSWERS_BY_CODE.values(), *_ANSWERS_BY_REASON.values())
+)
+"""What a request may come to that the server has to do with."""
 _CODES_BY_VIOLATION: Final[Mapping[str, str]] = {
     "REQUIRED": "missing_required_parameter",
     "UNSUPPORTED_FIELD": "unsupported_parameter",
@@ -318,7 +323,7 @@ def refused_by_http(error: web.HTTPException) -> ApiError:
     )
 
 
-def envelope(error: ApiError) -> Mapping[str, object]:
+def envelope(error: ApiError) -> ErrorAnswer:
     """Returns OpenAI's form of an error."""
     return {
         "error": {

@@ -14,7 +14,10 @@ from latentwire import LatentwireError
 from latentwire_bridge.errors import MIN_RETRY_S, SERVER_ERROR, ApiError
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from latentwire import AsyncClient
+    from latentwire_bridge.answers import StatusAnswer
 
 _CACHED_S: Final = 1.0
 _TIMEOUT_S: Final = 0.5
@@ -59,9 +62,10 @@ class HealthRoutes:
             return self._is_ready
 
 
-def _status(status: str) -> web.Response:
+def _status(status: Literal["ok", "ready"]) -> web.Response:
+    answer: StatusAnswer = {"status": status}
     return web.Response(
-        body=json.dumps({"status": status}).encode(),
+        body=json.dumps(answer).encode(),
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )

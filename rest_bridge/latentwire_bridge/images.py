@@ -23,6 +23,7 @@ from latentwire_bridge.translation import (
     Result,
     depends_on_default_steps,
     generate_options,
+    quality_told,
     response_body,
     steps_for,
 )
@@ -132,7 +133,7 @@ class ImageRoutes:
             created=int(time.time()),
             urls=urls,
             is_b64_wanted=response_format != "url",
-            quality=wanted.body.quality,
+            quality=quality_told(wanted.body),
         )
         headers = await self._limits.headers()
         return web.Response(body=body, content_type="application/json", headers=headers)
@@ -151,7 +152,7 @@ class ImageRoutes:
             strength = 1.0 if pictures is None else pictures.strength_taken
             streaming = Streaming.of(
                 wanted,
-                prefix="image_generation" if pictures is None else "image_edit",
+                is_edit=pictures is not None,
                 num_steps=max(1, int((num_inference_steps or 1) * strength)),
                 keep_alive_s=self._settings.keep_alive_s,
                 send_timeout_s=self._settings.send_timeout_s,

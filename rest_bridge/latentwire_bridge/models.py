@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from latentwire import AsyncClient, Model
-
-_OWNER: Final = "latentwire"
+    from latentwire_bridge.answers import DefaultsAnswer, ModelAnswer, ModelsAnswer
 
 
 class ModelRoutes:
@@ -53,7 +52,8 @@ class ModelRoutes:
             if meant is not None:
                 named.setdefault(alias, meant)
         data = [self._model(name, model) for name, model in named.items()]
-        return _json({"object": "list", "data": data})
+        answer: ModelsAnswer = {"object": "list", "data": data}
+        return _json(answer)
 
     async def get(self, request: web.Request) -> web.Response:
         """Returns one model by any of its names."""
@@ -65,31 +65,36 @@ class ModelRoutes:
         is_alias = name in self._aliases or name in model.aliases
         return _json(self._model(name if is_alias else _id(model.name), model))
 
-    def _model(self, id_: str, model: Model) -> dict[str, object]:
+    def _model(self, id_: str, model: Model) -> ModelAnswer:
         """Returns OpenAI's four fields, and beside them what the model can do and its state."""
-        known = _details(model) if model.family else {}
-        failure = {"failure_message": model.failure_message} if model.failure_message else {}
-        return {
+        told: ModelAnswer = {
             "id": id_,
             "object": "model",
             "created": self._created,
-            "owned_by": _OWNER,
+            "owned_by": "latentwire",
             "state": model.state,
-            **failure,
-            **known,
         }
+        if model.failure_message:
+            told["failure_message"] = model.failure_message
+        if model.family:
+            told["capabilities"] = ["text-to-image", *model.capabilities]
+            told["schedulers"] = [
+                {"id": one.id, "sigmas": [*one.sigmas]} for one in model.schedulers
+            ]
+            told["limits"] = model.limits
+            told["defaults"] = _defaults(model)
+        return told
 
 
-def _details(model: Model) -> dict[str, object]:
-    scheduler_id, sigmas = model.defaults.scheduler
+def _defaults(model: Model) -> DefaultsAnswer:
+    defaults = model.defaults
+    scheduler_id, sigmas = defaults.scheduler
     return {
-        "capabilities": ["text-to-image", *model.capabilities],
-        "schedulers": [{"id": one.id, "sigmas": one.sigmas} for one in model.schedulers],
-        "limits": asdict(model.limits),
-        "defaults": {
-            **asdict(model.defaults),
-            "scheduler": {"id": scheduler_id, "sigmas": sigmas},
-        },
+        "width": defaults.width,
+        "height": defaults.height,
+        "num_inference_steps": defaults.num_inference_steps,
+        "guidance_scale": defaults.guidance_scale,
+        "scheduler": {"id": scheduler_id, "sigmas": sigmas},
     }
 
 
@@ -98,4 +103,6 @@ def _id(name: str) -> str:
 
 
 def _json(body: object) -> web.Response:
-    return web.Response(body=json.dumps(body).encode(), content_type="application/json")
+    return web.Response(
+        body=json.dumps(body, default=asdict).encode(), content_type="application/json"
+    )

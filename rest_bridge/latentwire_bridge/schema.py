@@ -7,14 +7,29 @@ be honoured is refused by its name.
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentwire_bridge.errors import Problem, invalid_request
+from latentwire_bridge.fields import (
+    DECIMAL,
+    LORAS,
+    MAX_INT32,
+    OUTPUT_FORMAT,
+    SCHEDULER,
+    SIZE,
+    WHOLE,
+    LoraBody,
+    PositiveInteger,
+    Reading,
+    SchedulerBody,
+    Text,
+    absent_means,
+    in_any_case,
+    lower,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +37,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_IMAGES: Final = 10
-MAX_INT32: Final = 2**31 - 1
 MAX_SEED: Final = 2**63 - 1
 RANDOM_SEED: Final = -1
 BEST_COMPRESSION: Final = 100
@@ -53,178 +67,115 @@ _OF_EDITS: Final = (
     "denoising_strength",
 )
 
-_SIZE: Final = re.compile(r"([0-9]{1,6})\s*[x*]\s*([0-9]{1,6})")
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
-_DECIMAL: Final = re.compile(
-    r"[+-]?([0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})([eE][+-]?[0-9]{1,3})?"
-)
 _MAX_SHOWN_CHARACTERS: Final = 64
 
 
-def _text(value: object) -> object:
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        msg = "Input holds half a surrogate pair, which is no character"
-        raise ValueError(msg)
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _output_format(value: object) -> object:
-    lower = _lower(value)
-    return "jpeg" if lower == "jpg" else lower
-
-
-def _integer(value: object) -> object:
-    """Takes ``"7"`` and ``7.0`` too: forms know text only, JavaScript knows floats only."""
-    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _decimal(value: object) -> object:
-    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-        return float(value)
-    return value
-
-
-def _size(value: object) -> object:
-    text = _lower(value)
-    if not isinstance(text, str):
-        return value
-    if text == "auto":
-        return None
-    match = _SIZE.fullmatch(text)
-    if match is None or not (int(match[1]) and int(match[2])):
-        msg = "Input should be WIDTHxHEIGHT in pixels, such as 512x512, or auto"
-        raise ValueError(msg)
-    return int(match[1]), int(match[2])
-
-
-def _scheduler(value: object) -> object:
-    return {"id": value} if isinstance(value, str) else value
-
-
-def _loras(value: object) -> object:
-    """Returns a tuple of objects for one adapter or many, each an id or an object; forms: JSON."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            msg = "Input should be an adapter's id, or a list of objects with id and scale"
-            raise ValueError(msg) from None
-    listed = value if isinstance(value, list | tuple) else [value]
-    return tuple(_lora(one) for one in listed)
-
-
-def _lora(value: object) -> object:
-    match value:
-        case str():
-            return {"id": value}
-        case {"name": name, **rest} if "id" not in rest:
-            return {"id": name, **rest}
-        case _:
-            return value
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-Integer = Annotated[int, BeforeValidator(_integer)]
-PositiveInteger = Annotated[Integer, Field(ge=1, le=MAX_INT32)]
-
-
-Quality = Annotated[
-    Literal["draft", "standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"],
-    BeforeValidator(_lower),
-]
-
-
-class SchedulerBody(BaseModel):
-    """A sampler: its id, and the spacing of its noise levels."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    id: Text
-    sigmas: Text | None = None
-
-
-class LoraBody(BaseModel):
-    """An adapter, and how strongly it counts."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    id: Text
-    scale: Annotated[float, BeforeValidator(_decimal), Field(allow_inf_nan=False)] | None = None
+_QualityName = Literal["draft", "standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
+Quality = Annotated[_QualityName, Reading(lower, in_any_case(get_args(_QualityName)))]
+_RESPONSE_FORMAT: Final = Reading(lower, in_any_case(["url", "b64_json"]))
+_BACKGROUND: Final = Reading(lower, in_any_case(["opaque", "auto"]))
+_STYLE: Final = Reading(lower, in_any_case(["vivid", "natural"]))
+_MODERATION: Final = Reading(lower, in_any_case(["low", "auto"]))
+_FIDELITY: Final = Reading(lower, in_any_case(["low", "high"]))
 
 
 class GenerationBody(BaseModel):
-    """The body of ``POST /v1/images/generations``."""
+    """What is drawn from a prompt."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True
+    )
     unserved: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(UNSERVED, "is not served by this version; leave it out"),
         **dict.fromkeys(_OF_EDITS, "belongs to /v1/images/edits"),
     }
     """What is refused, and why."""
 
-    prompt: Text
+    prompt: Annotated[Text, Field(json_schema_extra={"pattern": r"\S"})]
+    """What the image shall show."""
     model: Text | None = None
-    n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] | None = None
-    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
-    response_format: Annotated[Literal["url", "b64_json"] | None, BeforeValidator(_lower)] = None
-    output_format: Annotated[
-        Literal["png", "jpeg", "webp"] | None, BeforeValidator(_output_format)
-    ] = None
-    output_compression: Annotated[Integer, Field(ge=0, le=BEST_COMPRESSION)] | None = None
-    background: Annotated[Literal["opaque", "auto"] | None, BeforeValidator(_lower)] = None
+    """A model by its id, one of its aliases or one of OpenAI's names. Absent: the default one."""
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES), WHOLE] | None = absent_means(1)
+    """How many images; the first is drawn with ``seed``, the second with ``seed`` + 1."""
+    size: Annotated[tuple[int, int] | None, SIZE] = absent_means("auto")
+    """Width and height in pixels. ``auto``: the model's own size; for edits the picture's."""
+    response_format: Annotated[Literal["url", "b64_json"] | None, _RESPONSE_FORMAT] = None
+    """In what form images come, and then only in that. Absent: in both."""
+    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, OUTPUT_FORMAT] = absent_means(
+        "png"
+    )
+    """The images' file format; ``jpg`` is ``jpeg``."""
+    output_compression: Annotated[int, Field(ge=0, le=BEST_COMPRESSION), WHOLE] | None = None
+    """The quality of JPEG and WebP; for PNG only 100. Absent: 90, or 100 for PNG."""
+    background: Annotated[Literal["opaque", "auto"] | None, _BACKGROUND] = absent_means("auto")
+    """Is opaque whatever is asked."""
     user: Text | None = None
+    """For whom the image is drawn; what is longer than 64 bytes counts by its SHA-256."""
     safety_identifier: Text | None = None
+    """The same as ``user``, which wins."""
 
-    stream: bool | None = None
-    partial_images: Annotated[Integer, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = None
-    quality: Quality | None = None
+    stream: bool | None = absent_means(False)  # noqa: FBT003 - a JSON value
+    """Whether the answer is a stream of server-sent events."""
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES), WHOLE] | None = absent_means(
+        0
+    )
+    """How many previews of each image a stream shows."""
+    quality: Quality | None = absent_means("auto")
+    """A share of the model's default steps, unless ``num_inference_steps`` is given."""
 
-    # Accepted, without effect.
-    style: Annotated[Literal["vivid", "natural"] | None, BeforeValidator(_lower)] = None
-    moderation: Annotated[Literal["low", "auto"] | None, BeforeValidator(_lower)] = None
+    style: Annotated[Literal["vivid", "natural"] | None, _STYLE] = None
+    """Accepted, without effect."""
+    moderation: Annotated[Literal["low", "auto"] | None, _MODERATION] = None
+    """Accepted, without effect."""
 
     # Extensions; those that diffusers has by its names.
-    progress: bool | None = None
+    progress: bool | None = absent_means(False)  # noqa: FBT003 - a JSON value
+    """Whether a stream tells every step too."""
     negative_prompt: Text | None = None
+    """What the image shall not show."""
     num_inference_steps: PositiveInteger | None = None
-    guidance_scale: (
-        Annotated[float, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)] | None
-    ) = None
-    seed: Annotated[Integer, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = None
-    scheduler: Annotated[SchedulerBody | None, BeforeValidator(_scheduler)] = None
-    clip_skip: Annotated[Integer, Field(ge=0, le=MAX_INT32)] | None = None
-    high_noise_frac: (
-        Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=1, allow_inf_nan=False)] | None
-    ) = None
-    loras: Annotated[tuple[LoraBody, ...] | None, BeforeValidator(_loras)] = None
+    """Denoising steps, up to the model's limit. Absent: as many as ``quality`` says."""
+    guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False), DECIMAL] | None = None
+    """Classifier-free guidance, up to the model's limit; 1 and less switch it off."""
+    seed: Annotated[int, Field(ge=RANDOM_SEED, le=MAX_SEED), WHOLE] | None = absent_means(
+        RANDOM_SEED
+    )
+    """Of the first image's noise; -1 draws one, which the answer tells."""
+    scheduler: Annotated[SchedulerBody | None, SCHEDULER] = None
+    """A sampler of the model. Absent: the model's default."""
+    clip_skip: Annotated[int, Field(ge=0, le=MAX_INT32), WHOLE] | None = None
+    """How many of the text encoder's last layers are skipped, up to the model's limit."""
+    high_noise_frac: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), DECIMAL] | None = None
+    """Where the model's refiner takes over; 1: never. Only for a model with one."""
+    loras: Annotated[tuple[LoraBody, ...] | None, LORAS] = None
+    """Adapters of the server by their ids, one or several; in a form also as JSON."""
     width: PositiveInteger | None = None
+    """In pixels, up to the model's limit; must not contradict ``size``."""
     height: PositiveInteger | None = None
+    """In pixels, up to the model's limit; must not contradict ``size``."""
 
 
 class EditBody(GenerationBody):
-    """The body of ``POST /v1/images/edits``, without its pictures."""
+    """What is drawn from a picture."""
 
-    unserved: ClassVar[Mapping[str, str]] = {}
+    unserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        UNSERVED, "is not served by this version; leave it out"
+    )
 
-    strength: (
-        Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=1, allow_inf_nan=False)] | None
-    ) = None
+    prompt: Text
+    """What the image shall show; may be empty."""
+    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), DECIMAL] | None = None
+    """How much of the picture is redrawn. Absent: 0.8, with a mask 1, for variations 0.6."""
 
-    # Accepted, without effect.
-    input_fidelity: Annotated[Literal["low", "high"] | None, BeforeValidator(_lower)] = None
+    input_fidelity: Annotated[Literal["low", "high"] | None, _FIDELITY] = None
+    """Accepted, without effect."""
 
 
 class VariationBody(EditBody):
-    """The body of ``POST /v1/images/variations``, without its picture: its prompt says nothing."""
+    """What is drawn much like a picture; the prompt says nothing."""
 
     prompt: Text = ""
+    """What the image shall show besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,22 +19,34 @@ from PIL import Image as PillowImage
 
 from latentwire import Completed, Image, LatentwireError, Preview, Progress
 from latentwire_bridge.errors import all_withheld, envelope
-from latentwire_bridge.translation import revised_prompt, usage_of, withheld_warning
+from latentwire_bridge.translation import (
+    format_of,
+    quality_told,
+    revised_prompt,
+    usage_of,
+    withheld_warning,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp import web
 
     from latentwire import Accepted, Event
+    from latentwire_bridge.answers import (
+        CompletedImageEvent,
+        ErrorAnswer,
+        OutputFormat,
+        PartialImageEvent,
+        ProgressEvent,
+        WithheldEvent,
+    )
     from latentwire_bridge.errors import ApiError
     from latentwire_bridge.schema import ImageRequest
 
+    _Event = PartialImageEvent | CompletedImageEvent | ProgressEvent | WithheldEvent
+
 CONTENT_TYPE: Final = "text/event-stream"
-PROGRESS: Final = "latentwire.progress"
-"""Sent only to those who ask: OpenAI's clients would take it for an image."""
-WITHHELD: Final = "latentwire.withheld"
-"""Of an image that a safety filter withheld; sent only to those who ask for progress."""
 _KEEP_ALIVE: Final = b": still drawing\n\n"
 _NAME: Final = b"event: "
 
@@ -43,8 +55,8 @@ _NAME: Final = b"event: "
 class Streaming:
     """How a generation is told while it is drawn."""
 
-    prefix: str
-    """``"image_generation"`` or ``"image_edit"``."""
+    is_edit: bool
+    """Whether it began with a picture."""
     partial_images: int
     preview_interval_steps: int
     """Steps between two previews; 0: none."""
@@ -60,7 +72,7 @@ class Streaming:
         cls,
         wanted: ImageRequest,
         *,
-        prefix: str,
+        is_edit: bool,
         num_steps: int,
         keep_alive_s: float,
         send_timeout_s: float,
@@ -70,7 +82,7 @@ class Streaming:
 
         Args:
             wanted: What the caller asked for.
-            prefix: Of the events' types.
+            is_edit: Whether it begins with a picture.
             num_steps: How many steps it takes.
             keep_alive_s: How long the connection may be silent.
             send_timeout_s: How long the reader may read nothing.
@@ -79,7 +91,7 @@ class Streaming:
         partial_images = wanted.body.partial_images or 0
         interval = max(1, num_steps // (partial_images + 1)) if partial_images else 0
         return cls(
-            prefix=prefix,
+            is_edit=is_edit,
             partial_images=partial_images,
             preview_interval_steps=interval,
             wants_progress=bool(wanted.body.progress),
@@ -196,15 +208,16 @@ class _Writer:
                 return None
 
     def _progress(self, event: Progress) -> bytes:
+        # Sent only to those who ask: OpenAI's clients would take it for an image.
         return _event(
-            PROGRESS,
             {
+                "type": "latentwire.progress",
                 "phase": event.phase,
                 "step": event.step,
                 "step_count": event.step_count,
                 "fraction": event.fraction,
                 "estimated_remaining_s": event.estimated_remaining_s,
-            },
+            }
         )
 
     def _partial(self, event: Preview) -> bytes | None:
@@ -213,45 +226,47 @@ class _Writer:
             return None
         self._num_partials[event.image_index] = index + 1
         output_format = self._body.output_format or "png"
+        is_edit = self._streaming.is_edit
         return _event(
-            f"{self._streaming.prefix}.partial_image",
             {
+                "type": "image_edit.partial_image" if is_edit else "image_generation.partial_image",
                 "b64_json": _base64(_converted(event.data, output_format)),
-                **self._about(event.width, event.height, output_format=output_format),
+                "created_at": int(time.time()),
+                "size": f"{event.width}x{event.height}",
+                "quality": quality_told(self._body) or "auto",
+                "background": "opaque",
+                "output_format": output_format,
                 "partial_image_index": index,
                 "image_index": event.image_index,
                 "step": event.step,
-            },
+            }
         )
 
     def _completed(self, event: Image) -> bytes:
-        output_format = event.media_type.removeprefix("image/")
-        return _event(
-            f"{self._streaming.prefix}.completed",
-            {
-                "b64_json": _base64(event.data),
-                **self._about(event.width, event.height, output_format=output_format),
-                "usage": usage_of(num_steps=self._num_steps),
-                "image_index": event.index,
-                "seed": event.seed,
-                **revised_prompt(self._accepted),
-            },
-        )
+        is_edit = self._streaming.is_edit
+        told: CompletedImageEvent = {
+            "type": "image_edit.completed" if is_edit else "image_generation.completed",
+            "b64_json": _base64(event.data),
+            "created_at": int(time.time()),
+            "size": f"{event.width}x{event.height}",
+            "quality": quality_told(self._body) or "auto",
+            "background": "opaque",
+            "output_format": format_of(event),
+            "usage": usage_of(num_steps=self._num_steps),
+            "image_index": event.index,
+            "seed": event.seed,
+        }
+        revised = revised_prompt(self._accepted)
+        if revised is not None:
+            told["revised_prompt"] = revised
+        return _event(told)
 
     def _withheld(self, event: Image) -> bytes:
         """Tells it where OpenAI's clients do not look, and in an event to those who ask."""
         warning = withheld_warning(event)
-        comment = f": {warning['message']}\n\n".encode()
-        return _event(WITHHELD, warning) if self._streaming.wants_progress else comment
-
-    def _about(self, width: int, height: int, *, output_format: str) -> Mapping[str, object]:
-        return {
-            "created_at": int(time.time()),
-            "size": f"{width}x{height}",
-            "quality": self._body.quality or "auto",
-            "background": "opaque",
-            "output_format": output_format,
-        }
+        if not self._streaming.wants_progress:
+            return f": {warning['message']}\n\n".encode()
+        return _event({"type": "latentwire.withheld", **warning})
 
 
 def error_event(error: ApiError) -> bytes:
@@ -259,15 +274,15 @@ def error_event(error: ApiError) -> bytes:
     return _lines("error", envelope(error))
 
 
-def _event(kind: str, fields: Mapping[str, object]) -> bytes:
-    return _lines(kind, {"type": kind, **fields})
+def _event(event: _Event) -> bytes:
+    return _lines(event["type"], event)
 
 
-def _lines(name: str, data: Mapping[str, object]) -> bytes:
+def _lines(name: str, data: _Event | ErrorAnswer) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def _converted(preview: bytes, output_format: str) -> bytes:
+def _converted(preview: bytes, output_format: OutputFormat) -> bytes:
     """Returns a preview, which the server makes as a JPEG, in the images' format."""
     if output_format == "jpeg":
         return preview

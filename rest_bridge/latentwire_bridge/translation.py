@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from latentwire import Accepted, GenerateOptions, Image, Model, RequestWarning
-    from latentwire_bridge.schema import GenerationBody
+    from latentwire_bridge.answers import (
+        ImageAnswer,
+        ImagesAnswer,
+        OutputFormat,
+        ToldQuality,
+        Usage,
+        WarningAnswer,
+        WithheldAnswer,
+    )
+    from latentwire_bridge.schema import GenerationBody, Quality
     from latentwire_bridge.streaming import Streaming
 
 MAX_USER_BYTES: Final = 64
@@ -33,6 +42,18 @@ STEPS_BY_QUALITY: Final[Mapping[str, float]] = {
     "max": 2.0,
 }
 """Shares of the model's default steps; other qualities take those as they are."""
+_TOLD: Final[Mapping[Quality, ToldQuality]] = {
+    "draft": "low",
+    "standard": "medium",
+    "auto": "medium",
+    "hd": "high",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+}
+"""OpenAI's responses know fewer qualities than its requests, and clients may insist on them."""
 _IMAGE_TO_IMAGE_STRENGTH: Final = 0.8
 # A JSON answer shows no progress: one event at the end of the steps is enough.
 _PROGRESS_INTERVAL_STEPS: Final = 1_000
@@ -157,7 +178,23 @@ def _user(user: str | None) -> str | None:
     return hashlib.sha256(user.encode()).hexdigest()
 
 
-def usage_of(*, num_steps: int) -> Mapping[str, object]:
+def quality_told(body: GenerationBody) -> ToldQuality | None:
+    """Returns the quality of what was drawn; None where the caller's own steps decided instead."""
+    return _TOLD[body.quality or "auto"] if body.num_inference_steps is None else None
+
+
+def format_of(image: Image) -> OutputFormat:
+    """Returns an image's file format by OpenAI's name."""
+    match image.media_type:
+        case "image/jpeg":
+            return "jpeg"
+        case "image/webp":
+            return "webp"
+        case _:
+            return "png"
+
+
+def usage_of(*, num_steps: int) -> Usage:
     """Returns OpenAI's ``usage``; nothing counts in tokens here, but denoising steps as output."""
     return {
         "total_tokens": num_steps,
@@ -173,7 +210,7 @@ def response_body(
     created: int,
     urls: Sequence[str | None],
     is_b64_wanted: bool,
-    quality: str | None,
+    quality: ToldQuality | None,
 ) -> bytes:
     """Returns the JSON of an ``ImagesResponse``.
 
@@ -182,50 +219,54 @@ def response_body(
         created: Seconds since 1970.
         urls: The address of each image; None where there is none.
         is_b64_wanted: Whether the images themselves are part of the response.
-        quality: As the caller named it.
+        quality: As ``quality_told`` names it.
     """
     first, num_drawn = result.images[0], len(result.images) + len(result.withheld)
-    body: dict[str, object] = {
+    revised = revised_prompt(result.accepted)
+    body: ImagesAnswer = {
         "created": created,
         "data": [
-            {
-                **_datum(image, url=url, is_b64_wanted=is_b64_wanted),
-                **revised_prompt(result.accepted),
-            }
+            _datum(image, url=url, is_b64_wanted=is_b64_wanted, revised=revised)
             for image, url in zip(result.images, urls, strict=True)
         ],
         "background": "opaque",
-        "output_format": first.media_type.removeprefix("image/"),
+        "output_format": format_of(first),
         "size": f"{first.width}x{first.height}",
-        "quality": quality or "auto",
         "usage": usage_of(num_steps=result.num_steps * num_drawn),
     }
-    warnings = [] if result.accepted is None else [*map(_warning, result.accepted.warnings)]
-    warnings += [withheld_warning(image) for image in result.withheld]
+    if quality is not None:
+        body["quality"] = quality
+    warnings: list[WarningAnswer | WithheldAnswer] = []
+    if result.accepted is not None:
+        warnings += map(_warning, result.accepted.warnings)
+    warnings += map(withheld_warning, result.withheld)
     if warnings:
         body["warnings"] = warnings
     return json.dumps(body).encode()
 
 
-def _datum(image: Image, *, url: str | None, is_b64_wanted: bool) -> Mapping[str, object]:
-    datum: dict[str, object] = {}
+def _datum(
+    image: Image, *, url: str | None, is_b64_wanted: bool, revised: str | None
+) -> ImageAnswer:
+    datum: ImageAnswer = {"seed": image.seed}
     if is_b64_wanted:
         datum["b64_json"] = base64.b64encode(image.data).decode()
     if url is not None:
         datum["url"] = url
-    datum["seed"] = image.seed
+    if revised is not None:
+        datum["revised_prompt"] = revised
     return datum
 
 
-def revised_prompt(accepted: Accepted | None) -> Mapping[str, str]:
-    """Returns what was read of a prompt, by OpenAI's name; nothing where all of it was."""
+def revised_prompt(accepted: Accepted | None) -> str | None:
+    """Returns what was read of a prompt, by OpenAI's name; None where all of it was."""
     for warning in accepted.warnings if accepted else ():
         if warning.field == "prompt" and warning.replacement:
-            return {"revised_prompt": warning.replacement}
-    return {}
+            return warning.replacement
+    return None
 
 
-def withheld_warning(image: Image) -> Mapping[str, object]:
+def withheld_warning(image: Image) -> WithheldAnswer:
     """Returns how it is told that an image is missing among the others."""
     return {
         "param": None,
@@ -236,7 +277,7 @@ def withheld_warning(image: Image) -> Mapping[str, object]:
     }
 
 
-def _warning(warning: RequestWarning) -> Mapping[str, object]:
+def _warning(warning: RequestWarning) -> WarningAnswer:
     return {
         "param": param_of(warning.field),
         "code": warning.reason.lower(),

@@ -12,6 +12,7 @@ import aiohttp
 
 from latentwire_bridge.app import running
 from latentwire_bridge.settings import load_settings
+from tests.bridge.described import assert_described
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,9 +55,11 @@ class Bridge:
 
     async def send(self, method: str, path: str, **options: Any) -> Answer:
         async with self.session.request(method, self.url + path, **options) as response:
-            return Answer(
+            answer = Answer(
                 status=response.status, headers=response.headers, data=await response.read()
             )
+        assert_described(method, path, answer)
+        return answer
 
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.send("GET", path, **options)

@@ -249,7 +249,6 @@ async def test_whoever_reads_nothing_is_cut_off(server):
 )
 async def test_quality_is_a_share_of_the_models_steps(bridge, server, quality, steps):
     answer = await bridge.generate(quality=quality, guidance_scale=1)
-    assert answer.json["quality"] == quality
     assert answer.json["usage"]["output_tokens"] == steps
     assert len(server.model.calls) == steps
     answer = await bridge.generate(quality=quality, num_inference_steps=3, seed=1)
