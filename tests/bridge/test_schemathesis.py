@@ -100,9 +100,15 @@ def _has_another_header(told):
 
 
 @pytest.mark.parametrize(
-    "lie", [_created_is_text, _nothing_is_refused, _n_is_at_most_3, _has_another_header]
+    ("lie", "found"),
+    [
+        (_created_is_text, "Response violates schema"),
+        (_nothing_is_refused, "Undocumented status code"),
+        (_n_is_at_most_3, "Schema-violating request accepted"),
+        (_has_another_header, "Response header does not conform to the schema"),
+    ],
 )
-async def test_a_description_that_lies_is_caught(bridge, tmp_path, lie):
+async def test_a_description_that_lies_is_caught(bridge, tmp_path, lie, found):
     told = json.loads(json.dumps(DESCRIPTION))
     lie(told)
     file = tmp_path / "openapi.json"
@@ -113,3 +119,4 @@ async def test_a_description_that_lies_is_caught(bridge, tmp_path, lie):
     )
 
     assert code == 1, printed[-8_000:]
+    assert found in printed
