@@ -89,7 +89,12 @@ class Streaming:
             names_events: Whether the reader can be sent ``event:`` lines.
         """
         partial_images = wanted.body.partial_images or 0
-        interval = max(1, num_steps // (partial_images + 1)) if partial_images else 0
+        interval = 0
+        if partial_images:
+            parts = partial_images + 1
+            even = (num_steps + parts // 2) // parts
+            # The last step is the picture itself: where there are enough, all come before it.
+            interval = max(1, min(even, (num_steps - 1) // partial_images))
         return cls(
             is_edit=is_edit,
             partial_images=partial_images,

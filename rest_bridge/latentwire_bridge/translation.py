@@ -147,6 +147,8 @@ def generate_options(
             1 if streaming and streaming.wants_progress else _PROGRESS_INTERVAL_STEPS
         ),
         "preview_interval_steps": streaming.preview_interval_steps if streaming else None,
+        # There are three at most, so that each can be the picture that the model's decoder makes.
+        "preview_method": "full-vae" if streaming and streaming.partial_images else None,
         "preview_max_side": MAX_PREVIEW_SIDE if streaming else None,
         "request_id": request_id,
         # Whoever can come back finds it drawn; for nobody else is it drawn to its end.

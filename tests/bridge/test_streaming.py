@@ -88,13 +88,31 @@ async def test_partial_images_are_spread_over_the_steps(
     )
     assert last["type"] == "image_generation.completed"
     assert [event["partial_image_index"] for event in partials] == list(range(partial_images))
-    expected = {1: [4], 2: [2, 4], 3: [2, 4, 6]}
+    expected = {1: [4], 2: [3, 6], 3: [2, 4, 6]}
     assert [event["step"] for event in partials] == expected[partial_images]
     for event in partials:
         assert set(event) == OF_ALL | {"partial_image_index", "image_index", "step"}
         assert event["output_format"] == output_format
         assert picture_in(event).format == output_format.upper()
         assert picture_in(event).size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "expected"), [(7, [2, 4, 6]), (10, [3, 6, 9]), (15, [4, 8, 12]), (4, [1, 2, 3])]
+)
+async def test_partial_images_are_spread_where_steps_do_not_divide(
+    bridge, server, num_steps, expected
+):
+    server.model.call_s = STEP_S
+    *partials, _ = await streamed(bridge, partial_images=3, num_inference_steps=num_steps)
+    assert [event["step"] for event in partials] == expected
+
+
+async def test_partial_images_are_made_by_the_models_decoder(bridge, server):
+    server.model.call_s = STEP_S
+    num_decodes = server.model.num_decodes
+    await streamed(bridge, partial_images=2, num_inference_steps=8)
+    assert server.model.num_decodes - num_decodes == 3
 
 
 async def test_partial_images_are_spread_over_the_models_own_steps_too(bridge, server):
