@@ -21,6 +21,8 @@ MAX_KEY_CHARACTERS: Final = 4_096
 """gRPC drops calls whose metadata exceeds 8 KiB."""
 _SHARE_OF_PATIENCE: Final = 0.95
 """Leaves the rest for our answer: a caller that gives up first asks again, and we draw twice."""
+_SHARE_OF_SILENCE: Final = 1 / 3
+"""A comment may be late."""
 _CONFUSED_BY_EVENT_NAMES: Final = frozenset(
     {"AsyncOpenAI/Python 1.97.0", "AsyncOpenAI/Python 1.97.1"}
 )
@@ -67,6 +69,11 @@ def patience_s(headers: Mapping[str, str], *, most_s: float) -> float:
     except ValueError:
         return most_s
     return min(most_s, told_s * _SHARE_OF_PATIENCE) if 0 < told_s < math.inf else most_s
+
+
+def keep_alive_s(headers: Mapping[str, str], *, most_s: float) -> float:
+    """Returns how long a stream may be silent: clients wait so long for each piece of it."""
+    return min(most_s, patience_s(headers, most_s=math.inf) * _SHARE_OF_SILENCE)
 
 
 def _key(headers: Mapping[str, str]) -> str:

@@ -14,7 +14,13 @@ from aiohttp import web
 
 from latentwire import Accepted, Completed, Image, LatentwireError, Progress
 from latentwire_bridge.body import read_object
-from latentwire_bridge.callers import client_of, patience_s, reads_event_names, request_id_of
+from latentwire_bridge.callers import (
+    client_of,
+    keep_alive_s,
+    patience_s,
+    reads_event_names,
+    request_id_of,
+)
 from latentwire_bridge.edge import PREPARE, REQUEST_ID
 from latentwire_bridge.errors import ApiError, all_withheld, api_error, internal_error
 from latentwire_bridge.schema import EditBody, VariationBody, parse_request
@@ -154,7 +160,7 @@ class ImageRoutes:
                 wanted,
                 is_edit=pictures is not None,
                 num_steps=max(1, int((num_inference_steps or 1) * strength)),
-                keep_alive_s=self._settings.keep_alive_s,
+                keep_alive_s=keep_alive_s(request.headers, most_s=self._settings.keep_alive_s),
                 send_timeout_s=self._settings.send_timeout_s,
                 names_events=reads_event_names(request.headers),
             )
@@ -166,7 +172,9 @@ class ImageRoutes:
                 streaming=streaming if body.stream else None,
                 request_id=request_id,
             )
-            timeout_s = patience_s(request.headers, most_s=self._settings.generation_timeout_s)
+            timeout_s = self._settings.generation_timeout_s
+            if not body.stream:  # Whose silence is what a client waits through.
+                timeout_s = patience_s(request.headers, most_s=timeout_s)
             stream = client.stream(body.prompt, timeout_s=timeout_s, **options)
         except LatentwireError as error:
             raise api_error(error, sent_names=wanted.sent_names) from error

@@ -79,7 +79,8 @@ SENT: Final[Mapping[str, Header]] = {
         pattern=r"\S",
     ),
     "x-stainless-read-timeout": Header(
-        description="How many seconds the caller waits: the answer comes a little earlier, or 504."
+        description="How many seconds the caller waits: the answer comes a little earlier, or 504;"
+        " in a stream, for its next piece."
         " What is no number has no effect."
     ),
 }

@@ -111,6 +111,8 @@ def _from_form(parts: list[tuple[str, bytes]]) -> Sent:
     mask: bytes | None = None
     fields: dict[str, object] = {}
     for name, data in parts:
+        if not data and name in (*IMAGE_FIELDS, *MASK_FIELDS):
+            continue  # What a page sends where nobody has chosen a file.
         if name in IMAGE_FIELDS:
             images.append(_picture_in(data, name=name))
         elif name in MASK_FIELDS:

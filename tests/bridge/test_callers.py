@@ -5,6 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
+from latentwire_bridge.callers import keep_alive_s
 from tests.client.scripted_server import accepted, completed, image, numbered
 from tests.eventually import eventually
 
@@ -69,3 +70,21 @@ async def test_a_patience_that_is_none_is_ignored(bridge, told):
     )
 
     assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [({}, 10.0), ({"x-stainless-read-timeout": "600"}, 10.0)]
+)
+def test_streams_are_not_silent_for_long(told, expected):
+    assert keep_alive_s(told, most_s=10.0) == expected
+
+
+async def test_a_stream_may_take_longer_than_its_reader_waits_for_a_piece(bridge, server):
+    server.model.call_s = 0.3
+    async with openai.AsyncOpenAI(
+        base_url=f"{bridge.url}/v1", api_key="any", timeout=0.6, max_retries=0
+    ) as client:
+        stream = await client.images.generate(
+            prompt="a red circle", stream=True, extra_body={"num_inference_steps": 4}
+        )
+        assert [event.type async for event in stream] == ["image_generation.completed"]

@@ -210,6 +210,14 @@ async def test_a_picture_needs_neither_a_name_nor_a_type(bridge):
     assert answer.status == 200, answer.data
 
 
+async def test_a_file_that_nobody_has_chosen_is_none(bridge):
+    whole = await edit(bridge, image=file_of(picture()), prompt="a", seed=3)
+    answer = await edit(bridge, image=file_of(picture()), mask=b"", prompt="a", seed=3)
+    assert answer.status == 200
+    assert np.array_equal(pixels(answer), pixels(whole))
+    assert (await edit(bridge, image=b"", prompt="a")).error["message"] == "'image': is required"
+
+
 async def test_a_field_that_comes_as_a_file_counts_all_the_same(bridge):
     answer = await edit(bridge, image=file_of(picture()), prompt=b"a red circle", n=b"2")
     assert len(answer.json["data"]) == 2
