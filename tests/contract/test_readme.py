@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -11,7 +13,8 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.contract.live import CALL_TIMEOUT_S, README, blocks, call, commands, fetch, messages
+from tests.bridge.client_programs import NODE
+from tests.contract.live import CALL_TIMEOUT_S, README, blocks, call, commands, curl, messages
 from tests.contract.tooling import LEGACY_PYTHON, ROOT, run
 from tools.settings_tables import with_tables
 
@@ -68,12 +71,25 @@ class TestLive:
 
         assert "completed" in messages(call(printed, live))[-1]
 
-    def test_the_curl_line_draws(self, live):
+    def test_the_curl_line_draws(self, live, tmp_path):
         (printed,) = commands(SHELL, "curl")
 
-        (image,) = json.loads(fetch(printed, live))["data"]
+        (image,) = json.loads(curl(printed, live, folder=tmp_path))["data"]
         assert image["b64_json"]
         assert image["url"].startswith(f"http://{live.bridge}/")
+
+    def test_the_curl_line_edits(self, live, tmp_path):
+        (printed,) = commands("\n".join(blocks(ROOT / "docs/openai.md", "sh")), "curl")
+        photo = Image.radial_gradient("L").convert("RGB")
+        photo.save(tmp_path / "photo.png")
+        mask = Image.new("RGBA", photo.size, "black")
+        mask.paste((0, 0, 0, 0), (128, 0, 256, 256))
+        mask.save(tmp_path / "mask.png")
+
+        (image,) = json.loads(curl(printed, live, folder=tmp_path))["data"]
+        with Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))) as edited:
+            assert edited.crop((0, 0, 128, 256)).tobytes() == photo.crop((0, 0, 128, 256)).tobytes()
+            assert edited.crop((128, 0, 256, 256)) != photo.crop((128, 0, 256, 256))
 
     @pytest.mark.parametrize(
         ("program", "python", "sizes"),
@@ -92,15 +108,28 @@ class TestLive:
                 assert picture.size == size
 
     @pytest.mark.parametrize(
-        ("program", "python"), [("modern.py", sys.executable), ("legacy.py", LEGACY_PYTHON)]
+        ("program", "runtime"),
+        [
+            ("modern.py", sys.executable),
+            ("edit.py", sys.executable),
+            ("legacy.py", LEGACY_PYTHON),
+            ("stream.mjs", NODE.runtime),
+        ],
     )
-    def test_the_openai_examples_draw(self, live, tmp_path, program, python):
-        environment = {**os.environ, "LATENTWIRE_BRIDGE": f"http://{live.bridge}"}
+    def test_the_openai_examples_draw(self, live, tmp_path, program, runtime):
+        environment = {
+            **os.environ,
+            "LATENTWIRE_BRIDGE": f"http://{live.bridge}",
+            "NO_PROXY": "*",
+        }
+        if runtime == NODE.runtime:
+            NODE.check()
 
-        name = run(python, ROOT / "clients/openai" / program, cwd=tmp_path, env=environment,
-                   timeout_s=CALL_TIMEOUT_S).strip()  # fmt: skip
+        said = run(runtime, ROOT / "clients/openai" / program, cwd=tmp_path, env=environment,
+                   timeout_s=CALL_TIMEOUT_S)  # fmt: skip
 
-        with Image.open(tmp_path / name) as picture:
+        # A stream tells of partial images before.
+        with Image.open(tmp_path / said.split()[-1]) as picture:
             assert picture.size == (512, 512)
 
     def test_make_serve_says_what_to_try_next(self, live):
