@@ -153,10 +153,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Orders the sources: flags, environment, ``latentwire.toml``."""
-        toml = TomlConfigSettingsSource(
-            settings_cls, toml_file=cls.config_file, toml_table_header=("bridge",)
-        )
-        return (init_settings, env_settings, toml)
+        return (init_settings, env_settings, _ConfigurationFile(settings_cls, cls.config_file))
 
     @field_validator("model_aliases", "cors_origins", "allowed_hosts", mode="before")
     @classmethod
@@ -212,6 +209,22 @@ class Settings(BaseSettings):
             send_timeout_s=self.send_timeout_s,
             generation_timeout_s=self.generation_timeout_s,
         )
+
+
+class _ConfigurationFile(TomlConfigSettingsSource):
+    """``[bridge]``, where there is a file and such a table in it."""
+
+    def __call__(self) -> dict[str, object]:
+        """Returns the fields that the file sets.
+
+        Raises:
+            ValueError: the bridge's part is no table.
+        """
+        own = super().__call__().get("bridge", {})
+        if not isinstance(own, dict):
+            message = f"bridge={own!r}: needed: a table, [bridge]"
+            raise ValueError(message)  # noqa: TRY004 - a setting that is wrong
+        return own
 
 
 def load_settings(flags: dict[str, object], *, config_file: Path | None = None) -> Settings:

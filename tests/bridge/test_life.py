@@ -252,6 +252,22 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path, monkeypatch
     assert (settings.port, settings.server, settings.max_files) == (3, "environment:1", 7)
 
 
+@pytest.mark.parametrize("content", ["", "[[models]]\nsource = 'embedded'\n", "[server]\n"])
+def test_a_file_need_not_speak_of_the_bridge(tmp_path, content):
+    config = tmp_path / "latentwire.toml"
+    config.write_text(content)
+
+    assert load_settings({}, config_file=config).port == 9225
+
+
+def test_a_bridge_that_is_no_table_is_refused(tmp_path):
+    config = tmp_path / "latentwire.toml"
+    config.write_text("bridge = 1\n")
+
+    with pytest.raises(SettingsError, match=r"bridge=1: needed: a table, \[bridge\]"):
+        load_settings({}, config_file=config)
+
+
 def test_settings_are_the_documented_ones():
     settings = Settings()
 
