@@ -127,7 +127,7 @@ def _model_failure(
             return Failure(
                 code=code.FAILED_PRECONDITION,
                 reason="MODEL_IN_USE",
-                message=f"{count} generations need model {_shown(name)}",
+                message=f"model {_shown(name)} is needed by {count} that are running or waiting",
                 metadata={"model": _shown(name), "generation_count": str(count)},
                 retry_after_s=retry_after_s,
             )

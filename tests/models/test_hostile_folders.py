@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from latentwire_server.models.loading import load_model
+from latentwire_server.models.loading import load_model, weights_bytes
+from latentwire_server.models.source import LoadError
 from tests.models.folders import UNET, edit, refused, source_of
 from tests.tiny_models import build_folder
 
@@ -177,3 +178,10 @@ def test_a_link_within_the_folder_is_followed(folder: Path) -> None:
     (folder / UNET).rename(folder / "blob")
     (folder / UNET).symlink_to(folder / "blob")
     assert load_model(source_of(folder)).info.id == "tiny"
+
+
+def test_a_file_that_was_not_copied_whole_is_named(folder: Path) -> None:
+    weights = folder / UNET
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LoadError, match=rf"{UNET} is cut off or damaged"):
+        weights_bytes(source_of(folder))

@@ -68,6 +68,7 @@ def test_a_variant_is_loaded_whole_or_in_shards(tmp_path: Path, max_shard_size: 
     assert has_shards == (max_shard_size == "40KB")
     assert load_model(source_of(folder, variant="fp16")).dtype_name == "float32"
     refused(folder, variant="bf16", because="variant 'bf16'")
+    refused(folder, because="of the variant fp16 only; set variant")
 
 
 @pytest.mark.parametrize(

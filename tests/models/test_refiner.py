@@ -202,7 +202,7 @@ def test_an_outline_knows_the_refiner_and_its_weights_count(folders, model: Unet
 def test_a_refiner_of_another_family_is_refused(folders, tmp_path: Path) -> None:
     base, _ = folders
     build_folder(tmp_path)
-    refused(base, refiner=str(tmp_path), because="cannot refine stable-diffusion-xl")
+    refused(base, refiner=str(tmp_path), because="its refiner is of the family stable-diffusion")
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny"])

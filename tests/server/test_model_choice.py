@@ -39,7 +39,7 @@ def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
     for function in (model.outline, lambda: model.load(lambda _loaded, _total: None)):
         with pytest.raises(ModelLoadError) as caught:
             function()
-        assert caught.value.reason == "a component does not load"
+        assert caught.value.reason == "unet does not load"
         assert str(broken) in str(caught.value)
 
 

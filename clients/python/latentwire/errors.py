@@ -169,7 +169,11 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> LatentwireError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details.reason:
         # gRPC itself uses this code for a message over a limit, which no waiting heals.
         error_type = LatentwireError
-    return error_type(call.details() or code.name, details)
+    text = call.details() or code.name
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and not details.reason:
+        # gRPC ended the call itself, in words of its own.
+        text = "the time-out passed before the answer was there"
+    return error_type(text, details)
 
 
 def _read_details(

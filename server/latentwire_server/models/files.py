@@ -10,7 +10,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Final
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from latentwire_server.models.source import LoadError
 
@@ -70,10 +70,18 @@ def read_json(path: Path, *, source: str) -> dict[str, object]:
     return content
 
 
-def num_elements(path: Path) -> int:
-    """Returns how many numbers a checked safetensors file holds, by its header."""
-    with safe_open(path, framework="numpy") as file:
-        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+def num_elements(path: Path, *, source: str) -> int:
+    """Returns how many numbers a checked safetensors file holds, by its header.
+
+    Raises:
+        LoadError: the file ends before its tensors do.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    except SafetensorError:
+        place = f"{path.parent.name}/{path.name}"
+        raise LoadError(source, f"{place} is cut off or damaged") from None
 
 
 def digest(weights: tuple[Path, ...], *, folder: Path) -> str:

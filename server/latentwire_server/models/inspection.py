@@ -6,6 +6,7 @@ not by their name; components are built from a list of classes that we know; not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from latentwire_server.models.family import Family, TextEncoderKind
 
 _VAES: Final = ("AutoencoderKL", "AutoencoderTiny")
+_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
+"""How the names of a large component's files go on."""
 _UNETS: Final = ("UNet2DConditionModel",)
 
 SAFETY: Final = {
@@ -218,7 +221,9 @@ def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]
     files = sorted((folder / component).glob("*"))
     checkable = [path for path in files if path.suffix == ".safetensors"]
     found = checkable
-    if variant is not None:
+    if variant is None:
+        _refuse_variants_alone(folder, component, checkable)
+    else:
         # A shard's name goes on with its number: model.fp16-00001-of-00002.safetensors.
         marks = (f".{variant}.", f".{variant}-")
         found = [path for path in checkable if any(mark in path.name for mark in marks)]
@@ -233,6 +238,14 @@ def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]
     for path in checkable:
         check_safetensors(path, source=str(folder))
     return found
+
+
+def _refuse_variants_alone(folder: Path, component: str, weights: Sequence[Path]) -> None:
+    """Says which variants there are where none was asked for and no plain weights lie there."""
+    variants = sorted({_SHARD.sub("", path.stem).partition(".")[2] for path in weights})
+    if variants and "" not in variants:
+        reason = f"{component} has weights of the variant {' or '.join(variants)} only; set variant"
+        raise LoadError(str(folder), reason)
 
 
 def _refuse_detours(folder: Path, component: str) -> None:

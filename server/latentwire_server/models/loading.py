@@ -109,7 +109,7 @@ def weights_bytes(source: ModelSource) -> int:
     path = Path(source.source).expanduser()
     if path.is_file():
         check_safetensors(path, source=source.source)
-        return dtype.itemsize * num_elements(path)
+        return dtype.itemsize * num_elements(path, source=source.source)
     found = _folder(source)
     folder = found.path
     weights = check_folder(folder, variant=source.variant, root=found.root)
@@ -128,7 +128,11 @@ def weights_bytes(source: ModelSource) -> int:
 
 def _num_elements(weights: Iterable[Path], source: ModelSource) -> int:
     # A variant's name stands before the suffix; without one asked for, none is read.
-    return sum(num_elements(path) for path in weights if source.variant or "." not in path.stem)
+    return sum(
+        num_elements(path, source=source.source)
+        for path in weights
+        if source.variant or "." not in path.stem
+    )
 
 
 def outline_model(source: ModelSource) -> ModelOutline | None:
@@ -257,8 +261,8 @@ def _load_refiner(
     source = _refiner_source(base, str(base.refiner))
     family, parts, (revision, *_), settings = _read(source, device=device, dtype=dtype)
     if family.name != info.family:
-        reason = f"it is of the family {family.name} and cannot refine {info.family}"
-        raise LoadError(source.source, reason)
+        reason = f"its refiner is of the family {family.name}; needed: {info.family}"
+        raise LoadError(base.source, reason)
     if components.unet.config.in_channels != components.unet.config.out_channels:
         raise LoadError(base.source, "a model that is made for inpainting takes no refiner")
     own = _finished(source, family, replace(parts, vae=components.vae), device=device)
@@ -315,7 +319,6 @@ def _load_folder(
             options=content.options,
         )
     except _FAILURES as error:
-        # The libraries' texts run over many lines; the first one says what it is.
         reason = f"a component does not load ({type(error).__name__}: {_first_line(error)})"
         raise LoadError(str(folder), reason) from error
 
@@ -358,7 +361,12 @@ def _safety_checker(
 
 
 def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
-    return read_component(kind, folder / name, **options)
+    try:
+        return read_component(kind, folder / name, **options)
+    except _FAILURES as error:
+        # The libraries' texts run over many lines; the first one says what it is.
+        reason = f"{name} does not load ({type(error).__name__}: {_first_line(error)})"
+        raise LoadError(str(folder), reason) from error
 
 
 def _with_limits(info: ModelInfo, overrides: Mapping[str, int]) -> ModelInfo:

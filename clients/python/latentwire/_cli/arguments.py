@@ -18,8 +18,9 @@ exit status:
   0  done
   1  the server failed
   2  the command line or the request is wrong
-  3  the server cannot be reached or is not ready
+  3  the server cannot be reached or is not ready, or the model cannot be used
   4  the queue is full, or the time-out passed
+  5  every image was withheld by the safety filter
   130  Ctrl-C; the generation was cancelled on the server
 """
 
@@ -171,7 +172,9 @@ def _add_delivery_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--priority", type=int, help="-100 to 100; higher is served first")
     group.add_argument("--user", help="for your own accounting")
     group.add_argument("--label", action="append", metavar="KEY=VALUE", help="may be repeated")
-    group.add_argument("--request-id", metavar="UUID", help="idempotency; not served yet")
+    group.add_argument(
+        "--request-id", metavar="UUID", help="a request that is sent again under it is drawn once"
+    )
     group.add_argument("--validate-only", action="store_true", help="check it, draw nothing")
 
 
