@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_KEY_CHARACTERS: Final = 4_096
 """gRPC drops calls whose metadata exceeds 8 KiB."""
+PATIENCE_HEADERS: Final = ("x-stainless-read-timeout", "x-stainless-timeout")
+"""Seconds that OpenAI's clients will wait: those for Python's, and, whole ones, Node.js's."""
 _SHARE_OF_PATIENCE: Final = 0.95
 """Leaves the rest for our answer: a caller that gives up first asks again, and we draw twice."""
 _SHARE_OF_SILENCE: Final = 1 / 3
@@ -64,11 +66,17 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 
 def patience_s(headers: Mapping[str, str], *, most_s: float) -> float:
     """Returns how long a generation may take; OpenAI's clients tell how long they will wait."""
+    told_s = (_seconds(headers.get(name, "")) for name in PATIENCE_HEADERS)
+    return min(most_s, *(_SHARE_OF_PATIENCE * seconds for seconds in told_s))
+
+
+def _seconds(told: str) -> float:
+    """Returns the time that a header tells; infinite if it tells none."""
     try:
-        told_s = float(headers.get("x-stainless-read-timeout", "inf"))
+        seconds = float(told)
     except ValueError:
-        return most_s
-    return min(most_s, told_s * _SHARE_OF_PATIENCE) if 0 < told_s < math.inf else most_s
+        return math.inf
+    return seconds if seconds > 0 else math.inf
 
 
 def keep_alive_s(headers: Mapping[str, str], *, most_s: float) -> float:

@@ -83,6 +83,9 @@ SENT: Final[Mapping[str, Header]] = {
         " in a stream, for its next piece."
         " What is no number has no effect."
     ),
+    "x-stainless-timeout": Header(
+        description="The same, as Node.js's `openai` tells it; the shorter of the two counts."
+    ),
 }
 """Headers of requests that are read, besides ``Authorization`` and HTTP's own."""
 ALWAYS: Final[Mapping[str, Header]] = {

@@ -62,9 +62,27 @@ async def test_openais_patience_is_the_servers_deadline(bridge, server):
     await eventually(lambda: len(server.model.calls) == 1)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-stainless-timeout": "1"},  # Node.js
+        {"x-stainless-read-timeout": "0.5", "x-stainless-timeout": "600"},
+        {"x-stainless-read-timeout": "nonsense", "x-stainless-timeout": "1"},
+    ],
+)
+async def test_the_shortest_patience_told_is_the_servers_deadline(bridge, server, headers):
+    server.model.hold()
+    answer = await bridge.send(
+        "POST", "/v1/images/generations", json={"prompt": "a"}, headers=headers
+    )
+
+    assert answer.status == 504
+
+
+@pytest.mark.parametrize("name", ["x-stainless-read-timeout", "x-stainless-timeout"])
 @pytest.mark.parametrize("told", ["nonsense", "nan", "-1", "0", "inf", ""])
-async def test_a_patience_that_is_none_is_ignored(bridge, told):
-    headers = {"x-stainless-read-timeout": told}
+async def test_a_patience_that_is_none_is_ignored(bridge, name, told):
+    headers = {name: told}
     answer = await bridge.send(
         "POST", "/v1/images/generations", json={"prompt": "a"}, headers=headers
     )
