@@ -306,11 +306,11 @@ def _load_folder(
             ),
             unet=cast(
                 "diffusers.UNet2DConditionModel",
-                _load(unet, folder, "unet", variant=variant, torch_dtype=dtype),
+                _part(unet, folder, "unet", variant=variant, torch_dtype=dtype),
             ),
             vae=cast(
                 "diffusers.AutoencoderKL | diffusers.AutoencoderTiny",
-                _load(vae, folder, "vae", variant=variant, torch_dtype=dtype),
+                _part(vae, folder, "vae", variant=variant, torch_dtype=dtype),
             ),
             scheduler_config=read_json(
                 folder / "scheduler" / "scheduler_config.json", source=str(folder)
@@ -330,7 +330,7 @@ def _text_encoder(
         folder / kind.tokenizer, local_files_only=True
     )
     class_: object = getattr(transformers, kind.class_name)
-    module = _load(class_, folder, kind.name, variant=variant, dtype=dtype)
+    module = _part(class_, folder, kind.name, variant=variant, dtype=dtype)
     return TextEncoder(tokenizer, cast("transformers.CLIPTextModel", module), name=kind.name)
 
 
@@ -360,13 +360,18 @@ def _safety_checker(
     return checker
 
 
-def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
+def _part(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
+    """Loads a component of a model's own; the error says which."""
     try:
-        return read_component(kind, folder / name, **options)
+        return _load(kind, folder, name, **options)
     except _FAILURES as error:
         # The libraries' texts run over many lines; the first one says what it is.
         reason = f"{name} does not load ({type(error).__name__}: {_first_line(error)})"
         raise LoadError(str(folder), reason) from error
+
+
+def _load(kind: object, folder: Path, name: str, **options: object) -> torch.nn.Module:
+    return read_component(kind, folder / name, **options)
 
 
 def _with_limits(info: ModelInfo, overrides: Mapping[str, int]) -> ModelInfo:
