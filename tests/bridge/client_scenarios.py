@@ -13,6 +13,7 @@ import torch
 from blockbuster import blockbuster_ctx
 from PIL import Image
 
+from latentwire_server.engine.errand import Errand
 from tests.bridge.bridging import Bridge, bridging
 from tests.bridge.client_programs import KEY, Ask
 from tests.eventually import eventually
@@ -58,6 +59,17 @@ class Stage:
     @property
     def num_calls(self) -> int:
         return len(self.server.model.calls)
+
+    async def quiet(self) -> None:
+        """Returns when nothing is at work and the device thread is through with its last call.
+
+        A generation that its client leaves has ended at once, though the call that its rows are
+        planned in is still to come; and an error reaches the client before what caused it ends.
+        """
+        await eventually(lambda: self.num_at_work == 0)
+        errand: Errand[None] = Errand(lambda: None)
+        self.server.app._engine._inbox.put_errand(errand)
+        await asyncio.wrap_future(errand.result)
 
 
 class _Statuses(logging.Handler):
@@ -292,8 +304,7 @@ async def outcome_of(
     num_calls, num_statuses = stage.num_calls, len(stage.statuses)
     async with scenario.around(stage):
         told = await client.told(scenario.ask.line(stage.bridge.url, is_async=is_async))
-    # An error reaches the client before the engine is done with what caused it.
-    await eventually(lambda: stage.num_at_work == 0)
+    await stage.quiet()
     num_calls, statuses = stage.num_calls - num_calls, stage.statuses[num_statuses:]
     urls = [datum["url"] for datum in told.get("answer", {}).get("data", []) if "url" in datum]
     files = [await fetched(url, stage) for url in urls]
