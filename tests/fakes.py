@@ -169,6 +169,8 @@ class FakeModel:
     refiner: FakeModel | None = None
     compiled_shapes: tuple[str, ...] = ()
     safety_checker: FakeSafetyChecker | None = None
+    high_resolution_fix: float | None = None
+    """How strong its second pass is by default; None: it has none."""
     call_s: float = 0.0
     """How long a denoiser call takes."""
     faults: list[Fault] = field(default_factory=list)
@@ -212,6 +214,7 @@ class FakeModel:
                 guidance_scale=2.0,
                 scheduler=SchedulerChoice(id="euler"),
                 high_noise_frac=None if self.refiner is None else 0.8,
+                high_resolution_fix=self.high_resolution_fix,
             ),
             aliases=(f"{self.id}-alias",),
             capabilities=("image-to-image", "inpainting"),

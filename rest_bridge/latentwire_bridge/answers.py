@@ -195,6 +195,11 @@ class DefaultsAnswer(TypedDict):
     num_inference_steps: int
     guidance_scale: float
     scheduler: SchedulerChoiceAnswer
+    high_noise_frac: NotRequired[float]
+    """Where the refiner takes over; absent without one."""
+    high_resolution_fix: NotRequired[float]
+    """How much a second pass draws over images above 1.5 times the model's own area; 0: there is
+    none; absent: the model cannot."""
 
 
 @with_config(_STRICT)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -121,6 +121,30 @@ SIZE: Final = Reading(
 )
 OUTPUT_FORMAT: Final = Reading(_output_format, in_any_case(["png", "jpeg", "jpg", "webp"]))
 PositiveInteger = Annotated[int, Field(ge=1, le=MAX_INT32), WHOLE]
+
+
+def _switch_or_number(value: object) -> str | None:
+    """Returns which of the two a value is, so that only that one's complaint is told."""
+    match value:
+        case bool():
+            return "switch"
+        case int() | float():
+            return "number"
+        case _:
+            return None
+
+
+SwitchOrShare = Annotated[
+    Annotated[bool, Tag("switch")]
+    | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), Tag("number")],
+    Discriminator(
+        _switch_or_number,
+        custom_error_type="switch_or_number",
+        custom_error_message="Input should be true, false, or a number above 0, up to 1",
+    ),
+    DECIMAL,
+]
+"""On, off, or on with a strength."""
 
 
 class SchedulerBody(BaseModel):

@@ -89,13 +89,18 @@ class ModelRoutes:
 def _defaults(model: Model) -> DefaultsAnswer:
     defaults = model.defaults
     scheduler_id, sigmas = defaults.scheduler
-    return {
+    told: DefaultsAnswer = {
         "width": defaults.width,
         "height": defaults.height,
         "num_inference_steps": defaults.num_inference_steps,
         "guidance_scale": defaults.guidance_scale,
         "scheduler": {"id": scheduler_id, "sigmas": sigmas},
     }
+    if defaults.high_noise_frac is not None:
+        told["high_noise_frac"] = defaults.high_noise_frac
+    if defaults.high_resolution_fix is not None:
+        told["high_resolution_fix"] = defaults.high_resolution_fix
+    return told
 
 
 def _id(name: str) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 REFERENCE: Final = "#/components/schemas/{model}"
 _ASKS_FOR_NOTHING: Final[tuple[object, ...]] = (None, False, 0, "", [], {})
+_CHOICES: Final = ("anyOf", "oneOf")
+"""Where types stand beside each other; of ours no value is of two."""
 _BINARY: Final = {"type": "string", "format": "binary"}
 _BOOLEAN_TEXT: Final = {"type": "string", "pattern": rf"^\s*({in_any_case(BOOLEANS)})\s*$"}
 _DATA_URL: Final = {"type": "string", "pattern": f"^{DATA_URL_HEAD}"}
@@ -120,9 +122,17 @@ def _alternatives(field: JsonSchemaValue) -> list[JsonSchemaValue]:
     """
     whole = {key: field.pop(key) for key in set(field) - {"description", "default"}}
     nested = [whole]
-    while any("anyOf" in one for one in nested):
-        nested = [inner for one in nested for inner in one.get("anyOf", [one])]
+    while any(one.keys() & _CHOICES for one in nested):
+        nested = [inner for one in nested for inner in _choices(one)]
     return [one for one in nested if one != {"type": "null"}]
+
+
+def _choices(schema: JsonSchemaValue) -> list[JsonSchemaValue]:
+    for name in _CHOICES:
+        if name in schema:
+            choices: list[JsonSchemaValue] = schema[name]
+            return choices
+    return [schema]
 
 
 def _is_structure(alternative: JsonSchemaValue) -> bool:

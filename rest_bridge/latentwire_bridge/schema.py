@@ -25,6 +25,7 @@ from latentwire_bridge.fields import (
     PositiveInteger,
     Reading,
     SchedulerBody,
+    SwitchOrShare,
     Text,
     absent_means,
     in_any_case,
@@ -147,6 +148,9 @@ class GenerationBody(BaseModel):
     """How many of the text encoder's last layers are skipped, up to the model's limit."""
     high_noise_frac: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), DECIMAL] | None = None
     """Where the model's refiner takes over; 1: never. Only for a model with one."""
+    high_resolution_fix: SwitchOrShare | None = None
+    """Whether a second pass draws over an image that is larger than the model's own, or how much of
+    it. Absent: above 1.5 times the model's own area, unless the model says otherwise."""
     loras: Annotated[tuple[LoraBody, ...] | None, LORAS] = None
     """Adapters of the server by their ids, one or several; in a form also as JSON."""
     width: PositiveInteger | None = None

@@ -136,6 +136,7 @@ def generate_options(
         "scheduler": _scheduler(body),
         "clip_skip": body.clip_skip,
         "high_noise_frac": body.high_noise_frac,
+        "high_resolution_fix": body.high_resolution_fix,
         "loras": _loras(body),
         "image": pictures.image,
         "mask": pictures.mask,

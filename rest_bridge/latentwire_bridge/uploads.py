@@ -53,7 +53,7 @@ DATA_URL_HEAD: Final = "[dD][aA][tT][aA]:[^,]{0,256},"
 _DATA_URL: Final = re.compile(DATA_URL_HEAD)
 _NESTED: Final = re.compile(r"(\w+)\[(\w+)\]")
 BOOLEANS: Final = {"true": True, "false": False}
-_BOOLEAN_FIELDS: Final = frozenset({"stream", "progress"})
+_BOOLEAN_FIELDS: Final = frozenset({"stream", "progress", "high_resolution_fix"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

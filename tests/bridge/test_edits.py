@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.bridge.bridging import bridging
+from tests.fakes import FakeModel
+from tests.server.serving import serving
 
 EDITS, VARIATIONS = "/v1/images/edits", "/v1/images/variations"
 RED = (200, 40, 40)
@@ -179,6 +181,21 @@ async def test_what_is_wrong_is_told_by_its_name(bridge, server, parts, param, c
     assert answer.error["param"] == param
     assert code in (None, answer.error["code"])
     assert server.model.calls == []
+
+
+@pytest.mark.parametrize("path", [EDITS, VARIATIONS])
+async def test_what_starts_from_a_picture_has_no_high_resolution_fix(path):
+    async with (
+        serving(FakeModel(high_resolution_fix=0.5)) as server,
+        bridging(server.address) as bridge,
+    ):
+        parts = {"prompt": "a", "size": "128x128", "image": file_of(picture())}
+        for asked in ("true", "0.5"):
+            answer = await edit(bridge, path, **parts, high_resolution_fix=asked)
+            assert (answer.status, answer.error["param"]) == (400, "high_resolution_fix")
+            assert "from noise" in answer.error["message"]
+        answer = await edit(bridge, path, **parts, high_resolution_fix="False")
+        assert answer.status == 200, answer.data
 
 
 async def test_an_edit_needs_a_prompt_and_a_variation_does_not(bridge):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.bridge.bridging import bridging
 from tests.bridge.test_streaming import events_in
-from tests.fakes import expected_pixels
+from tests.fakes import FakeModel, expected_pixels
 from tests.server.serving import serving
 from tests.server.test_drawn_size import LargeModel
 
@@ -73,7 +73,7 @@ async def test_null_and_empty_fields_are_absent_ones(bridge, server):
         "output_format", "output_compression", "moderation", "stream", "partial_images",
         "safety_identifier", "negative_prompt", "num_inference_steps", "guidance_scale", "seed",
         "scheduler", "clip_skip", "width", "height", "image", "mask", "strength", "loras",
-        "high_noise_frac",
+        "high_noise_frac", "high_resolution_fix",
     )  # fmt: skip
     for nothing in (None, ""):
         answer = await bridge.generate(**dict.fromkeys(names, nothing))
@@ -150,6 +150,50 @@ async def test_the_spacing_of_noise_levels_can_be_chosen(bridge):
 
     text = picture(decoded(answer.json["data"][0])).text["latentwire"]
     assert json.loads(text)["request"]["scheduler"] == {"id": "euler", "sigmas": "karras"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "drawn"),
+    [
+        ({"size": "128x128"}, {"strength": 0.5, "width": 64, "height": 64}),
+        ({"size": "128x128", "high_resolution_fix": False}, {"disabled": True}),
+        ({"size": "80x64", "high_resolution_fix": True}, {"strength": 0.5, "width": 72}),
+        ({"size": "80x64", "high_resolution_fix": 0.3}, {"strength": 0.3, "width": 72}),
+        ({"size": "80x64", "high_resolution_fix": "0.3"}, {"strength": 0.3, "width": 72}),
+        ({"size": "80x64", "high_resolution_fix": None}, None),
+    ],
+)
+async def test_the_high_resolution_fix_is_asked_for_and_declined(sent, drawn):
+    async with (
+        serving(FakeModel(high_resolution_fix=0.5)) as server,
+        bridging(server.address) as bridge,
+    ):
+        answer = await bridge.generate(**sent)
+
+        model = (await bridge.get("/v1/models/fake")).json
+
+    assert model["defaults"]["high_resolution_fix"] == 0.5
+    assert answer.status == 200, answer.data
+    text = picture(decoded(answer.json["data"][0])).text["latentwire"]
+    told = json.loads(text)["request"].get("high_resolution_fix")
+    assert (told is None) == (drawn is None)
+    assert {**(told or {}), **(drawn or {})} == (told or {})
+
+
+@pytest.mark.parametrize("sent", ["on", "true", 0, 1.5, [0.5]])
+async def test_what_is_neither_a_switch_nor_a_share_is_no_high_resolution_fix(bridge, sent):
+    answer = await bridge.generate(size="128x128", high_resolution_fix=sent)
+
+    assert answer.status == 400
+    assert answer.error["param"] == "high_resolution_fix"
+    assert answer.error["message"].count("high_resolution_fix") == 1
+
+
+async def test_a_model_without_the_high_resolution_fix_refuses_it_by_name(bridge):
+    answer = await bridge.generate(size="128x128", high_resolution_fix=0.5)
+
+    assert (answer.status, answer.error["param"]) == (400, "high_resolution_fix")
+    assert answer.error["code"] == "unsupported_parameter"
 
 
 @pytest.mark.parametrize("seed", [None, -1, "-1"])

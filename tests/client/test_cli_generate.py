@@ -43,7 +43,7 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
     flags = (
         "generate p --model m --negative-prompt n --width 16 --height 24 --num-images 2 --seed 5"
         " --num-inference-steps 3 --guidance-scale 0 --scheduler dpmpp-2m --sigmas karras"
-        " --clip-skip 0 --high-noise-frac 0.75"
+        " --clip-skip 0 --high-noise-frac 0.75 --high-resolution-fix"
         " --format webp --quality 80 --metadata-omitted --max-data-bytes 65536"
         " --progress-interval-steps 2 --preview-interval-steps 3 --preview-method full-vae"
         " --preview-max-side 64 --priority -5 --user me --label a=b --label c=d=e"
@@ -63,6 +63,7 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         scheduler=pb.Scheduler(id="dpmpp-2m", sigmas="karras"),
         clip_skip=0,
         high_noise_frac=0.75,
+        high_resolution_fix=pb.HighResolutionFix(),
         loras=[pb.Lora(id="style", scale=-0.5), pb.Lora(id="my-cat", scale=1)],
         output=pb.Output(
             format=pb.IMAGE_FORMAT_WEBP, quality=80, metadata_omitted=True, max_data_bytes=65536
@@ -78,6 +79,14 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         labels={"a": "b", "c": "d=e"},
     )
     assert servicer.requests == [wanted]
+
+
+def test_the_high_resolution_fix_can_be_declined(cli, servicer):
+    assert cli("generate", "p", "--no-high-resolution-fix").returncode == 0
+    assert cli("generate", "p").returncode == 0
+    declined, unsaid = servicer.requests
+    assert declined.high_resolution_fix == pb.HighResolutionFix(disabled=True)
+    assert not unsaid.HasField("high_resolution_fix")
 
 
 def test_several_images_are_numbered(cli, tmp_path):

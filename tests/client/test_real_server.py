@@ -13,7 +13,9 @@ import pytest
 from PIL import Image as PillowImage
 
 import latentwire
-from tests.fakes import expected_pixels
+from latentwire.v1 import image_generation_pb2 as pb
+from tests.client.both_clients import InThreads, OnLoop
+from tests.fakes import FakeModel, expected_pixels
 from tests.server.serving import Shelf, serving, serving_shelves
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 5}
@@ -86,6 +88,45 @@ async def test_the_echo_draws_the_same_once_the_files_are_put_back(client):
 async def test_what_belongs_to_a_picture_needs_one(client, options):
     with pytest.raises(TypeError, match="need"):
         await client.generate("a red circle", **options)
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+async def fixing_client(request):
+    """Either client of a model that has the high-resolution fix, at half strength by default."""
+    async with serving(FakeModel(high_resolution_fix=0.5)) as server:
+        if request.param == "threads":
+            with latentwire.Client(server.address) as client:
+                yield InThreads(client)
+        else:
+            async with latentwire.AsyncClient(server.address) as client:
+                yield OnLoop(client)
+
+
+@pytest.mark.parametrize(
+    ("asked", "side", "told"),
+    [
+        (None, 128, pb.HighResolutionFix(strength=0.5, width=64, height=64)),
+        (True, 80, pb.HighResolutionFix(strength=0.5, width=64, height=64)),
+        (0.75, 80, pb.HighResolutionFix(strength=0.75, width=64, height=64)),
+        (1, 80, pb.HighResolutionFix(strength=1, width=64, height=64)),
+        (False, 128, pb.HighResolutionFix(disabled=True)),
+    ],
+)
+async def test_the_high_resolution_fix_is_asked_for_and_declined(fixing_client, asked, side, told):
+    options = SMALL | {"width": side, "height": side, "validate_only": True}
+    (accepted,) = [
+        event async for event in fixing_client.events("p", **options, high_resolution_fix=asked)
+    ]
+    assert accepted.effective_request.high_resolution_fix == told
+
+
+async def test_what_is_no_strength_of_the_high_resolution_fix_is_refused(fixing_client):
+    with pytest.raises(TypeError, match="high_resolution_fix"):
+        await fixing_client.generate("p", **SMALL, high_resolution_fix="on")
+    with pytest.raises(latentwire.InvalidRequestError, match="high_resolution_fix"):
+        await fixing_client.generate("p", **SMALL, high_resolution_fix=0.0)
+    (model,) = await fixing_client.models()
+    assert (model.defaults.high_resolution_fix, model.defaults.high_noise_frac) == (0.5, None)
 
 
 async def test_the_command_starts_from_files(server, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypedDict, cast
 
+from google.protobuf.json_format import MessageToDict
+
 from latentwire import _events, _resources
 from latentwire.v1 import image_generation_pb2 as pb
 
@@ -94,14 +96,22 @@ def model_from_proto(model: pb.Model) -> _resources.Model:
             for scheduler in model.schedulers
         ),
         limits=_limits(model.limits),
-        defaults=_resources.ModelDefaults(
-            width=model.defaults.width,
-            height=model.defaults.height,
-            num_inference_steps=model.defaults.num_inference_steps,
-            guidance_scale=model.defaults.guidance_scale,
-            scheduler=(model.defaults.scheduler.id, model.defaults.scheduler.sigmas),
-        ),
+        defaults=_defaults(model.defaults),
         loras=tuple(model.loras),
+    )
+
+
+def _defaults(defaults: pb.ModelDefaults) -> _resources.ModelDefaults:
+    # As they were written: 0.3 is not 0.30000001192092896.
+    told = MessageToDict(defaults, preserving_proto_field_name=True)
+    return _resources.ModelDefaults(
+        width=defaults.width,
+        height=defaults.height,
+        num_inference_steps=defaults.num_inference_steps,
+        guidance_scale=told.get("guidance_scale", 0.0),
+        scheduler=(defaults.scheduler.id, defaults.scheduler.sigmas),
+        high_noise_frac=told.get("high_noise_frac"),
+        high_resolution_fix=told.get("high_resolution_fix"),
     )
 
 

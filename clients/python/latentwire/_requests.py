@@ -29,8 +29,9 @@ class GenerateOptions(TypedDict, total=False):
     clip_skip: int | None
     high_noise_frac: float | None
     """Where the model's refiner takes over, above 0 to 1 (never)."""
-    high_resolution_fix: float | None
-    """How much a second pass draws over pictures larger than the model's own; 0: there is none."""
+    high_resolution_fix: float | bool | None
+    """Whether a second pass draws over a picture that is larger than the model's own: True, as much
+    as the model has it; a number above 0 to 1, so much; False, none does."""
     loras: Mapping[str, float] | Sequence[str | tuple[str, float]] | None
     """Adapters with their scales, by id; or a list of ids, and of ids with scales."""
     image: bytes | None
@@ -148,16 +149,28 @@ def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> N
     elif name == "disconnect_policy":
         request.disconnect_policy = _choice(name, value, DISCONNECT_POLICIES)
     elif name == "high_resolution_fix":
-        request.high_resolution_fix.Clear()
-        setattr(
-            request.high_resolution_fix, *(("strength", value) if value else ("disabled", True))
-        )
+        _set_fix(request, value)
     elif name in _OUTPUT_FIELDS:
         setattr(request.output, name, value)
     elif name in _EVENTS_FIELDS:
         setattr(request.events, name, value)
     else:
         setattr(request, name, value)
+
+
+def _set_fix(request: pb.GenerateImageRequest, value: object) -> None:
+    request.ClearField("high_resolution_fix")
+    match value:
+        case True:
+            # There, with nothing said in it: as strong as the model has it.
+            request.high_resolution_fix.SetInParent()
+        case False:
+            request.high_resolution_fix.disabled = True
+        case int() | float():
+            request.high_resolution_fix.strength = value
+        case _:
+            msg = f"high_resolution_fix is {value!r}; needed: True, False or a number"
+            raise TypeError(msg)
 
 
 def _pair(value: object) -> tuple[str, str]:

@@ -47,6 +47,11 @@ class ModelDefaults:
     guidance_scale: float
     scheduler: tuple[str, str]
     """Scheduler id and spacing of noise levels."""
+    high_noise_frac: float | None = None
+    """Where the refiner takes over; None without one."""
+    high_resolution_fix: float | None = None
+    """How much a second pass draws over images above 1.5 times the model's own area; 0: there is
+    none, None: the model cannot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

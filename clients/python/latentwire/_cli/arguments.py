@@ -125,6 +125,11 @@ def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="where the model's refiner takes over, above 0 to 1 (never)",
     )
+    group.add_argument(
+        "--high-resolution-fix",
+        action=argparse.BooleanOptionalAction,
+        help="whether a second pass draws over a picture that is larger than the model's own",
+    )
 
 
 def lora(text: str) -> tuple[str, float]:

@@ -122,6 +122,7 @@ def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
         "scheduler": _scheduler(arguments),
         "clip_skip": arguments.clip_skip,
         "high_noise_frac": arguments.high_noise_frac,
+        "high_resolution_fix": arguments.high_resolution_fix,
         "loras": arguments.loras,
         "image": _file(arguments.image),
         "mask": _file(arguments.mask),

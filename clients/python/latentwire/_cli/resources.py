@@ -113,6 +113,8 @@ def _model_page(model: Model) -> str:
             ("steps", defaults.num_inference_steps),
             ("guidance scale", f"{defaults.guidance_scale:g}"),
             ("scheduler", " ".join(defaults.scheduler).rstrip()),
+            ("refiner takes over", _share(defaults.high_noise_frac)),
+            ("high-resolution fix", _share(defaults.high_resolution_fix)),
             ("sides", f"{limits.min_side} to {limits.max_side}, by {limits.side_multiple}"),
             ("most pixels", limits.max_pixels),
             ("most steps", limits.max_inference_steps),
@@ -132,6 +134,10 @@ def _model_page(model: Model) -> str:
         ]
     )
     return f"{page}\n{schedulers}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
 
 
 def _server_page(info: ServerInfo) -> str:
