@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +62,26 @@ class ModelSource:
     """Fields of ``ModelLimits`` to replace."""
     overrides: ModelSettings | None = None
     """What the operator says in place of the folder's own settings."""
+
+    @property
+    def of_refiner(self) -> ModelSource | None:
+        """Where its refiner comes from; None: it has none."""
+        if self.refiner is None:
+            return None
+        return replace(
+            self,
+            id=f"{self.id}/refiner",
+            source=self.refiner,
+            revision=None,
+            safety_checker=False,
+            overrides=None,
+            # Words are learnt for the model's own encoders.
+            embeddings_folder=None,
+            lora_folder=None,
+            loras=(),
+            refiner=None,
+            vae=None,
+        )
 
 
 class LoadError(Exception):
