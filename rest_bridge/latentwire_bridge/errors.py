@@ -181,12 +181,6 @@ _ANSWERS_BY_REASON: Final[Mapping[str, _Answer]] = {
     "MODEL_FAILED": _Answer(
         status=503, type_=SERVER_ERROR, message="the model could not be loaded", is_final=True
     ),
-    "MODEL_MEMORY_IN_USE": _Answer(
-        status=503,
-        type_=SERVER_ERROR,
-        message="there is no memory for the model just now",
-        is_temporary=True,
-    ),
     "QUEUE_FULL": _Answer(
         status=429,
         type_="requests",

@@ -27,18 +27,15 @@ class TooLargeError(Exception):
     """It would not fit even alone."""
 
 
-class NoRoomError(Exception):
-    """It would fit if those in use were not."""
-
-
 def models_to_unload(
     size_bytes: int, *, budget_bytes: int, residents: Iterable[Resident]
-) -> tuple[str, ...]:
+) -> tuple[str, ...] | None:
     """Returns the ids of the models that must go for ``size_bytes`` to fit, in order.
+
+    None: those in use leave too little room.
 
     Raises:
         TooLargeError: nothing helps.
-        NoRoomError: nothing helps at present.
     """
     known = list(residents)
     if size_bytes > budget_bytes:
@@ -52,7 +49,7 @@ def models_to_unload(
         leaving.append(one)
         free_bytes += one.size_bytes
     if free_bytes < size_bytes:
-        raise NoRoomError
+        return None
     return tuple(one.id for one in _needed(leaving, spare_bytes=free_bytes - size_bytes))
 
 

@@ -7,40 +7,36 @@ begun goes on when those who wait for it leave: a library in the middle of it ca
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
+from collections import Counter
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.catalogue import LimitConflictError, ModelState
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.errors import (
-    GenerationError,
     ModelFailed,
     ModelInUse,
-    ModelMemoryInUse,
     ModelNotReady,
     ModelUnusable,
 )
 from latentwire_server.engine.faults import DeviceBroken
-from latentwire_server.engine.types import ModelLoading
+from latentwire_server.load_progress import LoadProgress
 from latentwire_server.loading_thread import in_loading_thread
-from latentwire_server.memory_plan import (
-    NoRoomError,
-    Resident,
-    TooLargeError,
-    models_to_unload,
-)
+from latentwire_server.memory_plan import TooLargeError
 from latentwire_server.model_choice import ModelLoadError
+from latentwire_server.model_memory import ModelMemory, NobodyWaitsError
 from latentwire_server.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from latentwire_server.catalogue import Catalogue
     from latentwire_server.engine.engine import Engine
+    from latentwire_server.engine.types import ModelLoading
     from latentwire_server.health import Health
     from latentwire_server.model_choice import ModelToLoad
     from latentwire_server.models.info import ModelInfo
@@ -77,14 +73,12 @@ class ModelRegistry:
         self._engine = engine
         self._catalogue = catalogue
         self._health = health
-        self._budget_bytes = budget_bytes
+        self._memory = ModelMemory(engine, budget_bytes=budget_bytes, on_unloaded=self._unloaded)
         self._turn = asyncio.Lock()
-        self._loads: dict[str, asyncio.Task[GenerationError | None]] = {}
-        self._progress: dict[str, ModelLoading] = {}
-        self._changed = asyncio.Event()
-        self._sizes: dict[str, int] = {}
-        """Of what is loaded, in bytes."""
-        self._last_used: dict[str, float] = {}
+        self._loads: dict[str, asyncio.Task[ModelFailed | None]] = {}
+        self._progress = LoadProgress(on_report=engine.report_loading)
+        self._num_asking: Counter[str] = Counter()
+        """How many wait for a model without a generation of it."""
         self._has_started = False
         self.failures: dict[str, str] = {}
         """Why models could not be loaded, in the operator's words."""
@@ -102,7 +96,8 @@ class ModelRegistry:
             await self._read_outline(model)
         for model in self._models.values():
             if model.preload and self._catalogue.state(model.id) is not ModelState.READY:
-                await self._begin(model.id)
+                with self._asking(model.id):
+                    await self._begin(model.id)
         if self._engine.failed.is_set():
             return
         if all(self._catalogue.state(id_) is ModelState.FAILED for id_ in self._models):
@@ -120,7 +115,6 @@ class ModelRegistry:
             ModelNotFound: there is none.
             ModelFailed: it could not be loaded.
             ModelNotReady: nothing is known of it yet, and it may not be loaded for this.
-            ModelMemoryInUse: it is to be loaded, and there is no room at present.
         """
         id_ = self._catalogue.id_of(name)
         if self._catalogue.state(id_) is ModelState.FAILED:
@@ -129,7 +123,8 @@ class ModelRegistry:
         if known is None:
             if not (may_load and self._has_started):
                 raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
-            error = await asyncio.shield(self._begin(id_))
+            with self._asking(id_):
+                error = await asyncio.shield(self._begin(id_))
             known = self._catalogue.known(id_)
             if error is not None or known is None:
                 raise error or ModelNotReady(name=id_, retry_after_s=RETRY_S)
@@ -137,37 +132,32 @@ class ModelRegistry:
 
     def want(self, model_id: str) -> None:
         """Says that a generation was submitted: its model is loaded if it is not."""
-        self._last_used[model_id] = time.monotonic()
+        self._memory.used(model_id)
         if self._catalogue.state(model_id) in (ModelState.UNLOADED, ModelState.FAILED):
             self._ensure(model_id)
-        elif model_id in self._progress:
-            self._engine.report_loading(self._progress[model_id])
+        else:
+            self._progress.repeat(model_id)
 
     def used(self, model_id: str) -> None:
         """Says that a generation has ended."""
-        self._last_used[model_id] = time.monotonic()
+        self._memory.used(model_id)
 
     async def load(self, name: str) -> AsyncGenerator[ModelLoading]:
         """Loads a model, again if that failed before, and yields how far it is.
 
         Raises:
             ModelNotFound: there is none.
-            ModelFailed, ModelMemoryInUse: it cannot be loaded.
+            ModelFailed: it cannot be loaded.
         """
         id_ = self._catalogue.id_of(name)
-        self._last_used[id_] = time.monotonic()
+        self._memory.used(id_)
         if self._catalogue.state(id_) is ModelState.READY:
             return
-        load, told = self._begin(id_), None
-        while not load.done():
-            changed, progress = self._changed, self._progress.get(id_)
-            if progress is not None and progress != told:
-                told = progress
-                yield progress
-                continue
-            news = asyncio.ensure_future(changed.wait())
-            await asyncio.wait({load, news}, return_when=asyncio.FIRST_COMPLETED)
-            news.cancel()
+        load = self._begin(id_)
+        with self._asking(id_):
+            async with aclosing(self._progress.follow(id_, load)) as reports:
+                async for progress in reports:
+                    yield progress
         error = load.result()
         if error is not None:
             raise error
@@ -186,7 +176,7 @@ class ModelRegistry:
         num_in_flight = self._engine.num_in_flight(id_)
         if num_in_flight:
             raise ModelInUse(name=id_, generation_count=num_in_flight, retry_after_s=RETRY_S)
-        await self._drop([id_])
+        await self._memory.drop(id_)
 
     async def aclose(self) -> None:
         """Waits for no load any more."""
@@ -195,7 +185,7 @@ class ModelRegistry:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    def _begin(self, model_id: str) -> asyncio.Task[GenerationError | None]:
+    def _begin(self, model_id: str) -> asyncio.Task[ModelFailed | None]:
         """Returns the model's load, which comes to what prevented it; it begins if it has not."""
         self._ensure(model_id)
         return self._loads[model_id]
@@ -203,26 +193,35 @@ class ModelRegistry:
     def _ensure(self, model_id: str) -> None:
         if model_id not in self._loads:
             self._catalogue.loading(model_id)
-            self._progress[model_id] = ModelLoading(model=model_id, loaded_bytes=0, total_bytes=0)
-            load = asyncio.create_task(self._load(self._models[model_id]))
-            self._loads[model_id] = load
-            load.add_done_callback(lambda _: self._loads.pop(model_id, None))
-            self._report(model_id, 0, 0)
+            self._loads[model_id] = asyncio.create_task(self._load(self._models[model_id]))
+            self._progress.begin(model_id)
 
-    async def _load(self, wanted: ModelToLoad) -> GenerationError | None:
+    @contextmanager
+    def _asking(self, model_id: str) -> Iterator[None]:
+        self._num_asking[model_id] += 1
+        try:
+            yield
+        finally:
+            self._num_asking[model_id] -= 1
+            self._memory.look_again()
+
+    def _is_wanted(self, model_id: str) -> bool:
+        return self._num_asking[model_id] > 0 or self._engine.is_model_awaited(model_id)
+
+    async def _load(self, wanted: ModelToLoad) -> ModelFailed | None:
         id_, error = wanted.id, None
         async with self._turn:
             try:
                 await self._bring_in(wanted)
-            except GenerationError as raised:
-                error = raised
-        self._progress.pop(id_, None)
-        if error is not None:
-            if isinstance(error, ModelFailed):
-                self._fail(error)
-            else:
+            except NobodyWaitsError:
                 self._catalogue.unloaded(id_)
-            self._engine.fail_model(id_, error)
+            except ModelFailed as raised:
+                error = raised
+                self._fail(error)
+                self._engine.fail_model(id_, error)
+        # Before anything else runs: whoever comes now begins another one.
+        del self._loads[id_]
+        self._progress.end(id_)
         self._tell_health()
         return error
 
@@ -230,12 +229,13 @@ class ModelRegistry:
         started, id_ = time.monotonic(), wanted.id
         try:
             size_bytes = await in_loading_thread(wanted.measure)
+            self._progress.report(id_, 0, size_bytes)
             await self._make_room(id_, size_bytes)
-            model = await in_loading_thread(partial(wanted.load, self._reporter(id_)))
+            model = await in_loading_thread(partial(wanted.load, self._progress.reporter(id_)))
             # Before anything that takes minutes.
             self._catalogue.check(model, model_id=id_)
             await in_loading_thread(partial(self._engine.warm_up, model))
-        except GenerationError:
+        except (ModelFailed, NobodyWaitsError):
             raise
         except DeviceBroken as broken:
             _logger.critical("device failed error_id=%s", broken)
@@ -249,49 +249,30 @@ class ModelRegistry:
             reason = f"it cannot be loaded; the server's log says more under {error_id}"
             raise ModelFailed(name=id_, reason=reason) from None
         self.failures.pop(id_, None)
-        self._sizes[id_] = size_bytes
-        self._last_used[id_] = time.monotonic()
+        self._memory.add(id_, size_bytes=size_bytes)
         self._catalogue.ready(id_, model)
         self._engine.add_model(model)
-        self._log_ready(model, id_=id_, load_s=time.monotonic() - started)
+        load_s = time.monotonic() - started
+        self._log_ready(model, id_=id_, size_bytes=size_bytes, load_s=load_s)
 
     async def _make_room(self, model_id: str, size_bytes: int) -> None:
-        budget_bytes = await asyncio.to_thread(self._budget_bytes)
-        residents = [
-            Resident(
-                id=id_,
-                size_bytes=size,
-                last_used=self._last_used.get(id_, 0.0),
-                is_in_use=self._engine.num_in_flight(id_) > 0,
-            )
-            for id_, size in self._sizes.items()
-        ]
+        budget_bytes = await self._memory.budget_bytes()
         try:
-            leaving = models_to_unload(size_bytes, budget_bytes=budget_bytes, residents=residents)
+            await self._memory.make_room(
+                size_bytes,
+                budget_bytes=budget_bytes,
+                is_wanted=partial(self._is_wanted, model_id),
+            )
         except TooLargeError:
             reason = f"its weights take {size_bytes} bytes; memory_budget_bytes is {budget_bytes}"
             raise ModelFailed(name=model_id, reason=reason) from None
-        except NoRoomError:
-            raise ModelMemoryInUse(
-                name=model_id,
-                needed_bytes=size_bytes,
-                budget_bytes=budget_bytes,
-                retry_after_s=RETRY_S,
-            ) from None
-        await self._drop(leaving)
 
-    async def _drop(self, model_ids: Sequence[str]) -> None:
-        """Unloads models; returns once their memory is free."""
-        # All of them before the first await, so that none gets work meanwhile.
-        removals = []
-        for id_ in model_ids:
-            self._catalogue.unloaded(id_)
-            if self._sizes.pop(id_, None) is not None:
-                removals.append(asyncio.wrap_future(self._engine.remove_model(id_)))
-                _logger.info("unloading model=%s", id_)
+    def _unloaded(self, model_id: str) -> None:
+        self._catalogue.unloaded(model_id)
+        if self._engine.is_model_awaited(model_id):
+            # By those who came when it was to go already: they are next.
+            self._ensure(model_id)
         self._tell_health()
-        if removals:
-            await asyncio.wait(removals)
 
     async def _read_outline(self, model: ModelToLoad) -> None:
         failure = None
@@ -322,25 +303,6 @@ class ModelRegistry:
     def _failure(self, model_id: str) -> ModelFailed:
         return ModelFailed(name=model_id, reason=self._catalogue.failure(model_id))
 
-    def _reporter(self, model_id: str) -> Callable[[int, int], None]:
-        loop = asyncio.get_running_loop()
-
-        def report(loaded_bytes: int, total_bytes: int) -> None:
-            # A closed event loop means that nobody is left who could care.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._report, model_id, loaded_bytes, total_bytes)
-
-        return report
-
-    def _report(self, model_id: str, loaded_bytes: int, total_bytes: int) -> None:
-        if model_id not in self._progress:
-            return
-        progress = ModelLoading(model=model_id, loaded_bytes=loaded_bytes, total_bytes=total_bytes)
-        self._progress[model_id] = progress
-        self._engine.report_loading(progress)
-        self._changed.set()
-        self._changed = asyncio.Event()
-
     def _tell_health(self) -> None:
         states = {id_: self._catalogue.state(id_) for id_ in self._models}
         for id_, state in states.items():
@@ -348,7 +310,9 @@ class ModelRegistry:
         is_of_use = any(state is not ModelState.FAILED for state in states.values())
         self._health.services(are_ready=self._has_started and is_of_use)
 
-    def _log_ready(self, model: DiffusionModel, *, id_: str, load_s: float) -> None:
+    def _log_ready(
+        self, model: DiffusionModel, *, id_: str, size_bytes: int, load_s: float
+    ) -> None:
         _logger.info(
             "loaded model=%s device=%s dtype=%s backend=%s max_rows=%d safety_checker=%s"
             " size_bytes=%d load_s=%.1f",
@@ -358,6 +322,6 @@ class ModelRegistry:
             model.backend_name,
             self._engine.status(default_model=id_).max_rows,
             "no" if model.safety_checker is None else "yes",
-            self._sizes[id_],
+            size_bytes,
             load_s,
         )

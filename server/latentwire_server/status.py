@@ -72,12 +72,7 @@ def failure_of(error: Exception) -> Failure:
     match error:
         case Unauthenticated() | NotAllowed():
             known = _access_failure(error)
-        case (
-            errors.ModelNotReady()
-            | errors.ModelInUse()
-            | errors.ModelMemoryInUse()
-            | errors.ModelFailed()
-        ):
+        case errors.ModelNotReady() | errors.ModelInUse() | errors.ModelFailed():
             known = _model_failure(error)
         case errors.CallerError():
             known = _caller_failure(error)
@@ -111,7 +106,7 @@ def _access_failure(error: Unauthenticated | NotAllowed) -> Failure:
 
 
 def _model_failure(
-    error: errors.ModelNotReady | errors.ModelInUse | errors.ModelMemoryInUse | errors.ModelFailed,
+    error: errors.ModelNotReady | errors.ModelInUse | errors.ModelFailed,
 ) -> Failure:
     code = grpc.StatusCode
     match error:
@@ -129,21 +124,6 @@ def _model_failure(
                 reason="MODEL_IN_USE",
                 message=f"model {_shown(name)} is needed by {count} that are running or waiting",
                 metadata={"model": _shown(name), "generation_count": str(count)},
-                retry_after_s=retry_after_s,
-            )
-        case errors.ModelMemoryInUse(
-            name=name, needed_bytes=needed, budget_bytes=budget, retry_after_s=retry_after_s
-        ):
-            return Failure(
-                code=code.RESOURCE_EXHAUSTED,
-                reason="MODEL_MEMORY_IN_USE",
-                message=f"model {_shown(name)} takes {needed} of {budget} bytes for models,"
-                " and those in use leave too little",
-                metadata={
-                    "model": _shown(name),
-                    "needed_bytes": str(needed),
-                    "budget_bytes": str(budget),
-                },
                 retry_after_s=retry_after_s,
             )
         case errors.ModelFailed(name=name, reason=reason):

@@ -225,7 +225,6 @@ async def test_a_load_that_ends_without_the_model_is_noticed(client):
     ("code", "reason", "expected"),
     [
         ("FAILED_PRECONDITION", "MODEL_FAILED", latentwire.UnavailableError),
-        ("RESOURCE_EXHAUSTED", "MODEL_MEMORY_IN_USE", latentwire.UnavailableError),
         ("FAILED_PRECONDITION", "MODEL_IN_USE", latentwire.UnavailableError),
         ("PERMISSION_DENIED", "ADMIN_KEY_NEEDED", latentwire.AuthenticationError),
     ],

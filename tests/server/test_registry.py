@@ -204,24 +204,98 @@ async def test_nothing_is_unloaded_for_a_model_that_does_not_fit_at_all():
     assert shelves[1].num_loads == 0
 
 
-async def test_what_is_in_use_is_not_unloaded():
+async def drawn(server: Serving, sent: pb.GenerateImageRequest) -> None:
+    last = (await events_of(server.stub.GenerateImage(sent)))[-1]
+    assert kind(last) == "completed"
+
+
+@pytest.fixture
+async def crowded() -> AsyncIterator[tuple[Serving, Shelf, Shelf]]:
+    """Room for one of two models, and one of them in use until it is let go."""
     shelves = [Shelf(id="a", preload=True, size_bytes=60), Shelf(id="b", size_bytes=60)]
     async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
         shelves[0].model.hold()
-        _, running = await begun(server, request(model="a"))
-        _, stream = await begun(server, request(model="b"))
-        refused = await failure(_rest(stream))
-        assert (refused.code, refused.info.reason) == (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "MODEL_MEMORY_IN_USE",
-        )
-        assert refused.retry_after_s > 0
-        assert dict(refused.info.metadata)["needed_bytes"] == "60"
-        assert await state(server, "b") == pb.MODEL_STATE_UNLOADED
-        shelves[0].model.let_go()
-        await _rest(running)
-        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
-        assert kind(drawn[-1]) == "completed"
+        running = asyncio.create_task(drawn(server, request("running", model="a")))
+        await eventually(lambda: shelves[0].model.calls)
+        yield server, *shelves
+        shelves[0].let_go()
+        await running
+
+
+async def test_a_request_waits_until_those_in_use_leave_room_for_its_model(crowded):
+    server, first, second = crowded
+    _, stream = await begun(server, request(model="b"))
+    while (event := await anext(stream)).model_loading.total_bytes == 0:
+        assert event.model_loading.model == "models/b"
+    assert (event.model_loading.loaded_bytes, event.model_loading.total_bytes) == (0, 60)
+    assert [await state(server, id_) for id_ in "ab"] == [
+        pb.MODEL_STATE_READY,
+        pb.MODEL_STATE_LOADING,
+    ]
+    assert second.num_loads == 0, "nothing is dropped before all of the room can be had"
+    first.let_go()
+    assert [kind(event) async for event in stream][-1] == "completed"
+    assert await state(server, "a") == pb.MODEL_STATE_UNLOADED
+
+
+async def test_who_keeps_a_model_in_use_does_not_keep_others_waiting_for_ever(crowded):
+    server, first, second = crowded
+    order: list[str] = []
+
+    async def noted(id_: str, prompt: str) -> None:
+        await drawn(server, request(prompt, model=id_))
+        order.append(prompt)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(noted("b", "b waits"))
+        await eventually(lambda: _is_held(server, "a"))
+        for number in range(3):
+            group.create_task(noted("a", f"a later {number}"))
+        await eventually(lambda: len(_waiting(server)) == 4)
+        assert first.model.calls_with("a later 0") == []
+        first.let_go()
+    assert order[0] == "b waits"
+    assert sorted(order[1:]) == ["a later 0", "a later 1", "a later 2"]
+    assert (first.num_loads, second.num_loads) == (2, 1)
+
+
+@pytest.mark.parametrize("way", ["cancelled", "late"])
+async def test_nothing_is_unloaded_for_those_who_no_longer_wait(crowded, way: str):
+    server, first, second = crowded
+    options = {"timeout": 0.5} if way == "late" else {}
+    name, stream = await begun(server, request(model="b"), **options)
+    await eventually(lambda: _is_held(server, "a"))
+    later = asyncio.create_task(drawn(server, request("later", model="a")))
+    await eventually(lambda: len(_waiting(server)) == 2)
+    if way == "cancelled":
+        await server.stub.CancelGeneration(pb.CancelGenerationRequest(name=name))
+    with pytest.raises(grpc.RpcError) as caught:
+        await _rest(stream)
+    expected = {
+        "cancelled": grpc.StatusCode.CANCELLED,
+        "late": grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+    assert caught.value.code() is expected[way]
+    await eventually(lambda: not _is_held(server, "a"))
+    assert await state(server, "b") == pb.MODEL_STATE_UNLOADED
+    first.let_go()
+    await later
+    assert (first.num_loads, second.num_loads) == (1, 0)
+
+
+async def test_a_load_by_hand_waits_for_room_for_as_long_as_somebody_waits_for_it(crowded):
+    server, first, second = crowded
+    load = server.admin.LoadModel(pb.LoadModelRequest(name="b"))
+    await anext(aiter(load))
+    await eventually(lambda: _is_held(server, "a"))
+    load.cancel()
+    await eventually(lambda: not _is_held(server, "a"))
+    assert await state(server, "b") == pb.MODEL_STATE_UNLOADED
+    again = asyncio.create_task(events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b"))))
+    await eventually(lambda: _is_held(server, "a"))
+    first.let_go()
+    assert (await again)[-1].model.state == pb.MODEL_STATE_READY
+    assert second.num_loads == 1
 
 
 async def test_a_model_is_unloaded_once_nothing_needs_it_and_loaded_again_when_asked_for():
@@ -353,6 +427,14 @@ async def test_a_model_is_measured_between_the_steps_of_running_generations():
     measured = whole[whole.index("b") : whole.rindex("b")]
     # As long as the other one has steps left, each waits for one call at most.
     assert "bb" not in measured[: measured.rfind("a") + 1]
+
+
+def _is_held(server: Serving, id_: str) -> bool:
+    return id_ in server.app._engine._held
+
+
+def _waiting(server: Serving) -> list[object]:
+    return server.app._engine._register.waiting_for_models
 
 
 async def _rest(stream: AsyncIterator[pb.GenerateImageResponse]) -> None:

@@ -148,7 +148,6 @@ _ERRORS_BY_REASON: Final[Mapping[str, type[LatentwireError]]] = {
     "DEVICE_OUT_OF_MEMORY": OutOfMemoryError,
     "MODEL_FAILED": UnavailableError,
     "MODEL_IN_USE": UnavailableError,
-    "MODEL_MEMORY_IN_USE": UnavailableError,
 }
 
 

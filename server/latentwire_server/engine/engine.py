@@ -67,6 +67,8 @@ class Engine:
     def __init__(self, models: Mapping[str, DiffusionModel], settings: EngineSettings) -> None:
         self.failed = asyncio.Event()
         self._models = dict(models)
+        self._held: set[str] = set()
+        """Models that are to go, and take nothing new."""
         self._settings = settings
         self._register = Register()
         self._inbox = Inbox()
@@ -125,10 +127,7 @@ class Engine:
         self._models[model.info.id] = model
         if self._device_loop is not None:
             self._device_loop.add_model(model)
-        for generation in self._waiting_for(model.info.id):
-            generation.waits_for_model = False
-            self._inbox.put(generation)
-        self._housekeeper.notify()
+        self._let_in(model.info.id)
 
     def fail_model(self, model_id: str, error: GenerationError) -> None:
         """Ends those that wait for a model: it will not come."""
@@ -146,6 +145,7 @@ class Engine:
         Returns what is done, or cancelled, once the device thread holds nothing of it any more.
         """
         self._models.pop(model_id, None)
+        self._held.discard(model_id)
         device_loop = self._device_loop
         if device_loop is None:
             nothing: Future[None] = Future()
@@ -155,9 +155,31 @@ class Engine:
         self._inbox.put_errand(errand)
         return errand.result
 
+    def hold_model(self, model_id: str) -> None:
+        """Makes generations of a loaded model wait from now on: it is to go."""
+        self._held.add(model_id)
+
+    def release_model(self, model_id: str) -> None:
+        """Lets generations of a model in again, unless it went meanwhile."""
+        self._held.discard(model_id)
+        if model_id in self._models:
+            self._let_in(model_id)
+
     def num_in_flight(self, model_id: str) -> int:
         """Returns how many generations of a model have not ended."""
         return sum(one.request.model == model_id for one in self._register.active)
+
+    def needs_model(self, model_id: str) -> bool:
+        """Returns whether the device has, or is about to have, generations of a loaded model."""
+        return self.num_in_flight(model_id) > len(self._waiting_for(model_id))
+
+    def is_model_awaited(self, model_id: str) -> bool:
+        """Returns whether generations wait for a model to be loaded."""
+        return bool(self._waiting_for(model_id))
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Has ``on_change`` called whenever generations came, began or ended."""
+        self._housekeeper.listen(on_change)
 
     async def start(self) -> None:
         """Starts the device thread."""
@@ -309,6 +331,12 @@ class Engine:
     def _num_queued(self) -> int:
         return len(self._register.queued) + len(self._register.waiting_for_models)
 
+    def _let_in(self, model_id: str) -> None:
+        for generation in self._waiting_for(model_id):
+            generation.waits_for_model = False
+            self._inbox.put(generation)
+        self._housekeeper.notify()
+
     def _waiting_for(self, model_id: str) -> Sequence[Generation]:
         waiting = self._register.waiting_for_models
         return [one for one in waiting if one.request.model == model_id]
@@ -319,7 +347,7 @@ class Engine:
             arrival=self._num_submitted,
             phases=[phase.expected_work for phase in phases_of(request, model)],
             on_change=lambda: self._call_soon(self._housekeeper.notify),
-            waits_for_model=request.model not in self._models,
+            waits_for_model=request.model not in self._models or request.model in self._held,
         )
 
     def _refusal(self, newcomer: Generation) -> GenerationError | None:

@@ -118,16 +118,6 @@ class ModelInUse(CapacityError):
 
 
 @dataclass(eq=False)
-class ModelMemoryInUse(CapacityError):
-    """Other models are in use and leave no room for this one at present."""
-
-    name: str
-    needed_bytes: int
-    budget_bytes: int
-    retry_after_s: float
-
-
-@dataclass(eq=False)
 class Draining(CapacityError):
     """The server is shutting down and takes no new work."""
 

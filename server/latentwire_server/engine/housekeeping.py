@@ -41,6 +41,11 @@ class Housekeeper:
         self._announced: dict[str, tuple[int, float]] = {}
         self._has_news = asyncio.Event()
         self._is_idle = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Has ``on_change`` called after each look around."""
+        self._listeners.append(on_change)
 
     def notify(self) -> None:
         """Says that something changed."""
@@ -51,6 +56,8 @@ class Housekeeper:
         while True:
             self._has_news.clear()
             due = self.look_around(time.monotonic())
+            for on_change in self._listeners:
+                on_change()
             wait_s = None if due is None else max(0.0, due - time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
