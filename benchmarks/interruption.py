@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.workload import Request
 
 if TYPE_CHECKING:
     from benchmarks.load import System
     from benchmarks.workload import Interruption
+
+_GOLDEN: Final = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole parts, lie evenly in [0, 1), however many they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,10 @@ async def interrupt(system: System, case: Interruption, *, number: int) -> Inter
     Args:
         system: Who draws.
         case: What is drawn.
-        number: Of the round; decides the moment of arrival, the same one for every system.
+        number: Of the round; decides the moment of arrival, the same one for every system. The
+            first is halfway, where the wait for the long one to end is its mean.
     """
-    after_share = random.Random(number).uniform(0.05, 0.95)
+    after_share = (0.5 + number * _GOLDEN) % 1
     long, short = (Request(kind=kind, seed=number) for kind in (case.long, case.short))
     long_alone = await system.draw(long)
     short_alone = await system.draw(short)
