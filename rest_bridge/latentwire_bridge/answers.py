@@ -128,6 +128,14 @@ class CompletedImageEvent(_ImageEvent):
     """Draws this image again."""
     revised_prompt: NotRequired[str]
     """What was read of the prompt, if that was not all of it."""
+    warnings: NotRequired[list[WarningAnswer]]
+
+
+@with_config(_STRICT)
+class WarningEvent(WarningAnswer):
+    """What is done differently from what may be expected; sent only if ``progress`` is true."""
+
+    type: Literal["latentwire.warning"]
 
 
 @with_config(_STRICT)
@@ -242,6 +250,7 @@ Answer = (
     | PartialImageEvent
     | CompletedImageEvent
     | ProgressEvent
+    | WarningEvent
     | WithheldEvent
     | ErrorAnswer
     | ModelAnswer

@@ -205,6 +205,7 @@ _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
     "width": "size",
     "height": "size",
     "num_images": "n",
+    "events.preview_interval_steps": "partial_images",
     "output.quality": "output_compression",
     "output.format": "output_format",
     "scheduler.id": "scheduler",

@@ -18,6 +18,7 @@ from latentwire_bridge.answers import (
     PartialImageEvent,
     ProgressEvent,
     StatusAnswer,
+    WarningEvent,
     WithheldEvent,
 )
 from latentwire_bridge.callers import IDEMPOTENCY_KEY
@@ -35,6 +36,7 @@ EVENTS: Final[Mapping[str, type[Answer]]] = {
     "image_edit.partial_image": PartialImageEvent,
     "image_edit.completed": CompletedImageEvent,
     "latentwire.progress": ProgressEvent,
+    "latentwire.warning": WarningEvent,
     "latentwire.withheld": WithheldEvent,
     "error": ErrorAnswer,
 }

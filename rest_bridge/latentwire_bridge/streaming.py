@@ -24,6 +24,7 @@ from latentwire_bridge.translation import (
     quality_told,
     revised_prompt,
     usage_of,
+    warnings_of,
     withheld_warning,
 )
 
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
         OutputFormat,
         PartialImageEvent,
         ProgressEvent,
+        WarningAnswer,
+        WarningEvent,
         WithheldEvent,
     )
     from latentwire_bridge.errors import ApiError
     from latentwire_bridge.schema import ImageRequest
 
-    _Event = PartialImageEvent | CompletedImageEvent | ProgressEvent | WithheldEvent
+    _Event = PartialImageEvent | CompletedImageEvent | ProgressEvent | WarningEvent | WithheldEvent
 
 CONTENT_TYPE: Final = "text/event-stream"
 _KEEP_ALIVE: Final = b": still drawing\n\n"
@@ -115,7 +118,7 @@ async def send_events(
     accepted: Accepted | None,
     error_of: Callable[[LatentwireError], ApiError],
 ) -> Completed | None:
-    """Sends what follows ``accepted``, an error too; returns how it ended, None if not well.
+    """Sends the warnings and what follows them, an error too; returns how it ended, None if badly.
 
     Event loop. Waits for a slow reader, but not for ever.
 
@@ -143,6 +146,8 @@ async def send_events(
 
     writer = _Writer(streaming, wanted=wanted, accepted=accepted)
     completed: Completed | None = None
+    for warning in writer.warnings:
+        await send(writer.warning(warning))
     try:
         async for event in _with_pauses(events, every_s=streaming.keep_alive_s):
             if event is None:
@@ -189,12 +194,19 @@ class _Writer:
     def __init__(
         self, streaming: Streaming, *, wanted: ImageRequest, accepted: Accepted | None
     ) -> None:
-        self._accepted = accepted
+        self.warnings = warnings_of(accepted)
+        self._revised_prompt = revised_prompt(accepted)
         self._streaming = streaming
         self._body = wanted.body
         self._num_partials: dict[int, int] = {}
         self._num_steps = 0
         self.num_images = 0
+
+    def warning(self, warning: WarningAnswer) -> bytes:
+        """Tells it before the picture is there, to those who ask in an event."""
+        if not self._streaming.wants_progress:
+            return _comment(warning["message"])
+        return _event({"type": "latentwire.warning", **warning})
 
     async def message(self, event: Event) -> bytes | None:
         match event:
@@ -261,22 +273,28 @@ class _Writer:
             "image_index": event.index,
             "seed": event.seed,
         }
-        revised = revised_prompt(self._accepted)
-        if revised is not None:
-            told["revised_prompt"] = revised
+        if self._revised_prompt is not None:
+            told["revised_prompt"] = self._revised_prompt
+        if self.warnings:
+            told["warnings"] = self.warnings
         return _event(told)
 
     def _withheld(self, event: Image) -> bytes:
         """Tells it where OpenAI's clients do not look, and in an event to those who ask."""
         warning = withheld_warning(event)
         if not self._streaming.wants_progress:
-            return f": {warning['message']}\n\n".encode()
+            return _comment(warning["message"])
         return _event({"type": "latentwire.withheld", **warning})
 
 
 def error_event(error: ApiError) -> bytes:
     """Returns the one form of an error that OpenAI's clients raise in the middle of a stream."""
     return _lines("error", envelope(error))
+
+
+def _comment(text: str) -> bytes:
+    # A line's end would end the comment, and with it what clients do not look at.
+    return f": {' '.join(text.split())}\n\n".encode()
 
 
 def _event(event: _Event) -> bytes:

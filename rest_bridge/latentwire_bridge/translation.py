@@ -239,10 +239,10 @@ def response_body(
     }
     if quality is not None:
         body["quality"] = quality
-    warnings: list[WarningAnswer | WithheldAnswer] = []
-    if result.accepted is not None:
-        warnings += map(_warning, result.accepted.warnings)
-    warnings += map(withheld_warning, result.withheld)
+    warnings: list[WarningAnswer | WithheldAnswer] = [
+        *warnings_of(result.accepted),
+        *map(withheld_warning, result.withheld),
+    ]
     if warnings:
         body["warnings"] = warnings
     return json.dumps(body).encode()
@@ -278,6 +278,11 @@ def withheld_warning(image: Image) -> WithheldAnswer:
         "image_index": image.index,
         "seed": image.seed,
     }
+
+
+def warnings_of(accepted: Accepted | None) -> list[WarningAnswer]:
+    """Returns what the server does differently from what a caller may expect."""
+    return [_warning(warning) for warning in accepted.warnings] if accepted else []
 
 
 def _warning(warning: RequestWarning) -> WarningAnswer:

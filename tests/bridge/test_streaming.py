@@ -214,6 +214,37 @@ async def test_a_withheld_image_is_told_where_it_cannot_be_taken_for_a_picture(b
     ]
 
 
+async def test_what_is_done_differently_is_told_before_the_picture_and_with_it(bridge, server):
+    server.model.safety_checker = FakeSafetyChecker(lambda _: False)
+    asked = {"prompt": "a \n\ndata: b " * 30, "partial_images": 1, "n": 2}
+    plain = await bridge.generate(stream=True, **asked)
+    comments = [block for block in plain.data.split(b"\n\n") if block.startswith(b": ")]
+    assert len(comments) == 2
+    assert plain.data.startswith(b"\n\n".join(comments))
+    told = [event["warnings"] for event in events_in(plain.data)]
+    assert told == [told[0]] * 2
+    assert sorted((one["param"], one["code"]) for one in told[0]) == [
+        ("partial_images", "previews_withheld"),
+        ("prompt", "prompt_truncated"),
+    ]
+
+    first, second, *rest = await streamed(bridge, progress=True, **asked)
+    warning = {"type": "latentwire.warning"}
+    assert [first, second] == [warning | one for one in told[0]]
+    assert rest[0]["type"] == "latentwire.progress"
+    assert "warnings" not in (await streamed(bridge))[0]
+
+
+async def test_openais_client_does_not_stumble_over_warnings(bridge):
+    async with openai.AsyncOpenAI(
+        base_url=f"{bridge.url}/v1", api_key="any", max_retries=0
+    ) as client:
+        stream = await client.images.generate(prompt="a b " * 99, stream=True)
+        (event,) = [event async for event in stream]
+    assert event.type == "image_generation.completed"
+    assert event.warnings[0]["code"] == "prompt_truncated"
+
+
 async def test_a_stream_whose_every_image_is_withheld_ends_in_an_error(bridge, server):
     server.model.safety_checker = FakeSafetyChecker(lambda _: True)
     (event,) = await streamed(bridge, n=2)
