@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import BodyPartReader, web
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from latentwire_bridge.errors import ApiError
 from latentwire_bridge.schema import EditBody
@@ -35,16 +35,6 @@ VARIATION_STRENGTH: Final = 0.6
 _MAX_PARTS: Final = 1_000
 _MAX_SHOWN_CHARACTERS: Final = 64
 _MAX_PIXELS: Final = 4096 * 4096
-_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation but the upright one."""
 _FORM_TYPE: Final = "multipart/form-data"
 IMAGE_FIELDS: Final = ("image", "image[]", "images", "images[]")
 MASK_FIELDS: Final = ("mask", "mask_image")
@@ -268,8 +258,9 @@ def white_where_transparent(data: bytes) -> bytes | None:
 
 def _upright(channel: Image.Image, image: Image.Image) -> Image.Image:
     """Returns a channel as the EXIF orientation of the whole picture says."""
-    orientation: int | None = None
+    tag, alone = ExifTags.Base.Orientation, Image.Exif()
     with contextlib.suppress(Exception):  # Pillow's parser of hostile tags
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    method = None if orientation is None else _UPRIGHT.get(orientation)
-    return channel if method is None else channel.transpose(method)
+        alone[tag] = image.getexif().get(tag, 1)
+        channel.info["exif"] = alone.tobytes()
+        ImageOps.exif_transpose(channel, in_place=True)
+    return channel

@@ -33,16 +33,6 @@ _JPEG_MARKER: Final = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
 """The next one with a length; others stand within scans (ITU-T T.81, B.1.1.3)."""
 _START_OF_SCAN: Final = b"\xda"
 _END_OF_IMAGE: Final = b"\xd9"
-_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation but the upright one."""
 
 
 class UnusableImageError(ValueError):
@@ -124,14 +114,14 @@ def _num_scans(jpeg: bytes) -> int:
 def _upright(image: Image.Image) -> Image.Image:
     """Returns the picture as its EXIF orientation says.
 
-    Not by Pillow's ``exif_transpose``, which writes the other tags anew: a photo with a strange one
-    would be no photo.
+    Pillow writes the tags anew, and would fail at a strange one: it gets the one that counts alone.
     """
-    orientation: int | None = None
+    upright, tag, alone = image.copy(), ExifTags.Base.Orientation, Image.Exif()
     with contextlib.suppress(Exception):  # Pillow's parser of hostile tags
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    method = None if orientation is None else _UPRIGHT.get(orientation)
-    return image.copy() if method is None else image.transpose(method)
+        alone[tag] = image.getexif().get(tag, 1)
+        upright.info["exif"] = alone.tobytes()
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def fitted_size(
