@@ -13,6 +13,7 @@ from tests.eventually import eventually
 from tests.fake_faults import above_rows, raising
 from tests.fakes import FakeModel
 from tests.server.serving import Serving, events_of, request, serving, told
+from tests.server.test_sources import from_picture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +65,30 @@ async def test_a_generation_can_be_looked_up_from_queue_to_end():
         assert ended.generation.state == pb.GENERATION_STATE_SUCCEEDED
         assert ended.generation.HasField("end_time")
         assert (ended.generation.step, ended.generation.fraction) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "step_count"),
+    [
+        (request(width=128, height=128, num_inference_steps=4), 6),
+        (request(width=64, height=64, num_inference_steps=4, high_noise_frac=0.5), 4),
+        (from_picture(strength=0.5, num_inference_steps=4), 2),
+    ],
+    ids=["high-resolution fix", "refiner", "picture"],
+)
+async def test_a_generation_tells_the_steps_that_its_progress_tells(sent, step_count):
+    model = FakeModel(refiner=FakeModel(id="refiner"), high_resolution_fix=0.5)
+    async with serving(model) as server:
+        model.hold()
+        stream = aiter(server.stub.GenerateImage(sent))
+        name = (await anext(stream)).generation
+        (listed,) = (await server.stub.ListGenerations(pb.ListGenerationsRequest())).generations
+        model.let_go()
+        steps = [one.progress async for one in stream if one.HasField("progress")]
+        ended = await server.stub.GetGeneration(pb.GetGenerationRequest(name=name))
+
+    assert {one.step_count for one in (listed, *steps, ended.generation)} == {step_count}
+    assert steps[-1].step == ended.generation.step == step_count
 
 
 async def test_generations_are_listed_in_pages():

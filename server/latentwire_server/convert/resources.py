@@ -42,7 +42,7 @@ def generation_to_proto(snapshot: types.GenerationSnapshot) -> pb.Generation:
         end_time=None if ended is None else timestamp(ended),
         ahead_count=snapshot.ahead_count,
         step=snapshot.step,
-        step_count=request.num_inference_steps,
+        step_count=request.num_steps,
         fraction=snapshot.fraction,
         priority=request.priority,
         user=request.user,
