@@ -13,7 +13,9 @@ import pytest
 from PIL import Image as PillowImage
 
 import latentwire
+from latentwire._cli import main
 from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.model_choice import ModelLoadError
 from tests.client.both_clients import InThreads, OnLoop
 from tests.fakes import FakeModel, expected_pixels
 from tests.server.serving import Shelf, serving, serving_shelves
@@ -31,6 +33,18 @@ async def server():
 async def client(server):
     async with latentwire.AsyncClient(server.address) as client:
         yield client
+
+
+@pytest.fixture
+def cli_of(server, tmp_path, monkeypatch, capsys):
+    """Runs a command on a thread of this process; returns its exit code and what it complains."""
+    monkeypatch.chdir(tmp_path)
+
+    async def run(*arguments: str) -> tuple[int, str]:
+        code = await asyncio.to_thread(main, [*arguments, "--server", server.address])
+        return code, capsys.readouterr().err
+
+    return run
 
 
 async def command(server, *arguments: str, cwd):
@@ -145,6 +159,28 @@ async def test_the_command_starts_from_files(server, tmp_path):
     assert b"nowhere.png: No such file" in errors
 
 
+async def test_what_was_drawn_from_files_wants_them_again(client, cli_of, tmp_path):
+    files = {"image": file_of("navy"), "mask": file_of("white", "L")}
+    for name, file in files.items():
+        (tmp_path / f"{name}.png").write_bytes(file)
+    options = SMALL | {"num_inference_steps": 8, "strength": 0.5}
+    (edited,) = await client.generate("a red circle", **options, image=files["image"])
+    (masked,) = await client.generate("a red circle", **options, **files)
+    (tmp_path / "edited.png").write_bytes(edited.data)
+    (tmp_path / "masked.png").write_bytes(masked.data)
+
+    code, complaints = await cli_of("generate", "--like", "edited.png")
+    said = "edited.png: was drawn from an image, which it does not hold; add --image FILE"
+    assert (code, complaints) == (2, f"latentwire: {said}\n")
+    code, complaints = await cli_of("generate", "--like", "masked.png")
+    assert (code, complaints.count("--image FILE and --mask FILE")) == (2, 1)
+    code, complaints = await cli_of("generate", "--like", "masked.png", "--image", "image.png")
+    assert (code, complaints.endswith("add --mask FILE\n")) == (2, True)
+    given = ("--image", "image.png", "--mask", "mask.png", "-o", "again.png", "-q")
+    assert await cli_of("generate", "--like", "masked.png", *given) == (0, "")
+    assert (tmp_path / "again.png").read_bytes() == masked.data
+
+
 async def test_the_file_itself_draws_the_same_again(server, client, tmp_path):
     (image,) = await client.generate("a red circle", **SMALL, scheduler="euler", guidance_scale=3)
     (tmp_path / "first.png").write_bytes(image.data)
@@ -224,6 +260,27 @@ async def test_a_model_is_loaded_and_unloaded():
         events = [event async for event in client.stream("a", model="b", **SMALL)]
         assert any(isinstance(event, latentwire.ModelLoading) for event in events)
         assert isinstance(events[-1], latentwire.Completed)
+
+
+async def test_of_a_model_that_failed_the_reason_is_shown_and_nothing_made_up(tmp_path):
+    error = ModelLoadError("model 'b': broken", reason="its weights are broken")
+    shelf = Shelf(id="b", preload=True, is_known=False, error=error)
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        pages = []
+        for arguments in (["models", "b"], ["models"]):
+            process = await command(server, *arguments, cwd=tmp_path)
+            out, complaints = await process.communicate()
+            assert process.returncode == 0, complaints
+            pages.append(out.decode().splitlines())
+    page, listed = pages
+    assert [line.split(maxsplit=1) for line in page if not line.startswith("display")] == [
+        ["name", "models/b"],
+        ["aliases", "-"],
+        ["default", "no"],
+        ["state", "failed"],
+        ["reason", "its weights are broken"],
+    ]
+    assert listed[-1].split() == ["b", "failed", "-", "-"]
 
 
 async def test_wait_ready_waits_for_the_model():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from google.protobuf import json_format
 
 from latentwire.v1 import image_generation_pb2 as pb
@@ -46,6 +47,16 @@ def test_it_parses_as_a_request_for_that_one_image() -> None:
         output=pb.Output(format=pb.IMAGE_FORMAT_WEBP, quality=71),
     )
     assert parsed == expected
+
+
+def test_numbers_stand_as_they_were_written_and_mean_the_same_on_the_wire() -> None:
+    written = (0.1, 0.3, 0.7, 6.3, 7.1, 1 / 3)
+    for number in written:
+        on_the_wire = pb.GenerateImageRequest(guidance_scale=number).guidance_scale
+        told = described(request(guidance_scale=on_the_wire))["request"]["guidance_scale"]
+        assert told == pytest.approx(number, rel=1e-7)
+        assert len(str(told)) <= 10
+        assert pb.GenerateImageRequest(guidance_scale=told).guidance_scale == on_the_wire
 
 
 def test_it_names_what_made_the_image() -> None:

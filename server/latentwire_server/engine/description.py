@@ -10,6 +10,8 @@ import base64
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latentwire_server.engine.types import ImageFormat
 
 if TYPE_CHECKING:
@@ -27,29 +29,47 @@ def describe(
     if request.output.format is not ImageFormat.PNG:
         output["quality"] = request.output.quality
     return json.dumps(
-        {
-            "latentwire": version,
-            "model_revision": model_revision,
-            "request": {
-                "model": request.model,
-                "prompt": request.prompt,
-                "negative_prompt": request.negative_prompt,
-                "width": width,
-                "height": height,
-                "num_images": 1,
-                "seed": request.seeds[index],
-                "num_inference_steps": request.num_inference_steps,
-                "guidance_scale": request.guidance_scale,
-                "scheduler": {"id": request.scheduler.id, "sigmas": request.scheduler.sigmas},
-                "clip_skip": request.clip_skip,
-                **_refining(request),
-                **_loras(request),
-                "output": output,
-                **_source(request),
-            },
-        },
+        _as_written(
+            {
+                "latentwire": version,
+                "model_revision": model_revision,
+                "request": {
+                    "model": request.model,
+                    "prompt": request.prompt,
+                    "negative_prompt": request.negative_prompt,
+                    "width": width,
+                    "height": height,
+                    "num_images": 1,
+                    "seed": request.seeds[index],
+                    "num_inference_steps": request.num_inference_steps,
+                    "guidance_scale": request.guidance_scale,
+                    "scheduler": {"id": request.scheduler.id, "sigmas": request.scheduler.sigmas},
+                    "clip_skip": request.clip_skip,
+                    **_refining(request),
+                    **_loras(request),
+                    "output": output,
+                    **_source(request),
+                },
+            }
+        ),
         ensure_ascii=False,
     )
+
+
+def _as_written(value: object) -> object:
+    """Returns it with the shortest numbers that mean the same on the wire: 0.3, not 0.30000001192.
+
+    The wire's fractions are float32.
+    """
+    match value:
+        case dict():
+            return {name: _as_written(inner) for name, inner in value.items()}
+        case list():
+            return [_as_written(inner) for inner in value]
+        case float():
+            return float(str(np.float32(value)))
+        case _:
+            return value
 
 
 def _refining(request: GenerationRequest) -> dict[str, object]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # A step's preview on a terminal is some 80x60 half blocks.
 _TERMINAL_PREVIEW_SIDE: Final = 256
 _CANCEL_TIMEOUT_S: Final = 5.0
+_FILES_OF_SOURCE: Final = {"image_to_image": ("image",), "inpainting": ("image", "mask")}
+"""The flags that bring what a request starts from."""
+_ARTICLES: Final = {"image": "an", "mask": "a"}
 
 
 def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
@@ -95,12 +98,24 @@ def _prompt(arguments: argparse.Namespace) -> str | pb.GenerateImageRequest:
         if arguments.prompt is not None:
             request.prompt = arguments.prompt
         request.ClearField("output")
+        _check_source(request, arguments)
         return request
     if arguments.prompt is None:
         msg = "generate needs a prompt, or --like FILE"
         raise UsageError(msg)
     prompt: str = arguments.prompt
     return prompt
+
+
+def _check_source(request: pb.GenerateImageRequest, arguments: argparse.Namespace) -> None:
+    """Refuses a request whose files are missing: an image file holds only their digests."""
+    needed = _FILES_OF_SOURCE.get(request.WhichOneof("source") or "", ())
+    missing = [name for name in needed if getattr(arguments, name) is None]
+    if missing:
+        flags = " and ".join(f"--{name} FILE" for name in missing)
+        what = " and ".join(f"{_ARTICLES[name]} {name}" for name in needed)
+        msg = f"{arguments.like}: was drawn from {what}, which it does not hold; add {flags}"
+        raise UsageError(msg)
 
 
 def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:

@@ -86,8 +86,8 @@ def _model_list(models: Sequence[Model]) -> str:
                 (
                     model.name.removeprefix("models/") + (" *" if model.is_default else ""),
                     model.state,
-                    model.family,
-                    f"{model.defaults.width}x{model.defaults.height}",
+                    model.family or "-",
+                    f"{model.defaults.width}x{model.defaults.height}" if _is_known(model) else "-",
                     ", ".join(model.aliases),
                 )
                 for model in models
@@ -97,33 +97,17 @@ def _model_list(models: Sequence[Model]) -> str:
 
 
 def _model_page(model: Model) -> str:
-    limits, defaults = model.limits, model.defaults
-    page = fields(
-        [
-            ("name", model.name),
-            ("display name", one_line(model.display_name)),
-            ("aliases", ", ".join(model.aliases) or "-"),
-            ("default", "yes" if model.is_default else "no"),
-            ("state", f"{model.state} {one_line(model.failure_message)}".rstrip()),
-            ("family", model.family),
-            ("revision", model.revision),
-            ("capabilities", ", ".join(("text-to-image", *model.capabilities))),
-            ("loras", ", ".join(model.loras) or "-"),
-            ("size", f"{defaults.width}x{defaults.height}"),
-            ("steps", defaults.num_inference_steps),
-            ("guidance scale", f"{defaults.guidance_scale:g}"),
-            ("scheduler", " ".join(defaults.scheduler).rstrip()),
-            ("refiner takes over", _share(defaults.high_noise_frac)),
-            ("high-resolution fix", _share(defaults.high_resolution_fix)),
-            ("sides", f"{limits.min_side} to {limits.max_side}, by {limits.side_multiple}"),
-            ("most pixels", limits.max_pixels),
-            ("most steps", limits.max_inference_steps),
-            ("most images", limits.max_images),
-            ("longest prompt", f"{limits.max_prompt_bytes} bytes"),
-            ("most guidance", f"{limits.max_guidance_scale:g}"),
-            ("most clip skip", limits.max_clip_skip),
-        ]
-    )
+    pairs: list[tuple[str, object]] = [
+        ("name", model.name),
+        ("display name", one_line(model.display_name)),
+        ("aliases", ", ".join(model.aliases) or "-"),
+        ("default", "yes" if model.is_default else "no"),
+        ("state", model.state),
+    ]
+    if model.failure_message:
+        pairs.append(("reason", one_line(model.failure_message)))
+    if not _is_known(model):
+        return fields(pairs)
     schedulers = columns(
         [
             ("SCHEDULER", "SIGMAS", "EVALUATIONS PER STEP"),
@@ -133,7 +117,35 @@ def _model_page(model: Model) -> str:
             ),
         ]
     )
-    return f"{page}\n{schedulers}"
+    return f"{fields([*pairs, *_abilities(model)])}\n{schedulers}"
+
+
+def _is_known(model: Model) -> bool:
+    """Whether the server knows what it can do: not of all that are not loaded or have failed."""
+    return bool(model.schedulers)
+
+
+def _abilities(model: Model) -> Sequence[tuple[str, object]]:
+    limits, defaults = model.limits, model.defaults
+    return [
+        ("family", model.family),
+        ("revision", model.revision),
+        ("capabilities", ", ".join(("text-to-image", *model.capabilities))),
+        ("loras", ", ".join(model.loras) or "-"),
+        ("size", f"{defaults.width}x{defaults.height}"),
+        ("steps", defaults.num_inference_steps),
+        ("guidance scale", f"{defaults.guidance_scale:g}"),
+        ("scheduler", " ".join(defaults.scheduler).rstrip()),
+        ("refiner takes over", _share(defaults.high_noise_frac)),
+        ("high-resolution fix", _share(defaults.high_resolution_fix)),
+        ("sides", f"{limits.min_side} to {limits.max_side}, by {limits.side_multiple}"),
+        ("most pixels", limits.max_pixels),
+        ("most steps", limits.max_inference_steps),
+        ("most images", limits.max_images),
+        ("longest prompt", f"{limits.max_prompt_bytes} bytes"),
+        ("most guidance", f"{limits.max_guidance_scale:g}"),
+        ("most clip skip", limits.max_clip_skip),
+    ]
 
 
 def _share(value: float | None) -> str:
