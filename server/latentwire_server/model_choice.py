@@ -75,9 +75,10 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
         source = source_of(settings)
         return (_to_load(source, settings, aliases=settings.model_aliases),)
     for index, listed in enumerate(settings.models):
-        _check_folder(listed.embeddings_folder, field=f"models[{index}].embeddings_folder")
+        entry, owner = f"models[{index}]", f", of the model {listed.served_id!r}"
+        _check_folder(listed.embeddings_folder, field=f"{entry}.embeddings_folder", owner=owner)
         for name in ("source", "refiner", "vae"):
-            _check_there(getattr(listed, name), field=f"models[{index}].{name}")
+            _check_there(getattr(listed, name), field=f"{entry}.{name}", owner=owner)
     return tuple(
         _to_load(
             listed_source(listed, settings),
@@ -136,9 +137,9 @@ def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
     )
 
 
-def _check_folder(folder: Path | None, *, field: str) -> None:
+def _check_folder(folder: Path | None, *, field: str, owner: str = "") -> None:
     if folder is not None and not folder.expanduser().is_dir():
-        message = f"{field}={str(folder)!r}: there is no such folder"
+        message = f"{field}={str(folder)!r}{owner}: there is no such folder"
         raise SettingsError(message)
 
 
@@ -193,11 +194,12 @@ def _to_load(
     )
 
 
-def _check_there(source: str | None, *, field: str) -> None:
+def _check_there(source: str | None, *, field: str, owner: str = "") -> None:
     if source in (None, EMBEDDED_ID) or not _looks_local(source):
         return
     if not Path(source).expanduser().exists():
-        message = f"{field}={source!r}: there is no such folder or file, and it is no hub id"
+        why = "there is no such folder or file, and it is no hub id"
+        message = f"{field}={source!r}{owner}: {why}"
         raise SettingsError(message)
 
 
@@ -253,7 +255,7 @@ def _told_apart(source: ModelSource) -> Iterator[None]:
         raise ModelLoadError(str(error), reason=str(error)) from error
     except Exception as error:
         # The libraries fail in many ways; the operator gets one line, and the rest on demand.
-        _logger.debug("loading failed model=%s", source.source, exc_info=True)
+        _logger.debug("loading failed model=%s source=%s", source.id, source.source, exc_info=True)
         reason = f"it cannot be loaded ({type(error).__name__})"
         message = f"model {source.source!r}: cannot be loaded ({type(error).__name__}: {error})"
         raise ModelLoadError(message, reason=reason) from error

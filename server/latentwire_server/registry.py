@@ -238,14 +238,14 @@ class ModelRegistry:
         except (ModelFailed, NobodyWaitsError):
             raise
         except DeviceBroken as broken:
-            _logger.critical("device failed error_id=%s", broken)
+            _logger.critical("device failed model=%s error_id=%s", id_, broken)
             self._engine.failed.set()
             raise ModelFailed(name=id_, reason="the device is broken") from None
         except (LimitConflictError, ModelLoadError, ModelUnusable) as error:
             raise self._failed(id_, error) from None
         except Exception:  # Border: the loading thread
             error_id = uuid.uuid4().hex[:12]
-            _logger.exception("loading failed error_id=%s", error_id)
+            _logger.exception("loading failed model=%s error_id=%s", id_, error_id)
             reason = f"it cannot be loaded; the server's log says more under {error_id}"
             raise ModelFailed(name=id_, reason=reason) from None
         self.failures.pop(id_, None)
@@ -290,7 +290,7 @@ class ModelRegistry:
     def _fail(self, failure: ModelFailed) -> None:
         told = self.failures.setdefault(failure.name, failure.reason)
         self._catalogue.failed(failure.name, failure.reason)
-        _logger.error("model failed: %s", told)
+        _logger.error("model failed model=%s reason=%s", failure.name, told)
 
     def _failed(
         self, model_id: str, error: LimitConflictError | ModelLoadError | ModelUnusable
@@ -314,12 +314,13 @@ class ModelRegistry:
         self, model: DiffusionModel, *, id_: str, size_bytes: int, load_s: float
     ) -> None:
         _logger.info(
-            "loaded model=%s device=%s dtype=%s backend=%s max_rows=%d safety_checker=%s"
-            " size_bytes=%d load_s=%.1f",
+            "loaded model=%s device=%s dtype=%s backend=%s compiled_shapes=%d max_rows=%d"
+            " safety_checker=%s size_bytes=%d load_s=%.1f",
             id_,
             model.device_name,
             model.dtype_name,
             model.backend_name,
+            len(model.compiled_shapes),
             self._engine.status(default_model=id_).max_rows,
             "no" if model.safety_checker is None else "yes",
             size_bytes,

@@ -19,6 +19,7 @@ from latentwire_server.models.model_settings import (
     ModelLimitsGiven,
     ModelSettings,
 )
+from latentwire_server.models.source import LoadError
 from tests.models.folders import UNET, edit, refused, source_of
 from tests.tiny_models import build_folder
 
@@ -259,6 +260,45 @@ def test_settings_that_are_not_understood_are_refused_by_name(
 ) -> None:
     (folder / "latentwire.json").write_text(json.dumps(settings))
     refused(folder, because=rf"latentwire\.json: {re.escape(named)}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"defaults": {"steps": 1, "width": "x"}, "limit": {}},
+            [
+                "defaults.width='x': Input should be a valid integer",
+                "defaults.steps=1: there is no such field, only: width, height, num_inference",
+                "limit={}: there is no such field, only: display_name, defaults, limits",
+            ],
+        ),
+        (
+            {"defaults": {"scheduler": {"name": "euler"}}},
+            [
+                "defaults.scheduler.id=",
+                "defaults.scheduler.name='euler': there is no such field, only: id, sigmas",
+            ],
+        ),
+        (
+            {"defaults": {"width": 65, "num_inference_steps": 1000, "guidance_scale": 999.0}},
+            [
+                "defaults.width=65: needed: ",
+                "defaults.num_inference_steps=1000: needed: up to",
+                "defaults.guidance_scale=999.0: needed: up to",
+            ],
+        ),
+    ],
+)
+def test_all_that_is_wrong_with_settings_is_told_with_what_there_is(
+    folder: Path, settings: object, told: list[str]
+) -> None:
+    (folder / "latentwire.json").write_text(json.dumps(settings))
+    with pytest.raises(LoadError) as caught:
+        load_model(source_of(folder))
+    _, _, problems = caught.value.reason.partition("latentwire.json: ")
+    for one, expected in zip(problems.split("; "), told, strict=True):
+        assert one.startswith(expected)
 
 
 def test_what_the_operator_says_beats_what_the_folder_says(folder: Path) -> None:

@@ -134,6 +134,15 @@ async def test_a_deadline_holds_while_its_model_is_loaded():
         assert ended.state == pb.GENERATION_STATE_CANCELLED
 
 
+async def test_the_log_names_the_model_that_failed(caplog):
+    errors = {"b": BROKEN, "c": OSError("strange")}
+    shelves = [Shelf(id=id_, preload=True, error=error) for id_, error in errors.items()]
+    async with serving_shelves(Shelf(id="a", preload=True), *shelves):
+        told = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert f"model failed model=b reason={BROKEN}" in told
+    assert any(one.startswith("loading failed model=c error_id=") for one in told)
+
+
 async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
     shelf = Shelf(id="b", error=BROKEN)
     async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:

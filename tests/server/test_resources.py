@@ -219,7 +219,7 @@ async def test_a_size_that_does_not_compile_runs_as_it_is(caplog: pytest.LogCapt
     async with serving(Stubborn(backend_name="inductor"), max_rows=4) as server:
         info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert list(info.compiled_shapes) == ["2x4x8x8", "1x4x8x8"]
-    assert "does not compile rows=4" in caplog.text
+    assert "does not compile model=fake rows=4" in caplog.text
 
 
 async def test_the_same_bytes_after_a_restart_need_the_same_rows():

@@ -192,7 +192,7 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
         ('[[models]]\nsource = "a/b"\nsteps = 3', "models[0].steps: no such setting"),
         (
             '[[models]]\nsource = "a/b"\nrefiner = "./none"',
-            "models[0].refiner='./none': there is no",
+            "models[0].refiner='./none', of the model 'b': there is no",
         ),
         ('[[models]]\nsource = "a/b"\nvae = ""', "models[0].vae=''"),
         ('[[models]]\nsource = "a/b"\nhigh_noise_frac = 2', "models[0].high_noise_frac=2"),
@@ -206,7 +206,10 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
         ('[server]\nmodel = "x/y"\n[[models]]\nsource = "a/b"', "model='x/y': models are listed"),
         ('[[model]]\nsource = "a/b"', "no such table: model; there are: server, bridge, models"),
         ('models = "embedded"', "models='embedded': needed: a JSON list"),
-        ('[[models]]\nsource = "./none"', "models[0].source='./none': there is no such folder"),
+        (
+            '[[models]]\nsource = "a/b"\n[[models]]\nid = "mine"\nsource = "./none"',
+            "models[1].source='./none', of the model 'mine': there is no such folder",
+        ),
     ],
 )
 def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, says: str):
@@ -229,7 +232,9 @@ def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Pa
     assert (servers.prompt_weighting, servers.max_prompt_chunks) == (True, 2)
     assert (servers.safety_checker, servers.embeddings_folder) == (False, folder)
     assert (own.prompt_weighting, own.max_prompt_chunks, own.safety_checker) == (False, 3, True)
-    with pytest.raises(SettingsError, match=r"models\[1\].embeddings_folder='words': .*no such"):
+    with pytest.raises(
+        SettingsError, match=r"\[1\].embeddings_folder='words', of .*'own': .*no such"
+    ):
         chosen_models(settings)
     with pytest.raises(SettingsError, match="embeddings_folder='nowhere'"):
         chosen_models(load_settings({"embeddings_folder": "nowhere"}))

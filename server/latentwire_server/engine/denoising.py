@@ -146,7 +146,11 @@ class Denoiser:
         self._row_limit.lower(rows[0].trajectory.group, failed_rows=num_failed)
         # In reproducible mode the promise of equal bytes pauses with it: smaller calls round
         # differently, and a picture that differs in its last bits beats none.
-        _LOGGER.warning("denoiser call ran out of memory rows=%d", num_failed)
+        _LOGGER.warning(
+            "denoiser call ran out of memory model=%s rows=%d",
+            rows[0].trajectory.request.model,
+            num_failed,
+        )
         return self._predict_each(rows)
 
     def _predict_apart(self, rows: list[Row], *, error_id: str) -> list[Outcome]:

@@ -55,7 +55,9 @@ def compile_for(model: DiffusionModel, *, num_rows: int) -> None:
         model.prepare(num_rows)
     except Exception as error:  # Border: the loading thread
         raise_if_broken(error)
-        _LOGGER.warning("denoiser does not compile rows=%d", num_rows, exc_info=True)
+        _LOGGER.warning(
+            "denoiser does not compile model=%s rows=%d", model.info.id, num_rows, exc_info=True
+        )
 
 
 class Runner(Protocol):
@@ -90,7 +92,9 @@ def measure_knee(model: DiffusionModel, *, run: Runner = at_once) -> int:
             free_memory()
             # Decoding wants room too.
             return max(LEAST_ROWS, best // 2)
-        _LOGGER.debug("denoiser call rows=%d seconds=%.3f", num_rows, seconds)
+        _LOGGER.debug(
+            "denoiser call model=%s rows=%d seconds=%.3f", model.info.id, num_rows, seconds
+        )
         wanted = _LEAST_KEPT if seconds <= _SHORT_CALL_S else _LEAST_GAIN
         if num_rows / seconds >= wanted * best_rate:
             best, best_rate, num_dips = num_rows, max(best_rate, num_rows / seconds), 0

@@ -140,14 +140,14 @@ class PreparedUnet:
         if self._wanted is DenoiserBackend.AUTO:
             compiled_s, eager_s = _seconds_of(compiled, rows), _seconds_of(self._eager, rows)
             if compiled_s > eager_s:
-                _LOGGER.info(
+                _LOGGER.debug(
                     "compiled denoiser is slower, unused shape=%s compiled_s=%.3f eager_s=%.3f",
                     name,
                     compiled_s,
                     eager_s,
                 )
                 return None
-        _LOGGER.info("compiled denoiser shape=%s in_s=%.1f", name, time.monotonic() - started)
+        _LOGGER.debug("compiled denoiser shape=%s in_s=%.1f", name, time.monotonic() - started)
         return compiled
 
 

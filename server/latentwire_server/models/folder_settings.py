@@ -18,12 +18,14 @@ from latentwire_server.models.source import LoadError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic_core import ErrorDetails
+
 
 def read_folder_settings(folder: Path) -> ModelSettings:
     """Returns what a folder's ``latentwire.json`` says; nothing if it has none.
 
     Raises:
-        LoadError: it is not understood; the first setting that is wrong is named.
+        LoadError: it is not understood; every setting that is wrong is named.
     """
     path = folder / SETTINGS_FILE
     if not path.exists():
@@ -31,7 +33,15 @@ def read_folder_settings(folder: Path) -> ModelSettings:
     try:
         return ModelSettings.model_validate(read_json(path, source=str(folder)))
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        reason = f"{SETTINGS_FILE}: {place}={problem['input']!r}: {problem['msg']}"
+        problems = error.errors(include_url=False, include_context=False)
+        reason = f"{SETTINGS_FILE}: {'; '.join(map(_told, problems))}"
         raise LoadError(str(folder), reason) from None
+
+
+def _told(problem: ErrorDetails) -> str:
+    message = problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(ModelSettings.fields_at(problem["loc"][:-1]))
+        message = f"there is no such field, only: {allowed}"
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}={problem['input']!r}: {message}"

@@ -7,12 +7,15 @@ checked. Knows no torch.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from latentwire_server.models.info import ModelInfo, ModelLimits, SchedulerChoice
 from latentwire_server.models.source import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class _Part(BaseModel):
@@ -58,6 +61,11 @@ class ModelSettings(_Part):
     defaults: ModelDefaultsGiven = ModelDefaultsGiven()
     limits: ModelLimitsGiven = ModelLimitsGiven()
 
+    @classmethod
+    def fields_at(cls, place: tuple[int | str, ...]) -> tuple[str, ...]:
+        """Returns the fields of a part, such as those at ``("defaults", "scheduler")``."""
+        return tuple(_PARTS[place].model_fields)
+
     def apply_to(self, info: ModelInfo, *, source: str, place: str) -> ModelInfo:
         """Returns the description with what is said here put in.
 
@@ -67,7 +75,8 @@ class ModelSettings(_Part):
             place: where it is said, for errors.
 
         Raises:
-            LoadError: a default lies outside what the model can do or its limits allow.
+            LoadError: a default lies outside what the model can do or its limits allow; all that
+                do are named.
         """
         limits = replace(info.limits, **self.limits.model_dump(exclude_none=True))
         given = self.defaults.model_dump(exclude_none=True)
@@ -79,22 +88,31 @@ class ModelSettings(_Part):
             limits=limits,
             defaults=replace(info.defaults, **given),
         )
-        allowed = _allowed(changed)
+        problems = [*self._wrong_defaults(changed, given), *_too_many_drawn_pixels(changed)]
+        if problems:
+            raise LoadError(source, f"{place}: {'; '.join(problems)}")
+        return changed
+
+    def _wrong_defaults(self, info: ModelInfo, given: Iterable[str]) -> Iterator[str]:
+        allowed = _allowed(info)
         for name in given:
             is_right, needed = allowed[name]
             if not is_right:
-                value = getattr(self.defaults, name)
-                reason = f"{place}: defaults.{name}={value!r}: needed: {needed}"
-                raise LoadError(source, reason)
-        _check_drawn_pixels(changed, source=source, place=place)
-        return changed
+                yield f"defaults.{name}={getattr(self.defaults, name)!r}: needed: {needed}"
 
 
-def _check_drawn_pixels(info: ModelInfo, *, source: str, place: str) -> None:
+_PARTS: Final[Mapping[tuple[int | str, ...], type[_Part]]] = {
+    (): ModelSettings,
+    ("defaults",): ModelDefaultsGiven,
+    ("defaults", "scheduler"): _Scheduler,
+    ("limits",): ModelLimitsGiven,
+}
+
+
+def _too_many_drawn_pixels(info: ModelInfo) -> Iterator[str]:
     least, most = info.limits.min_drawn_pixels, info.defaults.width * info.defaults.height
     if least > most:
-        reason = f"{place}: limits.min_drawn_pixels={least}: needed: up to {most}, the default size"
-        raise LoadError(source, reason)
+        yield f"limits.min_drawn_pixels={least}: needed: up to {most}, the default size"
 
 
 def _allowed(info: ModelInfo) -> dict[str, tuple[bool, str]]:
