@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -318,6 +321,30 @@ def test_a_large_unet_has_one_program_for_all_shapes(
     for num_rows in (2, 4):
         model.prepare(num_rows)
     assert model.compiled_shapes == ("any",)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is an optional extra")
+def test_openvino_forks_no_child_that_reports_its_use(tmp_path: Path) -> None:
+    # In a process of its own: in this one it may have been imported by itself.
+    program = """
+import os
+os.register_at_fork(before=lambda: print("forked"))
+from latentwire_server.models.openvino_unet import silence_openvino
+silence_openvino()
+import openvino
+openvino.convert_model
+from openvino.tools.ovc.telemetry_utils import tm
+print(tm.__name__)
+"""
+    environment = {**os.environ, "HOME": str(tmp_path), "CI": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["openvino.tools.ovc.telemetry_stub"]
 
 
 def test_what_was_converted_is_kept_for_the_next_start(

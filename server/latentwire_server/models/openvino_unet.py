@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -36,6 +37,17 @@ at 256x256 in float32 on two AVX2 cores: a UNet of 17 MB gains 40 % at 2 rows an
 Diffusion 1.5's 5 % and 2 %, for 3.3 GB a shape."""
 
 
+def silence_openvino() -> None:
+    """Keeps OpenVINO, which is imported next, from reporting its use.
+
+    It tells its makers of each import and conversion, unless the user has said otherwise in a file,
+    from a child that is forked while gRPC's threads run. Where the package that reports is missing,
+    it takes a stand-in of its own, which does nothing.
+    """
+    # What `import` raises ImportError for (Python's reference, 5.3.1).
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
 class OpenVinoCompiler:
     """Converts once, then compiles."""
 
@@ -47,6 +59,7 @@ class OpenVinoCompiler:
         Raises:
             BackendError: OpenVINO is not installed, or the UNet is not on a CPU.
         """
+        silence_openvino()
         try:
             import openvino  # noqa: PLC0415 - an optional extra
         except ImportError:
