@@ -139,6 +139,7 @@ class FakeSafetyChecker:
 
     rule: Callable[[int], bool]
     hides_previews: bool = True
+    num_bytes: int = 0
     seen: list[np.ndarray] = field(default_factory=list)
 
     def flags(self, pixels: np.ndarray) -> bool:
@@ -165,6 +166,7 @@ class FakeModel:
     device_name: str = "cpu"
     dtype_name: str = "float32"
     backend_name: str = "eager"
+    memory_bytes: int = 0
     sees_masks: bool = False
     refiner: FakeModel | None = None
     compiled_shapes: tuple[str, ...] = ()

@@ -48,6 +48,8 @@ class _Entry:
     outline: ModelOutline | None = None
     """Read from its configuration, without its weights; None where that cannot be."""
     model: DiffusionModel | None = None
+    memory_bytes: int = 0
+    """Of the loaded model."""
     info: ModelInfo | None = None
     """With the operator's limits and aliases; None until anything is known."""
     failure: str = ""
@@ -115,11 +117,11 @@ class Catalogue:
         entry = self._entries[model_id]
         entry.state, entry.failure = ModelState.LOADING, ""
 
-    def ready(self, model_id: str, model: DiffusionModel) -> None:
-        """Takes in a loaded model."""
+    def ready(self, model_id: str, model: DiffusionModel, *, memory_bytes: int) -> None:
+        """Takes in a loaded model and what it takes."""
         entry = self._entries[model_id]
         entry.state, entry.failure = ModelState.READY, ""
-        entry.model = model
+        entry.model, entry.memory_bytes = model, memory_bytes
         entry.info = self._info_of(model, model_id=model_id)
         for alias in entry.info.aliases:
             self._aliases.setdefault(alias, model_id)
@@ -148,6 +150,7 @@ class Catalogue:
                 state=_STATES[entry.state],
                 is_default=is_default,
                 failure_message=entry.failure,
+                memory_bytes=0 if entry.model is None else entry.memory_bytes,
             )
         return pb.Model(
             name=resources.model_name(id_),

@@ -23,8 +23,12 @@ class Resident:
     is_in_use: bool
 
 
+@dataclass(eq=False)
 class TooLargeError(Exception):
     """It would not fit even alone."""
+
+    size_bytes: int
+    budget_bytes: int
 
 
 def models_to_unload(
@@ -39,7 +43,7 @@ def models_to_unload(
     """
     known = list(residents)
     if size_bytes > budget_bytes:
-        raise TooLargeError
+        raise TooLargeError(size_bytes, budget_bytes)
     free_bytes = budget_bytes - sum(one.size_bytes for one in known)
     leaving: list[Resident] = []
     idle = sorted((one for one in known if not one.is_in_use), key=lambda one: one.last_used)

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire_server.engine.types import Batching
 from latentwire_server.listed_model import ListedModel, id_of_source
+from latentwire_server.models.info import ModelSize
 from latentwire_server.models.model_settings import ModelSettings
 from latentwire_server.models.source import EMBEDDED_ID, LoadError, ModelSource, embedded_source
 from latentwire_server.settings import SettingsError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from latentwire_server.settings import Settings
 
 _logger: Final = logging.getLogger(__name__)
+
+_AUTO_BACKEND: Final = "auto"
 
 ValueT = TypeVar("ValueT")
 
@@ -46,8 +50,11 @@ class ModelToLoad:
     id: str
     load: Callable[[Report], DiffusionModel]
     """Loads it, and reports how far it is. Raises ``ModelLoadError``."""
-    measure: Callable[[], int] = lambda: 0
-    """Returns how many bytes its weights will take; downloads them, where they are not here.
+    load_eager: Callable[[Report], DiffusionModel] | None = None
+    """Loads it without compiling anything, where that leaves too little memory; None: it must not.
+    """
+    measure: Callable[[], ModelSize] = lambda: ModelSize(weights_bytes=0)
+    """Returns what it will take; downloads its weights, where they are not here.
 
     Raises ``ModelLoadError``.
     """
@@ -165,7 +172,7 @@ def _first_given(own: ValueT | None, servers: ValueT) -> ValueT:
 
 
 def _backend(wanted: str, settings: Settings) -> str:
-    if wanted == "auto" and settings.batching is Batching.REPRODUCIBLE:
+    if wanted == _AUTO_BACKEND and settings.batching is Batching.REPRODUCIBLE:
         # A choice by measured speed may fall otherwise after the next start, and bytes with it.
         return "eager"
     return wanted
@@ -179,9 +186,11 @@ def _to_load(
     own_limits: frozenset[str] = frozenset(),
     preload: bool = True,
 ) -> ModelToLoad:
+    may_do_without = source.backend == _AUTO_BACKEND
     return ModelToLoad(
         id=source.id,
         load=lambda report: _load(source, report),
+        load_eager=partial(_load, replace(source, backend="eager")) if may_do_without else None,
         measure=lambda: _measure(source),
         outline=lambda: _outline(source),
         preload=preload,
@@ -214,11 +223,11 @@ def _load(source: ModelSource, report: Report) -> DiffusionModel:
         return load_model(source, report=report)
 
 
-def _measure(source: ModelSource) -> int:
+def _measure(source: ModelSource) -> ModelSize:
     with _told_apart(source):
-        from latentwire_server.models.loading import weights_bytes  # noqa: PLC0415
+        from latentwire_server.models.loading import model_size  # noqa: PLC0415
 
-        return weights_bytes(source)
+        return model_size(source)
 
 
 def _outline(source: ModelSource) -> ModelOutline | None:

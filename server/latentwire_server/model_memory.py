@@ -56,10 +56,23 @@ class ModelMemory:
         """Says that somebody asks for a model, or had it until now."""
         self._last_used[model_id] = time.monotonic()
 
-    def add(self, model_id: str, *, size_bytes: int) -> None:
-        """Takes in a loaded model."""
+    async def add(self, model_id: str, *, size_bytes: int) -> None:
+        """Takes in a loaded model with what it really takes, which may be more than was expected.
+
+        What nobody needs makes room then, as far as it can.
+
+        Raises:
+            TooLargeError: it does not fit even alone.
+        """
+        budget_bytes = await self.budget_bytes()
+        plan = partial(models_to_unload, size_bytes, budget_bytes=budget_bytes)
+        leaving = plan(residents=self._residents())
+        if leaving is None:
+            _logger.warning("models take more than memory_budget_bytes=%d", budget_bytes)
+        removals = self._remove(leaving or ())
         self._sizes[model_id] = size_bytes
         self.used(model_id)
+        await _settled(removals)
 
     def look_again(self) -> None:
         """Says that something changed: who waits for room may have it now, or want it no more."""
@@ -69,9 +82,7 @@ class ModelMemory:
         """Returns the most that loaded models may take."""
         return await asyncio.to_thread(self._budget_bytes)
 
-    async def make_room(
-        self, size_bytes: int, *, budget_bytes: int, is_wanted: Callable[[], bool]
-    ) -> None:
+    async def make_room(self, size_bytes: int, *, is_wanted: Callable[[], bool]) -> None:
         """Unloads what must go for so many bytes; waits until nobody needs it.
 
         Nothing is dropped before all of the room can be had.
@@ -80,6 +91,7 @@ class ModelMemory:
             TooLargeError: it would not fit even alone.
             NobodyWaitsError: it would have to wait, and is not wanted any more.
         """
+        budget_bytes = await self.budget_bytes()
         plan = partial(models_to_unload, size_bytes, budget_bytes=budget_bytes)
         held: tuple[str, ...] = ()
         try:

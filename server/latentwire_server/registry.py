@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from latentwire_server.engine.engine import Engine
     from latentwire_server.engine.types import ModelLoading
     from latentwire_server.health import Health
-    from latentwire_server.model_choice import ModelToLoad
-    from latentwire_server.models.info import ModelInfo
+    from latentwire_server.model_choice import ModelToLoad, Report
+    from latentwire_server.models.info import ModelInfo, ModelSize
     from latentwire_server.models.model import DiffusionModel, ModelOutline
 
 RETRY_S: Final = 2.0
@@ -67,7 +67,7 @@ class ModelRegistry:
             engine: draws with them.
             catalogue: tells about them.
             health: tells probes.
-            budget_bytes: returns the most that loaded weights may take; asked in a thread.
+            budget_bytes: returns the most that loaded models may take; asked in a thread.
         """
         self._models = {model.id: model for model in models}
         self._engine = engine
@@ -79,6 +79,8 @@ class ModelRegistry:
         self._progress = LoadProgress(on_report=engine.report_loading)
         self._num_asking: Counter[str] = Counter()
         """How many wait for a model without a generation of it."""
+        self._largest: dict[str, int] = {}
+        """What models took when they were loaded, as it was first tried."""
         self._has_started = False
         self.failures: dict[str, str] = {}
         """Why models could not be loaded, in the operator's words."""
@@ -216,7 +218,9 @@ class ModelRegistry:
             except NobodyWaitsError:
                 self._catalogue.unloaded(id_)
             except ModelFailed as raised:
-                error = raised
+                # A kept traceback keeps what was loaded of it.
+                error = raised.with_traceback(None)
+                error.__context__ = None
                 self._fail(error)
                 self._engine.fail_model(id_, error)
         # Before anything else runs: whoever comes now begins another one.
@@ -228,15 +232,20 @@ class ModelRegistry:
     async def _bring_in(self, wanted: ModelToLoad) -> None:
         started, id_ = time.monotonic(), wanted.id
         try:
-            size_bytes = await in_loading_thread(wanted.measure)
-            self._progress.report(id_, 0, size_bytes)
-            await self._make_room(id_, size_bytes)
-            model = await in_loading_thread(partial(wanted.load, self._progress.reporter(id_)))
-            # Before anything that takes minutes.
-            self._catalogue.check(model, model_id=id_)
-            await in_loading_thread(partial(self._engine.warm_up, model))
+            size = await in_loading_thread(wanted.measure)
+            self._progress.report(id_, 0, size.weights_bytes)
+            load = await self._make_room(wanted, size)
+            model, size_bytes = await self._loaded(wanted, load)
+            self._largest[id_] = size_bytes
+            if await self._is_too_much(size_bytes) and wanted.load_eager not in (None, load):
+                # It was compiled into more than expected.
+                del model
+                model, size_bytes = await self._loaded(wanted, wanted.load_eager)
+            await self._memory.add(id_, size_bytes=size_bytes)
         except (ModelFailed, NobodyWaitsError):
             raise
+        except TooLargeError as error:
+            raise ModelFailed(name=id_, reason=_too_large(error)) from None
         except DeviceBroken as broken:
             _logger.critical("device failed model=%s error_id=%s", id_, broken)
             self._engine.failed.set()
@@ -249,23 +258,41 @@ class ModelRegistry:
             reason = f"it cannot be loaded; the server's log says more under {error_id}"
             raise ModelFailed(name=id_, reason=reason) from None
         self.failures.pop(id_, None)
-        self._memory.add(id_, size_bytes=size_bytes)
-        self._catalogue.ready(id_, model)
+        self._catalogue.ready(id_, model, memory_bytes=size_bytes)
         self._engine.add_model(model)
         load_s = time.monotonic() - started
         self._log_ready(model, id_=id_, size_bytes=size_bytes, load_s=load_s)
 
-    async def _make_room(self, model_id: str, size_bytes: int) -> None:
-        budget_bytes = await self._memory.budget_bytes()
-        try:
-            await self._memory.make_room(
-                size_bytes,
-                budget_bytes=budget_bytes,
-                is_wanted=partial(self._is_wanted, model_id),
-            )
-        except TooLargeError:
-            reason = f"its weights take {size_bytes} bytes; memory_budget_bytes is {budget_bytes}"
-            raise ModelFailed(name=model_id, reason=reason) from None
+    async def _make_room(
+        self, wanted: ModelToLoad, size: ModelSize
+    ) -> Callable[[Report], DiffusionModel]:
+        """Returns how the model is loaded, once there is room for that.
+
+        Raises:
+            TooLargeError: nothing makes enough.
+        """
+        load = wanted.load
+        # More rows than expected may have paid, and so more of them been compiled for.
+        size_bytes = max(size.total_bytes, self._largest.get(wanted.id, 0))
+        if await self._is_too_much(size_bytes) and wanted.load_eager is not None:
+            load, size_bytes = wanted.load_eager, size.weights_bytes
+            _logger.info("denoiser is not compiled, no room for it model=%s", wanted.id)
+        is_wanted = partial(self._is_wanted, wanted.id)
+        await self._memory.make_room(size_bytes, is_wanted=is_wanted)
+        return load
+
+    async def _loaded(
+        self, wanted: ModelToLoad, load: Callable[[Report], DiffusionModel]
+    ) -> tuple[DiffusionModel, int]:
+        """Returns a model that is ready to draw, and what it takes."""
+        model = await in_loading_thread(partial(load, self._progress.reporter(wanted.id)))
+        # Before anything that takes minutes.
+        self._catalogue.check(model, model_id=wanted.id)
+        await in_loading_thread(partial(self._engine.warm_up, model))
+        return model, await asyncio.to_thread(lambda: model.memory_bytes)
+
+    async def _is_too_much(self, size_bytes: int) -> bool:
+        return size_bytes > await self._memory.budget_bytes()
 
     def _unloaded(self, model_id: str) -> None:
         self._catalogue.unloaded(model_id)
@@ -326,3 +353,7 @@ class ModelRegistry:
             size_bytes,
             load_s,
         )
+
+
+def _too_large(error: TooLargeError) -> str:
+    return f"it takes {error.size_bytes} bytes; memory_budget_bytes is {error.budget_bytes}"

@@ -153,8 +153,9 @@ class Settings(BaseSettings):
     memory_budget_bytes: int | None = Field(
         None,
         ge=1,
-        description="Most bytes that the weights of loaded models take together; by default three"
-        " quarters of the device's memory. Models that nobody needs are unloaded to make room.",
+        description="Most bytes that loaded models take together, weights and what is compiled; by"
+        " default three quarters of the device's memory. Models that nobody needs are unloaded to"
+        " make room.",
     )
 
     # Prompts

@@ -16,6 +16,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.app import Application, build
 from latentwire_server.model_choice import ModelToLoad
+from latentwire_server.models.info import ModelSize
 from latentwire_server.settings import load_settings
 from tests.fakes import FakeModel
 
@@ -59,6 +60,11 @@ class Shelf:
 
     id: str
     size_bytes: int = 0
+    programs_bytes: int = 0
+    """What it is expected to be compiled into."""
+    held_bytes: int | None = None
+    """What it turns out to take; None: as expected."""
+    may_be_eager: bool = False
     preload: bool = False
     is_known: bool = True
     """Whether its configuration can be read without its weights."""
@@ -90,7 +96,10 @@ class Shelf:
         return ModelToLoad(
             id=self.id,
             load=self._load,
-            measure=lambda: self.size_bytes,
+            load_eager=self._load_eager if self.may_be_eager else None,
+            measure=lambda: ModelSize(
+                weights_bytes=self.size_bytes, programs_bytes=self.programs_bytes
+            ),
             outline=lambda: FakeModel(id=self.id) if self.is_known else None,
             preload=self.preload,
         )
@@ -102,7 +111,14 @@ class Shelf:
         if self.error is not None:
             raise self.error
         model = FakeModel(id=self.id) if self.make is None else self.make()
+        expected = self.size_bytes + self.programs_bytes
+        model.memory_bytes = expected if self.held_bytes is None else self.held_bytes
         self._loaded.append(weakref.ref(model))
+        return model
+
+    def _load_eager(self, report: Callable[[int, int], None]) -> FakeModel:
+        model = self._load(report)
+        model.memory_bytes = self.size_bytes
         return model
 
 

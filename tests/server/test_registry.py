@@ -213,6 +213,48 @@ async def test_nothing_is_unloaded_for_a_model_that_does_not_fit_at_all():
     assert shelves[1].num_loads == 0
 
 
+async def sizes(server: Serving) -> dict[str, int]:
+    answer = await server.stub.ListModels(pb.ListModelsRequest())
+    return {one.name: one.memory_bytes for one in answer.models if one.memory_bytes}
+
+
+async def load(server: Serving, id_: str) -> pb.Model:
+    events = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name=id_)))
+    return events[-1].model
+
+
+async def test_what_a_model_really_takes_counts_once_it_is_loaded():
+    shelves = [
+        Shelf(id="a", preload=True, size_bytes=20),
+        Shelf(id="b", size_bytes=40, programs_bytes=10, held_bytes=90),
+        Shelf(id="c", size_bytes=40, programs_bytes=20, held_bytes=50),
+        Shelf(id="d", size_bytes=50),
+    ]
+    async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
+        assert await sizes(server) == {"models/a": 20}
+        await load(server, "b")
+        assert await sizes(server) == {"models/b": 90}, "it is more than was expected"
+        await load(server, "c")
+        assert await sizes(server) == {"models/c": 50}, "what b held is gone"
+        await load(server, "d")
+        assert await sizes(server) == {"models/c": 50, "models/d": 50}
+
+
+@pytest.mark.parametrize("held_bytes", [None, 120], ids=["expected", "unexpected"])
+async def test_what_leaves_no_room_to_be_compiled_is_loaded_without(held_bytes: int | None):
+    sized = {"size_bytes": 60, "programs_bytes": 60 if held_bytes is None else 10}
+    may = Shelf(id="may", may_be_eager=True, held_bytes=held_bytes, **sized)
+    must = Shelf(id="must", held_bytes=held_bytes, **sized)
+    async with serving_shelves(Shelf(id="a"), may, must, memory_budget_bytes=100) as server:
+        await load(server, "may")
+        assert await sizes(server) == {"models/may": 60}
+        refused = await failure(load(server, "must"))
+        assert "120 bytes; memory_budget_bytes is 100" in refused.message
+        gc.collect()
+        assert must.model is None, "somebody still holds it"
+        assert await state(server, "must") == pb.MODEL_STATE_FAILED
+
+
 async def drawn(server: Serving, sent: pb.GenerateImageRequest) -> None:
     last = (await events_of(server.stub.GenerateImage(sent)))[-1]
     assert kind(last) == "completed"

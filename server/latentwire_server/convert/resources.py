@@ -51,7 +51,12 @@ def generation_to_proto(snapshot: types.GenerationSnapshot) -> pb.Generation:
 
 
 def model_to_proto(
-    info: ModelInfo, *, state: pb.ModelState, is_default: bool, failure_message: str = ""
+    info: ModelInfo,
+    *,
+    state: pb.ModelState,
+    is_default: bool,
+    failure_message: str = "",
+    memory_bytes: int = 0,
 ) -> pb.Model:
     """Returns a model as a resource."""
     limits, defaults = info.limits, info.defaults
@@ -76,6 +81,7 @@ def model_to_proto(
         limits=pb.ModelLimits(
             **{name: getattr(limits, name) for name in pb.ModelLimits.DESCRIPTOR.fields_by_name}
         ),
+        memory_bytes=memory_bytes,
         loras=[lora.id for lora in info.loras],
         defaults=pb.ModelDefaults(
             width=defaults.width,

@@ -70,15 +70,21 @@ def read_json(path: Path, *, source: str) -> dict[str, object]:
     return content
 
 
-def num_elements(path: Path, *, source: str) -> int:
+def num_elements(path: Path, *, source: str, prefix: str = "") -> int:
     """Returns how many numbers a checked safetensors file holds, by its header.
+
+    Args:
+        path: the file.
+        source: what an error calls the model.
+        prefix: how the names of the tensors begin that count.
 
     Raises:
         LoadError: the file ends before its tensors do.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except SafetensorError:
         place = f"{path.parent.name}/{path.name}"
         raise LoadError(source, f"{place} is cut off or damaged") from None

@@ -55,6 +55,20 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """What a model takes in memory, as far as that is known before it is loaded."""
+
+    weights_bytes: int
+    programs_bytes: int = 0
+    """What its denoisers are compiled into, as many programs as are to be expected."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.programs_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerInfo:
     """A sampler as a model lists it."""
 

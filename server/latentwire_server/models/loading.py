@@ -14,6 +14,7 @@ from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.description import describe, with_refiner
 from latentwire_server.models.lora_sources import lora_paths, with_shelf
 from latentwire_server.models.model_parts import read_model, read_vae
+from latentwire_server.models.model_size import model_size, weights_bytes
 from latentwire_server.models.placement import check_parts, place
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.prompt_reader import PromptOptions
@@ -25,7 +26,6 @@ from latentwire_server.models.reading import (
 )
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
 from latentwire_server.models.textual_inversion import load_words, words_in
-from latentwire_server.models.weights_size import weights_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +43,7 @@ __all__ = [
     "ModelSource",
     "embedded_source",
     "load_model",
+    "model_size",
     "outline_model",
     "weights_bytes",
 ]

@@ -61,6 +61,10 @@ class SafetyChecker(Protocol):
     def hides_previews(self) -> bool:
         """Whether previews are kept back, which could show what is withheld. Any thread."""
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on the device. Any thread."""
+
     def flags(self, pixels: NDArray[np.uint8]) -> bool:
         """Returns whether a picture, (height, width, 3) RGB, is to be withheld."""
 
@@ -197,6 +201,13 @@ class DiffusionModel(ModelOutline, Protocol):
     @property
     def backend_name(self) -> str:
         """How the denoiser is run, such as ``"eager"`` or ``"inductor"``. Any thread."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes on the device: its weights and compiled programs, the refiner's too.
+
+        Any thread, and takes milliseconds.
+        """
 
     @property
     def sees_masks(self) -> bool:

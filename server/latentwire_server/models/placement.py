@@ -9,6 +9,8 @@ import torch
 from latentwire_server.models.source import LoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from latentwire_server.models.components import Components
 
 _CONVOLUTION_DIMENSIONS: Final = 4
@@ -52,6 +54,13 @@ def place(parts: Components, *, device: torch.device, upcasts: bool) -> Componen
     for network in (parts.unet, parts.vae):
         _in_channels_last(_of(network))
     return parts
+
+
+def held_bytes(modules: Iterable[torch.nn.Module]) -> int:
+    """Returns what the tensors of modules take; what is shared counts once."""
+    tensors = [one for module in modules for one in (*module.parameters(), *module.buffers())]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
 
 
 def _of(module: object) -> torch.nn.Module:

@@ -13,6 +13,7 @@ import torch
 import transformers
 from PIL import Image
 
+from latentwire_server.models.placement import held_bytes
 from latentwire_server.models.precision import to_device
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class UnloadedSafetyChecker:
     def hides_previews(self) -> bool:
         """Whether previews are kept back. Any thread."""
         return self._hides_previews
+
+    @property
+    def num_bytes(self) -> int:
+        """Nothing."""
+        return 0
 
     def flags(self, pixels: NDArray[np.uint8]) -> bool:
         """Cannot say."""
@@ -66,6 +72,11 @@ class ClipSafetyChecker:
     def hides_previews(self) -> bool:
         """Whether previews are kept back, which could show what is withheld. Any thread."""
         return self._hides_previews
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on the device."""
+        return held_bytes([self._module])
 
     @torch.inference_mode()
     def flags(self, pixels: NDArray[np.uint8]) -> bool:

@@ -7,7 +7,7 @@ repository: one that the operator names, or the origin that diffusers finds out 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self, cast
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 
 import diffusers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from latentwire_server.models.family import Family
+
+SINGLE_FILE_UNET: Final = "model.diffusion_model."
+"""How the names of a checkpoint's tensors begin that are its denoiser's."""
 
 
 def load_single_file(

@@ -49,6 +49,10 @@ class Compiler(Protocol):
     def takes_minutes(self) -> bool:
         """Whether a shape takes minutes to compile, and not a second."""
 
+    @property
+    def program_bytes(self) -> int:
+        """What each of its programs takes, about."""
+
     def for_any_shape(self, rows: UnetInput) -> Unet | None:
         """Returns what takes any shape, if there is such a thing; ``rows`` are an example."""
 

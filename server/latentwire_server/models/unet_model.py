@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -16,6 +16,7 @@ from latentwire_server.models.autoencoder import Autoencoder
 from latentwire_server.models.backends import DenoiserBackend, PreparedUnet
 from latentwire_server.models.lora_error import LoraError
 from latentwire_server.models.model import Conditioning, DenoiserInput
+from latentwire_server.models.placement import held_bytes
 from latentwire_server.models.precision import dtype_name, to_device
 from latentwire_server.models.schedulers import DiffusersScheduler
 from latentwire_server.models.unet import UnetInput
@@ -82,6 +83,18 @@ class UnetModel(ABC):
     def backend_name(self) -> str:
         """How the denoiser is run."""
         return self._unet.backend.value
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes on the device: its weights and compiled programs, the refiner's too."""
+        models = [self] if self._refiner is None else [self, self._refiner]
+        networks = [one for model in models for one in model._parts.networks.values()]  # noqa: SLF001
+        checker = self._parts.safety_checker
+        return (
+            held_bytes(cast("list[torch.nn.Module]", networks))
+            + (0 if checker is None else checker.num_bytes)
+            + sum(model._unet.programs_bytes for model in models)  # noqa: SLF001
+        )
 
     @property
     def sees_masks(self) -> bool:

@@ -486,7 +486,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "display_name", "aliases", "is_default", "state", "failure_message", "family", "revision", "capabilities", "schedulers", "limits", "defaults", "loras")
+    __slots__ = ("name", "display_name", "aliases", "is_default", "state", "failure_message", "family", "revision", "capabilities", "schedulers", "limits", "defaults", "loras", "memory_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
@@ -500,6 +500,7 @@ class Model(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     LORAS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     display_name: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
@@ -513,7 +514,8 @@ class Model(_message.Message):
     limits: ModelLimits
     defaults: ModelDefaults
     loras: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., is_default: bool = ..., state: _Optional[_Union[ModelState, str]] = ..., failure_message: _Optional[str] = ..., family: _Optional[str] = ..., revision: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., schedulers: _Optional[_Iterable[_Union[SchedulerInfo, _Mapping]]] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[ModelDefaults, _Mapping]] = ..., loras: _Optional[_Iterable[str]] = ...) -> None: ...
+    memory_bytes: int
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., is_default: bool = ..., state: _Optional[_Union[ModelState, str]] = ..., failure_message: _Optional[str] = ..., family: _Optional[str] = ..., revision: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., schedulers: _Optional[_Iterable[_Union[SchedulerInfo, _Mapping]]] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[ModelDefaults, _Mapping]] = ..., loras: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class SchedulerInfo(_message.Message):
     __slots__ = ("id", "sigmas", "evaluations_per_step")
