@@ -53,8 +53,8 @@ class ModelToLoad:
     load_eager: Callable[[Report], DiffusionModel] | None = None
     """Loads it without compiling anything, where that leaves too little memory; None: it must not.
     """
-    measure: Callable[[], ModelSize] = lambda: ModelSize(weights_bytes=0)
-    """Returns what it will take; downloads its weights, where they are not here.
+    measure: Callable[[Report], ModelSize] = lambda _report: ModelSize(weights_bytes=0)
+    """Returns what it will take; downloads its weights, where they are not here, and reports that.
 
     Raises ``ModelLoadError``.
     """
@@ -191,7 +191,7 @@ def _to_load(
         id=source.id,
         load=lambda report: _load(source, report),
         load_eager=partial(_load, replace(source, backend="eager")) if may_do_without else None,
-        measure=lambda: _measure(source),
+        measure=partial(_measure, source),
         outline=lambda: _outline(source),
         preload=preload,
         aliases=aliases,
@@ -223,11 +223,13 @@ def _load(source: ModelSource, report: Report) -> DiffusionModel:
         return load_model(source, report=report)
 
 
-def _measure(source: ModelSource) -> ModelSize:
+def _measure(source: ModelSource, report: Report) -> ModelSize:
     with _told_apart(source):
+        from latentwire_server.models.hub import reporting_downloads  # noqa: PLC0415
         from latentwire_server.models.loading import model_size  # noqa: PLC0415
 
-        return model_size(source)
+        with reporting_downloads(report):
+            return model_size(source)
 
 
 def _outline(source: ModelSource) -> ModelOutline | None:

@@ -232,7 +232,8 @@ class ModelRegistry:
     async def _bring_in(self, wanted: ModelToLoad) -> None:
         started, id_ = time.monotonic(), wanted.id
         try:
-            size = await in_loading_thread(wanted.measure)
+            reporter = self._progress.reporter(id_)
+            size = await in_loading_thread(partial(wanted.measure, reporter))
             self._progress.report(id_, 0, size.weights_bytes)
             load = await self._make_room(wanted, size)
             model, size_bytes = await self._loaded(wanted, load)

@@ -97,7 +97,7 @@ class Shelf:
             id=self.id,
             load=self._load,
             load_eager=self._load_eager if self.may_be_eager else None,
-            measure=lambda: ModelSize(
+            measure=lambda _report: ModelSize(
                 weights_bytes=self.size_bytes, programs_bytes=self.programs_bytes
             ),
             outline=lambda: FakeModel(id=self.id) if self.is_known else None,

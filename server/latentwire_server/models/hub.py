@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import DryRunFileInfo, snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+from huggingface_hub.utils.tqdm import tqdm
 
 from latentwire_server.models.reading import has_weights
 from latentwire_server.models.source import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    Report = Callable[[int, int], None]
+
+_BYTES_BAR: Final = "huggingface_hub.snapshot_download"
+"""What ``snapshot_download`` calls the bar on which it counts the bytes of all files."""
+_report: Final[ContextVar[Report | None]] = ContextVar("report", default=None)
+
+
+@contextmanager
+def reporting_downloads(report: Report) -> Iterator[None]:
+    """Tells of each download, within the block and on this thread, its bytes and those of all."""
+    token = _report.set(report)
+    try:
+        yield
+    finally:
+        _report.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +91,23 @@ def _download(
     patterns: tuple[Sequence[str], Sequence[str]],
 ) -> Path:
     wanted, unwanted = patterns
+    download = partial(
+        snapshot_download,
+        source,
+        revision=revision,
+        token=token,
+        allow_patterns=list(wanted),
+        ignore_patterns=list(unwanted),
+    )
+    report = _report.get()
     try:
-        return Path(
-            snapshot_download(
-                source,
-                revision=revision,
-                token=token,
-                allow_patterns=list(wanted),
-                ignore_patterns=list(unwanted),
-                # Nothing is downloaded to look at a configuration.
-                local_files_only=not has_weights(),
-            )
-        )
+        if not has_weights():
+            # Nothing is downloaded to look at a configuration.
+            return Path(download(local_files_only=True))
+        if report is None:
+            return Path(download(tqdm_class=_bar(None, total_bytes=0)))
+        total_bytes = _missing_bytes(partial(download, tqdm_class=_bar(None, total_bytes=0)))
+        return Path(download(tqdm_class=_bar(report, total_bytes=total_bytes)))
     except LocalEntryNotFoundError:
         reason = "it is neither in the local cache, nor can the hub be reached"
     except HFValidationError:
@@ -87,3 +118,34 @@ def _download(
     except OSError as error:
         reason = f"the download failed: {os.strerror(error.errno) if error.errno else 'no network'}"
     raise LoadError(source, reason)
+
+
+def _missing_bytes(download: Callable[..., object]) -> int:
+    """Returns what is not on this machine yet; 0 where that is not known."""
+    try:
+        files = cast("list[DryRunFileInfo]", download(dry_run=True))
+    except (DryRunError, HfHubHTTPError, OSError):
+        # The download itself tells better why.
+        return 0
+    return sum(one.file_size or 0 for one in files if one.will_download)
+
+
+def _bar(report: Report | None, *, total_bytes: int) -> type[tqdm]:
+    """Returns the progress bar that ``snapshot_download`` is to draw, which draws nothing."""
+    lock = threading.Lock()
+    num_bytes = 0
+
+    class Bar(tqdm):
+        def __init__(self, *args: object, name: str | None = None, **options: object) -> None:
+            super().__init__(*args, name=name, **{**options, "disable": True})  # type: ignore[no-untyped-call]  # untyped library
+            self._counts_bytes = name == _BYTES_BAR
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal num_bytes
+            if report is not None and self._counts_bytes:
+                # Several files are fetched at a time, each on a thread.
+                with lock:
+                    num_bytes += int(n or 0)
+                    report(min(num_bytes, total_bytes), total_bytes)
+
+    return Bar
