@@ -12,6 +12,7 @@ from latentwire_server.app import build
 from latentwire_server.model_choice import ModelLoadError, chosen_models
 from latentwire_server.settings import load_settings
 from tests.models.folders import edit
+from tests.models.lora_files import write_diffusers
 from tests.server.serving import Serving, events_of, kind, request
 from tests.tiny_models import build_folder
 
@@ -41,6 +42,33 @@ def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
             function()
         assert caught.value.reason == "unet does not load"
         assert str(broken) in str(caught.value)
+
+
+async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(
+    folder: Path, tmp_path: Path
+):
+    given = {"port": 0, "max_rows": 4, "device": "cpu", "lora_folder": tmp_path}
+    settings = await asyncio.to_thread(load_settings, given | {"models": [listed(folder, id="a")]})
+    app = await build(settings, await asyncio.to_thread(chosen_models, settings))
+    await app.start()
+    try:
+        await app.load()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            server = Serving(app=app, model=None, channel=channel)
+            parts = app._catalogue.default_model._parts
+            await asyncio.to_thread(write_diffusers, tmp_path / "late.safetensors", parts, seed=1)
+            del parts
+            drawn = request("a red circle", num_inference_steps=1, loras=[pb.Lora(id="late")])
+            with pytest.raises(grpc.RpcError) as caught:
+                await events_of(server.stub.GenerateImage(drawn))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            await server.admin.UnloadModel(pb.UnloadModelRequest(name="a"))
+            loaded = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="a")))
+            assert list(loaded[-1].model.loras) == ["late"]
+            events = await events_of(server.stub.GenerateImage(drawn))
+            assert kind(events[-1]) == "completed"
+    finally:
+        await app.stop(grace_s=0)
 
 
 async def test_a_listed_folder_is_known_loaded_on_demand_and_draws(folder: Path):
