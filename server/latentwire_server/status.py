@@ -10,7 +10,7 @@ import logging
 import math
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -20,7 +20,7 @@ from latentwire_server.auth import NotAllowed, Unauthenticated
 from latentwire_server.engine import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -30,6 +30,11 @@ _MAX_VIOLATION_BYTES: Final = 5_000
 """Clients receive 8 KiB of metadata by default; more would lose the whole status."""
 _MAX_DESCRIPTION: Final = 200
 _MAX_MESSAGE: Final = 500
+
+_RESTART_S: Final = 5.0
+"""How long a supervisor takes to have a broken server back."""
+
+ErrorT = TypeVar("ErrorT", bound=Exception)
 
 _logger = logging.getLogger(__name__)
 
@@ -68,228 +73,43 @@ class Failure:
 
 def failure_of(error: Exception) -> Failure:
     """Returns how ``error`` is told to the caller; an unknown one is logged under an error id."""
-    known: Failure | None
-    match error:
-        case Unauthenticated() | NotAllowed():
-            known = _access_failure(error)
-        case errors.ModelNotReady() | errors.ModelInUse() | errors.ModelFailed():
-            known = _model_failure(error)
-        case errors.CallerError():
-            known = _caller_failure(error)
-        case errors.CapacityError():
-            known = _capacity_failure(error)
-        case errors.ServerError():
-            known = _server_failure(error)
-        case _:
-            known = None
-    return known or _internal(error)
-
-
-def _access_failure(error: Unauthenticated | NotAllowed) -> Failure:
-    code = grpc.StatusCode
-    match error:
-        case Unauthenticated(reason=reason):
-            return Failure(
-                code=code.UNAUTHENTICATED,
-                reason=reason,
-                message="this server wants a valid key in metadata: authorization: Bearer <key>",
-            )
-        case NotAllowed(service=service):
-            return Failure(
-                code=code.PERMISSION_DENIED,
-                reason="ADMIN_KEY_NEEDED",
-                message=f"{service} wants one of the server's admin keys",
-                metadata={"service": service},
-            )
-        case _:
-            assert_never(error)
-
-
-def _model_failure(
-    error: errors.ModelNotReady | errors.ModelInUse | errors.ModelFailed,
-) -> Failure:
-    code = grpc.StatusCode
-    match error:
-        case errors.ModelNotReady(name=name, retry_after_s=retry_after_s):
-            return Failure(
-                code=code.UNAVAILABLE,
-                reason="MODEL_LOADING",
-                message=f"model {_shown(name)} is being loaded",
-                metadata={"model": _shown(name)},
-                retry_after_s=retry_after_s,
-            )
-        case errors.ModelInUse(name=name, generation_count=count, retry_after_s=retry_after_s):
-            return Failure(
-                code=code.FAILED_PRECONDITION,
-                reason="MODEL_IN_USE",
-                message=f"model {_shown(name)} is needed by {count} that are running or waiting",
-                metadata={"model": _shown(name), "generation_count": str(count)},
-                retry_after_s=retry_after_s,
-            )
-        case errors.ModelFailed(name=name, reason=reason):
-            return Failure(
-                code=code.FAILED_PRECONDITION,
-                reason="MODEL_FAILED",
-                message=f"model {_shown(name)} could not be loaded: {reason}"[:_MAX_MESSAGE],
-                metadata={"model": _shown(name)},
-            )
-        case _:
-            assert_never(error)
-
-
-def _caller_failure(error: errors.CallerError) -> Failure | None:
-    code = grpc.StatusCode
-    match error:
-        case errors.InvalidRequest(violations=violations):
-            return _invalid(violations)
-        case errors.Cancelled():
-            return Failure(
-                code=code.CANCELLED,
-                reason="CANCELLED_BY_REQUEST",
-                message="the generation was cancelled by CancelGeneration",
-            )
-        case errors.ModelNotFound() | errors.GenerationNotFound() | errors.RequestIdReused():
-            return _name_failure(error)
-        case _:
-            return _deadline_failure(error)
-
-
-def _name_failure(error: errors.CallerError) -> Failure | None:
-    code = grpc.StatusCode
-    match error:
-        case errors.ModelNotFound(name=name, known=known):
-            return Failure(
-                code=code.NOT_FOUND,
-                reason="MODEL_NOT_FOUND",
-                message=f"no model is called {_shown(name)}; there is: {', '.join(known)}",
-                metadata={"model": _shown(name)},
-            )
-        case errors.GenerationNotFound(name=name):
-            return Failure(
-                code=code.NOT_FOUND,
-                reason="GENERATION_NOT_FOUND",
-                message=f"you have no generation {_shown(name)}",
-                metadata={"generation": _shown(name)},
-            )
-        case errors.RequestIdReused(request_id=request_id):
-            return Failure(
-                code=code.ALREADY_EXISTS,
-                reason="REQUEST_ID_REUSED",
-                message=f"request_id {_shown(request_id)} belongs to another request of yours;"
-                " a new request needs a new one",
-                metadata={"request_id": _shown(request_id)},
-            )
-        case _:
-            return None
-
-
-def _deadline_failure(error: errors.CallerError) -> Failure | None:
-    code = grpc.StatusCode
-    match error:
-        case errors.DeadlineTooShort(needed_s=needed_s, remaining_s=remaining_s):
-            return Failure(
-                code=code.DEADLINE_EXCEEDED,
-                reason="DEADLINE_TOO_SHORT",
-                message=f"about {needed_s:.1f} s are needed and {remaining_s:.1f} s are left",
-                metadata={"needed_s": f"{needed_s:.3f}", "remaining_s": f"{remaining_s:.3f}"},
-            )
-        case errors.DeadlinePassed():
-            return Failure(
-                code=code.DEADLINE_EXCEEDED,
-                reason="DEADLINE_PASSED",
-                message="the deadline passed before the generation was done",
-            )
-        case errors.SlowReader(send_timeout_s=send_timeout_s):
-            return Failure(
-                code=code.DEADLINE_EXCEEDED,
-                reason="SLOW_READER",
-                message=f"the client read nothing for {send_timeout_s:g} s",
-                metadata={"send_timeout_s": f"{send_timeout_s:g}"},
-            )
-        case _:
-            return None
-
-
-def _capacity_failure(error: errors.CapacityError) -> Failure | None:
-    code = grpc.StatusCode
-    match error:
-        case errors.QueueFull(max_queued=max_queued, retry_after_s=retry_after_s):
-            return Failure(
-                code=code.RESOURCE_EXHAUSTED,
-                reason="QUEUE_FULL",
-                message=f"the queue is full, with {max_queued} waiting",
-                metadata={"max_queued": str(max_queued)},
-                retry_after_s=retry_after_s,
-            )
-        case errors.DeviceOutOfMemory(width=width, height=height, num_images=num_images):
-            return Failure(
-                code=code.RESOURCE_EXHAUSTED,
-                reason="DEVICE_OUT_OF_MEMORY",
-                message=f"{num_images} of {width}x{height} do not fit the device's memory",
-                metadata={
-                    "width": str(width),
-                    "height": str(height),
-                    "num_images": str(num_images),
-                },
-            )
-        case errors.Draining(retry_after_s=retry_after_s):
-            return Failure(
-                code=code.UNAVAILABLE,
-                reason="DRAINING",
-                message="the server is shutting down",
-                retry_after_s=retry_after_s,
-            )
-        case _:
-            return None
-
-
-def _server_failure(error: errors.ServerError) -> Failure | None:
-    code = grpc.StatusCode
-    match error:
-        case errors.LoraUnusable(id=id_, reason=reason):
-            return Failure(
-                code=code.FAILED_PRECONDITION,
-                reason="LORA_UNUSABLE",
-                message=f"adapter {_shown(id_)} cannot be used: {reason}",
-                metadata={"lora": _shown(id_)},
-            )
-        case errors.NonFiniteOutput(step=step):
-            return Failure(
-                code=code.DATA_LOSS,
-                reason="NON_FINITE_OUTPUT",
-                message=f"the model gave NaN or infinity at step {step}",
-                metadata={"step": str(step)},
-            )
-        case errors.DeviceFailed():
-            return Failure(
-                code=code.UNAVAILABLE,
-                reason="DEVICE_FAILED",
-                message="the device failed and the server is about to end",
-                retry_after_s=_RESTART_S,
-            )
-        case errors.PipelineFailed(error_id=error_id):
-            return _pipeline_error(error_id)
-        case _:
-            return None
-
-
-_RESTART_S: Final = 5.0
-"""How long a supervisor takes to have a broken server back."""
-
-
-def _internal(error: Exception) -> Failure:
+    if isinstance(error, errors.InvalidRequest):
+        return _invalid(error.violations)
+    for tell in _ROWS:
+        told = tell(error)
+        if told is not None:
+            return told
     error_id = uuid.uuid4().hex
     _logger.error("unexpected error error_id=%s", error_id, exc_info=error)
-    return _pipeline_error(error_id)
+    return failure_of(errors.PipelineFailed(error_id=error_id))
 
 
-def _pipeline_error(error_id: str) -> Failure:
-    return Failure(
-        code=grpc.StatusCode.INTERNAL,
-        reason="PIPELINE_ERROR",
-        message=f"the server failed; its log says more under {error_id}",
-        metadata={"error_id": error_id},
-    )
+def _row(
+    kind: type[ErrorT],
+    code: grpc.StatusCode,
+    reason: str | Callable[[ErrorT], str],
+    message: Callable[[ErrorT], str],
+    metadata: Callable[[ErrorT], dict[str, str]] = lambda _: {},
+    *,
+    retry_after_s: float | None = None,
+) -> Callable[[Exception], Failure | None]:
+    """Returns what tells one kind of error, and of others nothing.
+
+    When to try again is the error's own ``retry_after_s``, where it has one.
+    """
+
+    def told(error: Exception) -> Failure | None:
+        if not isinstance(error, kind):
+            return None
+        return Failure(
+            code=code,
+            reason=reason if isinstance(reason, str) else reason(error),
+            message=message(error)[:_MAX_MESSAGE],
+            metadata=metadata(error),
+            retry_after_s=getattr(error, "retry_after_s", retry_after_s),
+        )
+
+    return told
 
 
 def _invalid(violations: tuple[errors.Violation, ...]) -> Failure:
@@ -326,3 +146,159 @@ def _packed(detail: Message) -> any_pb2.Any:
 
 def _shown(name: str) -> str:
     return ascii(name[:64])[1:-1]
+
+
+_CODE: Final = grpc.StatusCode
+_ROWS: Final = (
+    _row(
+        Unauthenticated,
+        _CODE.UNAUTHENTICATED,
+        lambda error: error.reason,
+        lambda _: "this server wants a valid key in metadata: authorization: Bearer <key>",
+    ),
+    _row(
+        NotAllowed,
+        _CODE.PERMISSION_DENIED,
+        "ADMIN_KEY_NEEDED",
+        lambda error: f"{error.service} wants one of the server's admin keys",
+        lambda error: {"service": error.service},
+    ),
+    _row(
+        errors.ModelNotReady,
+        _CODE.UNAVAILABLE,
+        "MODEL_LOADING",
+        lambda error: f"model {_shown(error.name)} is being loaded",
+        lambda error: {"model": _shown(error.name)},
+    ),
+    _row(
+        errors.ModelInUse,
+        _CODE.FAILED_PRECONDITION,
+        "MODEL_IN_USE",
+        lambda error: (
+            f"model {_shown(error.name)} is needed by {error.generation_count} that are running or"
+            " waiting"
+        ),
+        lambda error: {
+            "model": _shown(error.name),
+            "generation_count": str(error.generation_count),
+        },
+    ),
+    _row(
+        errors.ModelFailed,
+        _CODE.FAILED_PRECONDITION,
+        "MODEL_FAILED",
+        lambda error: f"model {_shown(error.name)} could not be loaded: {error.reason}",
+        lambda error: {"model": _shown(error.name)},
+    ),
+    _row(
+        errors.ModelNotFound,
+        _CODE.NOT_FOUND,
+        "MODEL_NOT_FOUND",
+        lambda error: (
+            f"no model is called {_shown(error.name)}; there is: {', '.join(error.known)}"
+        ),
+        lambda error: {"model": _shown(error.name)},
+    ),
+    _row(
+        errors.GenerationNotFound,
+        _CODE.NOT_FOUND,
+        "GENERATION_NOT_FOUND",
+        lambda error: f"you have no generation {_shown(error.name)}",
+        lambda error: {"generation": _shown(error.name)},
+    ),
+    _row(
+        errors.RequestIdReused,
+        _CODE.ALREADY_EXISTS,
+        "REQUEST_ID_REUSED",
+        lambda error: (
+            f"request_id {_shown(error.request_id)} belongs to another request of yours;"
+            " a new request needs a new one"
+        ),
+        lambda error: {"request_id": _shown(error.request_id)},
+    ),
+    _row(
+        errors.Cancelled,
+        _CODE.CANCELLED,
+        "CANCELLED_BY_REQUEST",
+        lambda _: "the generation was cancelled by CancelGeneration",
+    ),
+    _row(
+        errors.DeadlineTooShort,
+        _CODE.DEADLINE_EXCEEDED,
+        "DEADLINE_TOO_SHORT",
+        lambda error: (
+            f"about {error.needed_s:.1f} s are needed and {error.remaining_s:.1f} s are left"
+        ),
+        lambda error: {
+            "needed_s": f"{error.needed_s:.3f}",
+            "remaining_s": f"{error.remaining_s:.3f}",
+        },
+    ),
+    _row(
+        errors.DeadlinePassed,
+        _CODE.DEADLINE_EXCEEDED,
+        "DEADLINE_PASSED",
+        lambda _: "the deadline passed before the generation was done",
+    ),
+    _row(
+        errors.SlowReader,
+        _CODE.DEADLINE_EXCEEDED,
+        "SLOW_READER",
+        lambda error: f"the client read nothing for {error.send_timeout_s:g} s",
+        lambda error: {"send_timeout_s": f"{error.send_timeout_s:g}"},
+    ),
+    _row(
+        errors.QueueFull,
+        _CODE.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        lambda error: f"the queue is full, with {error.max_queued} waiting",
+        lambda error: {"max_queued": str(error.max_queued)},
+    ),
+    _row(
+        errors.DeviceOutOfMemory,
+        _CODE.RESOURCE_EXHAUSTED,
+        "DEVICE_OUT_OF_MEMORY",
+        lambda error: (
+            f"{error.num_images} of {error.width}x{error.height} do not fit the device's memory"
+        ),
+        lambda error: {
+            "width": str(error.width),
+            "height": str(error.height),
+            "num_images": str(error.num_images),
+        },
+    ),
+    _row(
+        errors.Draining,
+        _CODE.UNAVAILABLE,
+        "DRAINING",
+        lambda _: "the server is shutting down",
+    ),
+    _row(
+        errors.LoraUnusable,
+        _CODE.FAILED_PRECONDITION,
+        "LORA_UNUSABLE",
+        lambda error: f"adapter {_shown(error.id)} cannot be used: {error.reason}",
+        lambda error: {"lora": _shown(error.id)},
+    ),
+    _row(
+        errors.NonFiniteOutput,
+        _CODE.DATA_LOSS,
+        "NON_FINITE_OUTPUT",
+        lambda error: f"the model gave NaN or infinity at step {error.step}",
+        lambda error: {"step": str(error.step)},
+    ),
+    _row(
+        errors.DeviceFailed,
+        _CODE.UNAVAILABLE,
+        "DEVICE_FAILED",
+        lambda _: "the device failed and the server is about to end",
+        retry_after_s=_RESTART_S,
+    ),
+    _row(
+        errors.PipelineFailed,
+        _CODE.INTERNAL,
+        "PIPELINE_ERROR",
+        lambda error: f"the server failed; its log says more under {error.error_id}",
+        lambda error: {"error_id": error.error_id},
+    ),
+)
