@@ -147,6 +147,13 @@ class FakeSafetyChecker:
         return self.rule(len(self.seen))
 
 
+class FakeWatermark:
+    """Turns every colour into its opposite, so that nobody can miss it."""
+
+    def applied(self, image: torch.Tensor) -> torch.Tensor:
+        return 1 - image
+
+
 @dataclass(frozen=True)
 class FakeAdapterSet:
     """Adapters that change nothing but what the model remembers of them."""
@@ -173,6 +180,7 @@ class FakeModel:
     safety_checker: FakeSafetyChecker | None = None
     high_resolution_fix: float | None = None
     """How strong its second pass is by default; None: it has none."""
+    watermark: FakeWatermark | None = None
     call_s: float = 0.0
     """How long a denoiser call takes."""
     faults: list[Fault] = field(default_factory=list)

@@ -52,6 +52,7 @@ class ListedModel(BaseModel):
     denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] | None = None
     safety_checker: bool | None = None
     unchecked_previews: bool | None = None
+    watermark: bool | None = None
     embeddings_folder: Annotated[Path, Field(strict=False)] | None = None
     prompt_weighting: bool | None = None
     max_prompt_chunks: Annotated[int, Field(ge=1, le=MAX_PROMPT_CHUNKS)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -14,7 +15,13 @@ from latentwire_server.engine.types import Batching
 from latentwire_server.listed_model import ListedModel, id_of_source
 from latentwire_server.models.info import ModelSize
 from latentwire_server.models.model_settings import ModelSettings
-from latentwire_server.models.source import EMBEDDED_ID, LoadError, ModelSource, embedded_source
+from latentwire_server.models.source import (
+    EMBEDDED_ID,
+    MISSING_WATERMARK,
+    LoadError,
+    ModelSource,
+    embedded_source,
+)
 from latentwire_server.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -80,12 +87,14 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
     if not settings.models:
         _check_there(settings.model, field="model")
         source = source_of(settings)
+        _check_watermark(source, field="watermark")
         return (_to_load(source, settings, aliases=settings.model_aliases),)
     for index, listed in enumerate(settings.models):
         entry, owner = f"models[{index}]", f", of the model {listed.served_id!r}"
         _check_folder(listed.embeddings_folder, field=f"{entry}.embeddings_folder", owner=owner)
         for name in ("source", "refiner", "vae"):
             _check_there(getattr(listed, name), field=f"{entry}.{name}", owner=owner)
+        _check_watermark(listed_source(listed, settings), field=f"{entry}.watermark")
     return tuple(
         _to_load(
             listed_source(listed, settings),
@@ -150,6 +159,12 @@ def _check_folder(folder: Path | None, *, field: str, owner: str = "") -> None:
         raise SettingsError(message)
 
 
+def _check_watermark(source: ModelSource, *, field: str) -> None:
+    if source.watermark and importlib.util.find_spec("imwatermark") is None:
+        message = f"{field}=true: {MISSING_WATERMARK}"
+        raise SettingsError(message)
+
+
 def _with_options(
     source: ModelSource, settings: Settings, listed: ListedModel | None = None
 ) -> ModelSource:
@@ -159,6 +174,7 @@ def _with_options(
         source,
         safety_checker=_first_given(own.safety_checker, settings.safety_checker),
         unchecked_previews=_first_given(own.unchecked_previews, settings.unchecked_previews),
+        watermark=_first_given(own.watermark, settings.watermark),
         embeddings_folder=_first_given(own.embeddings_folder, settings.embeddings_folder),
         prompt_weighting=_first_given(own.prompt_weighting, settings.prompt_weighting),
         max_prompt_chunks=_first_given(own.max_prompt_chunks, settings.max_prompt_chunks),

@@ -197,6 +197,12 @@ class Settings(BaseSettings):
         description="Sends previews of a model with a safety checker too, which they do not pass.",
     )
 
+    watermark: bool = Field(
+        default=False,
+        description="Writes diffusers' invisible watermark into pictures; needs"
+        " `latentwire[watermark]`.",
+    )
+
     refused_words_file: Path | None = Field(
         None,
         description="File with one word or phrase per line that prompts must not have; '#' starts"

@@ -61,7 +61,7 @@ class Finisher:
             decoded = model.decode(latents)
             if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
                 raise NonFiniteOutput(step=trajectory.step)
-            pixels = self._finished(pixels_of(decoded), trajectory)
+            pixels = self._finished(decoded, trajectory)
             checker = model.safety_checker
             is_withheld = checker is not None and checker.flags(pixels)
             self._last_key, self._last_pixels = key, None if is_withheld else pixels
@@ -80,12 +80,16 @@ class Finisher:
         if is_new:
             self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
 
-    def _finished(self, pixels: NDArray[np.uint8], trajectory: Trajectory) -> NDArray[np.uint8]:
+    def _finished(self, decoded: torch.Tensor, trajectory: Trajectory) -> NDArray[np.uint8]:
         """Returns what was drawn as it is delivered: at its size, with what was to be kept."""
         source, size = trajectory.source, trajectory.request.delivered_size
+        watermark = trajectory.model.watermark
         if size is not None:
-            pixels = made_smaller(pixels, width=size[0], height=size[1])
+            smaller = made_smaller(pixels_of(decoded), width=size[0], height=size[1])
+            decoded = torch.from_numpy(smaller).permute(2, 0, 1) / 255
             source = source and source.delivered
+        # Scaling would wash it out, and what is kept of a picture stays as it was.
+        pixels = pixels_of(decoded if watermark is None else watermark.applied(decoded))
         if source is None or source.mask is None:
             return pixels
         return paste(pixels, original=source.pixels, mask=source.mask, feather=self._mask_feather)

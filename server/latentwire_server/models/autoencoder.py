@@ -39,13 +39,12 @@ class Autoencoder:
         return VaePosterior(encoded, scale=self._scale)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes one image, (3, height, width) float32 in [0, 1]; not clamped where not finite."""
+        """Decodes one image, (3, height, width) float32, from 0 for black to 1, and not clamped."""
         vae = self._vae
         vae.use_tiling = max(latents.shape[-2:]) * self.scale_factor > TILED_ABOVE
         unscaled = self._scale.undone(latents.to(vae.device, vae.dtype))
         image: torch.Tensor = vae.decode(unscaled, return_dict=False)[0][0].float()
-        # clamp keeps NaN, and turns infinity into a colour: that must stay visible.
-        return torch.where(image.isfinite(), (image / 2 + 0.5).clamp(0, 1), image)
+        return image / 2 + 0.5
 
 
 class LatentScale:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-    from latentwire_server.models.model import SafetyChecker
+    from latentwire_server.models.model import SafetyChecker, Watermark
     from latentwire_server.models.projection import LatentProjection
     from latentwire_server.models.text_encoder import TextEncoder
 
@@ -42,6 +42,7 @@ class Components:
     scheduler_config: Mapping[str, object]
     projection: LatentProjection
     safety_checker: SafetyChecker | None = None
+    watermark: Watermark | None = None
     prompt_options: PromptOptions = PLAIN_PROMPTS
     words: tuple[str, ...] = ()
     """What embeddings of the operator's stand for."""

@@ -26,6 +26,7 @@ from latentwire_server.models.reading import (
 )
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
 from latentwire_server.models.textual_inversion import load_words, words_in
+from latentwire_server.models.watermark import load_watermark, with_watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,8 +114,12 @@ def _load_model(source: ModelSource) -> UnetModel:
     paths = lora_paths(source)
     if paths:
         components, info = with_shelf(components, info, family=family, paths=paths)
+    info = _with_limits(info, source.limit_overrides)
+    if source.watermark:
+        info = with_watermark(info, source=source.source)
+        components = replace(components, watermark=load_watermark(source.source))
     return family.model(
-        _with_limits(info, source.limit_overrides),
+        info,
         components,
         backend=DenoiserBackend(source.backend),
         refiner=refiner,

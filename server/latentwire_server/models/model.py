@@ -128,6 +128,13 @@ class StepScheduler(Protocol):
         """Goes on from what has stepped for it among others; ``images`` are its own there."""
 
 
+class Watermark(Protocol):
+    """Something in a picture that programs find and people do not see. Device thread."""
+
+    def applied(self, image: torch.Tensor) -> torch.Tensor:
+        """Returns a picture, (3, height, width) float32 as ``decode`` gives it, with it."""
+
+
 class AdapterSet(Protocol):
     """A model beside the one that it was made from, with adapters in its networks."""
 
@@ -189,6 +196,10 @@ class DiffusionModel(ModelOutline, Protocol):
 
         It has neither a safety checker nor a refiner, and its latents are decoded here.
         """
+
+    @property
+    def watermark(self) -> Watermark | None:
+        """What is written into finished pictures; None: nothing. Any thread."""
 
     @property
     def device_name(self) -> str:
@@ -274,7 +285,7 @@ class DiffusionModel(ModelOutline, Protocol):
             latents: (1, channels, height, width) float32.
 
         Returns:
-            (3, height, width) float32 in [0, 1]; not clamped where it is not finite.
+            (3, height, width) float32, from 0 for black to 1 for the most of a colour; not clamped.
         """
 
     def project_preview(self, latents: torch.Tensor) -> torch.Tensor:

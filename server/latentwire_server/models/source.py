@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 EMBEDDED_ID: Final = "embedded"
 MAX_PROMPT_CHUNKS: Final = 8
+MISSING_WATERMARK: Final = "needed: invisible-watermark, by pip install 'latentwire[watermark]'"
 EMBEDDED_FOLDER: Final = Path(__file__).parent.parent / "embedded" / "model"
 
 
@@ -46,6 +47,8 @@ class ModelSource:
     """Whether the model's own safety checker is loaded, if it brings one."""
     unchecked_previews: bool = False
     """Whether a model with a safety checker sends previews, which it does not see."""
+    watermark: bool = False
+    """Whether finished pictures carry an invisible watermark."""
     embeddings_folder: Path | None = None
     """With the words that embeddings stand for."""
     prompt_weighting: bool = False
@@ -74,6 +77,7 @@ class ModelSource:
             source=self.refiner,
             revision=None,
             safety_checker=False,
+            watermark=False,
             overrides=None,
             # Words are learnt for the model's own encoders.
             embeddings_folder=None,

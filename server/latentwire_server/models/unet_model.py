@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.autoencoder import VaePosterior
     from latentwire_server.models.components import Components, LoadedLoras
     from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
-    from latentwire_server.models.model import SafetyChecker
+    from latentwire_server.models.model import SafetyChecker, Watermark
 
 
 class UnetModel(ABC):
@@ -116,6 +116,11 @@ class UnetModel(ABC):
         """Who says which pictures are withheld; None: nobody."""
         return self._parts.safety_checker
 
+    @property
+    def watermark(self) -> Watermark | None:
+        """What is written into finished pictures; None: nothing."""
+        return self._parts.watermark
+
     @torch.inference_mode()
     def prepare(self, num_rows: int) -> None:
         """Compiles for calls of so many rows at the model's own size, if the backend compiles."""
@@ -187,7 +192,7 @@ class UnetModel(ABC):
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes one image, (3, height, width) float32 in [0, 1]."""
+        """Decodes one image, (3, height, width) float32, from 0 for black to 1, not clamped."""
         return self._vae.decode(latents)
 
     @torch.inference_mode()
