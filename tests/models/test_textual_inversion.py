@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import diffusers
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
+from latentwire_server.models.library_lock import LIBRARY_LOCK
 from latentwire_server.models.loading import load_model, outline_model
 from tests.models.folders import source_of
 from tests.tiny_models import WIDTH, build_folder
@@ -48,6 +51,26 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path, words: Path) -> DiffusionModel:
     return load_model(source_of(folder, embeddings_folder=words))
+
+
+def test_the_table_of_words_is_made_while_no_other_thread_makes_modules(
+    folder: Path, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread's loading patches torch, and would leave it without storage."""
+    could_enter: list[bool] = []
+    resize = transformers.CLIPTextModel.resize_token_embeddings
+
+    def watched(self, *args, **options):
+        other = threading.Thread(
+            target=lambda: could_enter.append(LIBRARY_LOCK.acquire(blocking=False))
+        )
+        other.start()
+        other.join()
+        return resize(self, *args, **options)
+
+    monkeypatch.setattr(transformers.CLIPTextModel, "resize_token_embeddings", watched)
+    assert load_model(source_of(folder, embeddings_folder=words)).info.capabilities
+    assert could_enter == [False]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from latentwire_server.models.files import check_safetensors
+from latentwire_server.models.library_lock import LIBRARY_LOCK
 from latentwire_server.models.source import LoadError
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ def load_words(folder: Path, encoders: Sequence[TextEncoder]) -> tuple[str, ...]
         _LOGGER.warning("embedding not loaded file=%s reason=%s", name, reason)
     for encoder in encoders if found else ():
         # All at once: each call makes the network's table of words anew.
-        _Loader().load_textual_inversion(
-            [{one.word: one.vectors[encoder.name]} for one in found],
-            token=[one.word for one in found],
-            tokenizer=encoder.tokenizer,
-            text_encoder=encoder.module,
-        )
+        with LIBRARY_LOCK:
+            _Loader().load_textual_inversion(
+                [{one.word: one.vectors[encoder.name]} for one in found],
+                token=[one.word for one in found],
+                tokenizer=encoder.tokenizer,
+                text_encoder=encoder.module,
+            )
     for one in found:
         _LOGGER.info("embedding loaded word=%s vectors=%d", one.word, one.num_vectors)
     return tuple(one.word for one in found)
