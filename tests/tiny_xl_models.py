@@ -8,7 +8,7 @@ import diffusers
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny_models import NATIVE_LATENTS, WIDTH, build_parts
+from tests.tiny_models import INPAINTING_CHANNELS, NATIVE_LATENTS, WIDTH, build_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,14 +35,17 @@ def build_xl_folder(
     variant: str | None = None,
     max_shard_size: str | int = "10GB",
     force_zeros: bool = True,
+    in_channels: int = 4,
 ) -> Path:
     """Writes a diffusers folder whose pictures depend strongly on all that a UNet is told."""
-    parts = build_xl_parts(folder, is_refiner=is_refiner, seed=seed)
+    parts = build_xl_parts(folder, is_refiner=is_refiner, seed=seed, in_channels=in_channels)
     if is_refiner:
         parts |= {"tokenizer": None, "text_encoder": None, "requires_aesthetics_score": True}
     kind: Any = diffusers.StableDiffusionXLPipeline
     if is_refiner:
         kind = diffusers.StableDiffusionXLImg2ImgPipeline
+    elif in_channels == INPAINTING_CHANNELS:
+        kind = diffusers.StableDiffusionXLInpaintPipeline
     pipeline = kind(**parts, force_zeros_for_empty_prompt=force_zeros, add_watermarker=False)
     if variant == "fp16":
         pipeline = pipeline.to(torch.float16)
@@ -50,7 +53,9 @@ def build_xl_folder(
     return folder
 
 
-def build_xl_parts(folder: Path, *, is_refiner: bool = False, seed: int = 0) -> dict[str, Any]:
+def build_xl_parts(
+    folder: Path, *, is_refiner: bool = False, seed: int = 0, in_channels: int = 4
+) -> dict[str, Any]:
     """Returns the parts of a base model, or those of which a refiner takes some."""
     shared = build_parts(folder, seed=seed)
     files = folder / "tokenizer"
@@ -80,15 +85,16 @@ def build_xl_parts(folder: Path, *, is_refiner: bool = False, seed: int = 0) -> 
                     pad_token_id=0,
                 )
             ).eval(),
-            "unet": _unet(is_refiner=is_refiner).eval(),
+            "unet": _unet(is_refiner=is_refiner, in_channels=in_channels).eval(),
             "scheduler": diffusers.EulerDiscreteScheduler(**XL_SCHEDULER),
         }
 
 
-def _unet(*, is_refiner: bool) -> torch.nn.Module:
+def _unet(*, is_refiner: bool, in_channels: int) -> torch.nn.Module:
     num_ids = 5 if is_refiner else 6
     unet = diffusers.UNet2DConditionModel(
         sample_size=NATIVE_LATENTS,
+        in_channels=in_channels,
         block_out_channels=(16, 32),
         layers_per_block=1,
         norm_num_groups=8,

@@ -115,7 +115,11 @@ def _refusal(parts: Components) -> str | None:
 FAMILY: Final = Family(
     name="stable-diffusion-xl",
     model=StableDiffusionXL,
-    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+    ),
     text_encoders=(
         TextEncoderKind(class_name="CLIPTextModel", is_optional=True),
         TextEncoderKind(class_name="CLIPTextModelWithProjection", suffix="_2"),
