@@ -184,6 +184,33 @@ def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
     assert not torch.allclose(decoded, rounded / 2 + 0.5, atol=1e-5)
 
 
+def test_in_bfloat16_pictures_are_encoded_in_float32_as_in_the_pipeline(folder: Path) -> None:
+    pipeline = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(
+        folder, torch_dtype=torch.bfloat16, add_watermarker=False
+    )
+    assert pipeline.vae.config.force_upcast
+    image = 2 * torch.rand((1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)) - 1
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    with torch.inference_mode():
+        expected = pipeline.prepare_latents(
+            image, None, 1, 1, torch.bfloat16, "cpu", generator(), add_noise=False
+        )
+        # What encoding in bfloat16 gives: another number almost everywhere.
+        rounded = pipeline.vae.encode(image.bfloat16()).latent_dist.sample(generator())
+    model = load_model(replace(source_of(folder), dtype="bfloat16"))
+    decoded = model.decode(expected.float())
+    encoded = model.encode_image(image).sample(generator())
+    assert (encoded == expected.float()).float().mean() > 0.95
+    scaled = rounded * pipeline.vae.config.scaling_factor
+    assert (encoded == scaled.float()).float().mean() < 0.6
+    # Its weights are what they were.
+    assert torch.equal(model.decode(expected.float()), decoded)
+    assert model._parts.vae.encoder.conv_in.weight.dtype is torch.bfloat16
+
+
 def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
     build_xl_folder(tmp_path)
 

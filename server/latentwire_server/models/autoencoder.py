@@ -5,6 +5,7 @@ Latents are scaled as the denoiser's are. Device thread only.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -13,6 +14,8 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from latentwire_server.models.precision import to_device
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from diffusers import AutoencoderKL, AutoencoderTiny
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
@@ -24,9 +27,15 @@ the decoder's memory grows with the area, and takes more than the denoiser's fro
 class Autoencoder:
     """Encodes and decodes one picture at a time."""
 
-    def __init__(self, vae: AutoencoderKL | AutoencoderTiny) -> None:
-        """Takes diffusers' autoencoder, on its device."""
+    def __init__(
+        self, vae: AutoencoderKL | AutoencoderTiny, *, may_encode_in_float32: bool = False
+    ) -> None:
+        """Takes diffusers' autoencoder, on its device.
+
+        ``may_encode_in_float32``: it does where its configuration asks for that.
+        """
         self._vae = vae
+        self._encodes_in_float32 = may_encode_in_float32 and bool(vae.config.force_upcast)
         self._scale = LatentScale(vae)
         self.scale_factor = vae_scale_factor(vae)
         """How many pixels one latent is wide."""
@@ -35,8 +44,13 @@ class Autoencoder:
         """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
         vae = self._vae
         vae.use_tiling = max(image.shape[-2:]) > TILED_ABOVE
-        encoded = vae.encode(to_device(image, vae.device).to(vae.dtype))
-        return VaePosterior(encoded, scale=self._scale)
+        # Rounded first and upcast then, as in the pipelines.
+        dtype = vae.dtype
+        rounded = to_device(image, vae.device).to(dtype)
+        if not self._encodes_in_float32:
+            return VaePosterior(vae.encode(rounded), scale=self._scale, dtype=dtype)
+        with _in_float32(vae):
+            return VaePosterior(vae.encode(rounded.float()), scale=self._scale, dtype=dtype)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decodes one image, (3, height, width) float32, from 0 for black to 1, and not clamped."""
@@ -45,6 +59,22 @@ class Autoencoder:
         unscaled = self._scale.undone(latents.to(vae.device, vae.dtype))
         image: torch.Tensor = vae.decode(unscaled, return_dict=False)[0][0].float()
         return image / 2 + 0.5
+
+
+@contextmanager
+def _in_float32(vae: AutoencoderKL | AutoencoderTiny) -> Iterator[None]:
+    """Lets what encodes compute in float32 within the block; there and back no weight changes."""
+    parts = [vae.encoder, getattr(vae, "quant_conv", None)]
+    dtype = vae.dtype
+    for part in parts:
+        if part is not None:
+            part.to(torch.float32)
+    try:
+        yield
+    finally:
+        for part in parts:
+            if part is not None:
+                part.to(dtype)
 
 
 class LatentScale:
@@ -81,11 +111,16 @@ class VaePosterior:
     """What an autoencoder makes of a picture: a distribution, or with a tiny one just latents."""
 
     def __init__(
-        self, encoded: AutoencoderKLOutput | AutoencoderTinyOutput, *, scale: LatentScale
+        self,
+        encoded: AutoencoderKLOutput | AutoencoderTinyOutput,
+        *,
+        scale: LatentScale,
+        dtype: torch.dtype,
     ) -> None:
-        """Takes what the autoencoder's ``encode`` returned."""
+        """Takes what the autoencoder's ``encode`` returned, and the dtype to scale it in."""
         self._encoded = encoded
         self._scale = scale
+        self._dtype = dtype
 
     @torch.inference_mode()
     def sample(self, generator: torch.Generator) -> torch.Tensor:
@@ -94,7 +129,7 @@ class VaePosterior:
             latents = self._encoded.latents
         else:
             latents = self._encoded.latent_dist.sample(generator)
-        return self._scale.applied(latents).float()
+        return self._scale.applied(latents.to(self._dtype)).float()
 
 
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:

@@ -32,6 +32,8 @@ _SCORES: Final = "requires_aesthetics_score"
 class StableDiffusionXL(UnetModel):
     """A loaded model; does what ``StableDiffusionXLPipeline`` and its siblings do."""
 
+    _may_encode_in_float32 = True
+
     @torch.inference_mode()
     def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         """Encodes one prompt as ``StableDiffusionXLPipeline.encode_prompt`` does."""

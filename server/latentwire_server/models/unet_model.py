@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 class UnetModel(ABC):
     """A loaded model whose denoiser is a UNet; a family says how it reads text."""
 
+    _may_encode_in_float32: ClassVar[bool] = False
+    """Whether the family's pipelines heed an autoencoder's ``force_upcast`` in every dtype."""
+
     def __init__(
         self,
         info: ModelInfo,
@@ -50,7 +53,7 @@ class UnetModel(ABC):
         self._parts = components
         self._refiner = refiner
         self._unet = PreparedUnet(components.unet, backend=backend)
-        self._vae = Autoencoder(components.vae)
+        self._vae = Autoencoder(components.vae, may_encode_in_float32=self._may_encode_in_float32)
         config = components.unet.config
         self._num_mask_channels: int = config.in_channels - config.out_channels
         self._device: torch.device = components.unet.device
