@@ -61,7 +61,8 @@ class ListedModel(BaseModel):
     preload: bool | None = None
     """Whether it is loaded before the server is ready. None: the first model alone."""
     refiner: Annotated[str, Field(min_length=1)] | None = None
-    """A diffusers folder or hub id, which takes the low noise levels."""
+    """A diffusers folder, hub id or checkpoint, which takes the low noise levels."""
+    refiner_single_file_config: str | None = None
     high_noise_frac: Annotated[float, Field(gt=0, le=1)] | None = None
     vae: Annotated[str, Field(min_length=1)] | None = None
     """A folder or hub id of an autoencoder in place of the model's own."""
@@ -76,6 +77,9 @@ class ListedModel(BaseModel):
             raise ValueError(message)
         if self.high_noise_frac is not None and self.refiner is None:
             message = "high_noise_frac: says where the refiner takes over; there is none"
+            raise ValueError(message)
+        if self.refiner_single_file_config is not None and self.refiner is None:
+            message = "refiner_single_file_config: is for a refiner's checkpoint; there is none"
             raise ValueError(message)
         return self
 

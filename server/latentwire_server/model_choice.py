@@ -140,6 +140,7 @@ def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
             variant=listed.variant,
             single_file_config=listed.single_file_config,
             refiner=listed.refiner,
+            refiner_single_file_config=listed.refiner_single_file_config,
             vae=listed.vae,
         )
     if listed.high_noise_frac is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from latentwire_server.engine.types import Batching
 from latentwire_server.models.loading import load_model, outline_model, weights_bytes
-from tests.models.folders import refused, source_of
+from tests.models.folders import edit, refused, source_of
 from tests.models.oracle import (
     SCHEDULERS,
     STABLE_DIFFUSION_XL,
@@ -23,8 +25,8 @@ from tests.models.oracle import (
     largest_difference,
 )
 from tests.models.test_sources import mask, picture
-from tests.tiny_models import build_folder
-from tests.tiny_xl_models import build_xl_folder
+from tests.tiny_models import WIDTH, build_folder
+from tests.tiny_xl_models import SECOND_WIDTH, build_xl_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,8 +197,104 @@ def test_an_outline_knows_the_refiner_and_its_weights_count(folders, model: Unet
     assert outline is not None
     assert outline.info == model.info
     assert outline.refiner is not None
-    both = weights_bytes(source_of(base)) + weights_bytes(source_of(refiner))
-    assert weights_bytes(source) == both
+    assert weights_bytes(source) == bytes_in(base) + bytes_in(refiner, but="vae")
+
+
+def bytes_in(folder: Path, *, but: str = "none") -> int:
+    """Returns what the tensors take of all parts of a folder but one."""
+    files = [path for path in folder.glob("*/*.safetensors") if path.parent.name != but]
+    return sum(tensor.nbytes for path in files for tensor in load_file(path).values())
+
+
+WORD, PROMPT = "<style>", "a red <style> circle"
+
+
+@pytest.fixture(scope="module")
+def sharing(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A refiner with its base's second text encoder, as the published one has."""
+    base, refiner = folders
+    copy = tmp_path_factory.mktemp("sharing") / "refiner"
+    shutil.copytree(refiner, copy)
+    for part in ("text_encoder_2", "tokenizer_2"):
+        shutil.rmtree(copy / part)
+        shutil.copytree(base / part, copy / part)
+    edit(copy / "text_encoder_2/config.json", lambda config: config.update(_name_or_path="x"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, generator = tmp_path_factory.mktemp("words"), torch.Generator().manual_seed(0)
+    sizes = {"clip_l": WIDTH, "clip_g": SECOND_WIDTH}
+    vectors = {name: torch.randn((2, size), generator=generator) for name, size in sizes.items()}
+    save_file(vectors, folder / f"{WORD}.safetensors")
+    return folder
+
+
+def test_a_text_encoder_that_both_have_is_in_memory_once(folders, sharing: Path) -> None:
+    base, _ = folders
+    source = source_of(base, refiner=str(sharing))
+    model = load_model(source)
+    assert model.refiner is not None
+    modules = [one._parts.text_encoders[-1].module for one in (model, model.refiner)]
+    assert modules[0] is modules[1]
+    held = {
+        id(one): one for part in (model, model.refiner) for one in part._parts.networks.values()
+    }
+    total = sum(tensor.nbytes for part in held.values() for tensor in part.parameters())
+    assert weights_bytes(source) == pytest.approx(total, rel=0.001)
+    case = Case(name="shared", high_noise_frac=0.5)
+    (files,) = EngineDrawings(model=model).alone(case).values()
+    assert largest_difference(files, EnsembleOracle(base, sharing).draw(case)) <= TOLERANCE
+
+
+def test_one_number_makes_it_another_text_encoder(folders, sharing: Path, tmp_path: Path) -> None:
+    base, _ = folders
+    copy = shutil.copytree(sharing, tmp_path / "refiner")
+    path = copy / "text_encoder_2/model.safetensors"
+    tensors = load_file(path)
+    tensors["text_projection.weight"][0, 0] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    model = load_model(source_of(base, refiner=str(copy)))
+    assert model.refiner is not None
+    modules = [one._parts.text_encoders[-1].module for one in (model, model.refiner)]
+    assert modules[0] is not modules[1]
+    assert weights_bytes(source_of(base, refiner=str(copy))) > weights_bytes(
+        source_of(base, refiner=str(sharing))
+    )
+
+
+def test_a_refiners_own_autoencoder_is_not_read(folders, tmp_path: Path) -> None:
+    base, refiner = folders
+    copy = shutil.copytree(refiner, tmp_path / "refiner")
+    path = next((copy / "vae").glob("*.safetensors"))
+    save_file({"nothing": torch.zeros(1)}, path, metadata={"format": "pt"})
+    model = load_model(source_of(base, refiner=str(copy)))
+    assert model.refiner is not None
+    assert model.refiner._parts.vae is model._parts.vae
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_words_that_the_base_has_learnt_are_the_refiners_too(
+    folders, sharing: Path, words: Path, shares: bool
+) -> None:
+    base, refiner = folders
+    folder = sharing if shares else refiner
+    model = load_model(source_of(base, refiner=str(folder), embeddings_folder=words))
+    pipeline = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(
+        folder, local_files_only=True, add_watermarker=False
+    )
+    pipeline.load_textual_inversion(
+        {WORD: load_file(next(words.iterdir()))["clip_g"]},
+        token=WORD,
+        text_encoder=pipeline.text_encoder_2,
+        tokenizer=pipeline.tokenizer_2,
+    )
+    expected, _, pooled, _ = pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+    assert model.refiner is not None
+    encoded = model.refiner.encode_prompt(PROMPT, clip_skip=0)
+    assert torch.allclose(encoded.prompt_embeds, expected[0], atol=1e-5)
+    assert torch.allclose(encoded.pooled_prompt_embeds, pooled[0], atol=1e-5)
 
 
 def test_a_refiner_of_another_family_is_refused(folders, tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentwire_server.models.loading import LoadError, ModelSource, load_model
+from latentwire_server.models.loading import LoadError, ModelSource, load_model, weights_bytes
 from latentwire_server.models.model import DenoiserInput
+from tests.engine.driving import pixels_of_file
+from tests.models.folders import source_of
+from tests.models.oracle import Case, EngineDrawings, largest_difference
 from tests.tiny_models import build_folder
 from tests.tiny_xl_models import build_xl_folder
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from latentwire_server.models.stable_diffusion import StableDiffusion
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 # Of the tiny model: two levels of one layer in the UNet, four in the autoencoder.
 UNET_NAMES = [
@@ -90,15 +95,19 @@ def renamed(key: str, names: Names) -> str:
     return key
 
 
+def vae_tensor(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    is_attention = ".attentions." in key and tensor.dim() == 2
+    shaped = tensor[:, :, None, None].contiguous() if is_attention else tensor
+    return {f"first_stage_model.{renamed(key, VAE_NAMES)}": shaped}
+
+
 def write_checkpoint(folder: Path, path: Path) -> Path:
     """Writes the weights of a diffusers folder as one file with the original names."""
     tensors = {}
     for key, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
         tensors[f"model.diffusion_model.{renamed(key, UNET_NAMES)}"] = tensor
     for key, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
-        is_attention = ".attentions." in key and tensor.dim() == 2
-        shaped = tensor[:, :, None, None].contiguous() if is_attention else tensor
-        tensors[f"first_stage_model.{renamed(key, VAE_NAMES)}"] = shaped
+        tensors |= vae_tensor(key, tensor)
     for key, tensor in load_file(folder / "text_encoder/model.safetensors").items():
         name = key.removeprefix("text_model.")
         tensors[f"cond_stage_model.transformer.text_model.{name}"] = tensor
@@ -108,18 +117,21 @@ def write_checkpoint(folder: Path, path: Path) -> Path:
 
 def write_xl_checkpoint(folder: Path, path: Path) -> Path:
     """Writes a Stable Diffusion XL folder's weights as one file with the original names."""
-    write_checkpoint(folder, path)
-    kept = {key: tensor for key, tensor in load_file(path).items() if key.startswith("first_stage")}
+    kept = {}
+    for key, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
+        kept |= vae_tensor(key, tensor)
     for key, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
         kept[f"model.diffusion_model.{renamed(key, XL_UNET_NAMES)}"] = tensor
-    for key, tensor in load_file(folder / "text_encoder/model.safetensors").items():
+    first = folder / "text_encoder/model.safetensors"
+    for key, tensor in load_file(first).items() if first.exists() else ():
         name = key.removeprefix("text_model.")
         kept[f"conditioner.embedders.0.transformer.text_model.{name}"] = tensor
     second = {
         key.removeprefix("text_model."): tensor
         for key, tensor in load_file(folder / "text_encoder_2/model.safetensors").items()
     }
-    prefix = "conditioner.embedders.1.model."
+    # A refiner has no first one.
+    prefix = f"conditioner.embedders.{int(first.exists())}.model."
     kept[f"{prefix}text_projection"] = second.pop("text_projection.weight").T.contiguous()
     for key, tensor in second.items():
         query = re.fullmatch(r"(.*\.self_attn\.)q_proj\.(weight|bias)", key)
@@ -191,6 +203,32 @@ def test_a_checkpoint_of_stable_diffusion_xl_is_told_by_its_tensors(tmp_path: Pa
         )
         predictions.append(model.denoise(rows))
     assert torch.allclose(*predictions, atol=1e-5)
+
+
+def test_a_refiner_in_one_file_draws_what_its_folder_draws(tmp_path: Path) -> None:
+    base = build_xl_folder(tmp_path / "base")
+    folder = build_xl_folder(tmp_path / "refiner", is_refiner=True, seed=5)
+    checkpoint = write_xl_checkpoint(folder, tmp_path / "refiner.safetensors")
+    assert not any("embedders.1." in key for key in load_file(checkpoint))
+    config = {"refiner_single_file_config": str(folder)}
+    sources = [
+        source_of(base, refiner=str(checkpoint), **config),
+        source_of(base, refiner=str(folder)),
+        source_of(
+            write_xl_checkpoint(base, tmp_path / "base.safetensors"),
+            single_file_config=str(base),
+            refiner=str(checkpoint),
+            **config,
+        ),
+    ]
+    case = Case(name="one", high_noise_frac=0.5, negative_prompt="a blue square")
+    drawn = [EngineDrawings(model=load_model(source)).alone(case) for source in sources]
+    expected = [pixels_of_file(data) for data in drawn[1]["one"]]
+    for files in (drawn[0], drawn[2]):
+        assert largest_difference(files["one"], expected) <= 2
+    sizes = [weights_bytes(source) for source in sources]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.001)
+    assert sizes[2] == pytest.approx(sizes[1], rel=0.001)
 
 
 def test_without_a_hub_it_says_what_is_missing(checkpoint: Path) -> None:

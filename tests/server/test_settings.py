@@ -200,6 +200,10 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
             '[[models]]\nsource = "a/b"\nhigh_noise_frac = 0.8',
             "high_noise_frac: says where the refiner",
         ),
+        (
+            '[[models]]\nsource = "a/b"\nrefiner_single_file_config = "c/d"',
+            "refiner_single_file_config: is for a refiner's checkpoint",
+        ),
         ('[[models]]\nsource = "a/b"\nloras = ["c"]', "models[0].loras[0]='c'"),
         ('[[models]]\nsource = "a/b"\nloras = ["/etc/x"]', "models[0].loras[0]='/etc/x'"),
         ('[[models]]\nsource = "embedded"\nvariant = "fp16"', "the embedded model has none"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.description import describe, with_refiner
 from latentwire_server.models.lora_sources import lora_paths, with_shelf
-from latentwire_server.models.model_parts import read_model, read_vae
+from latentwire_server.models.model_parts import Lent, read_model, read_vae
 from latentwire_server.models.model_size import model_size, weights_bytes
 from latentwire_server.models.placement import check_parts, place
 from latentwire_server.models.precision import choose_device, choose_dtype
@@ -24,6 +24,7 @@ from latentwire_server.models.reading import (
     reading,
     without_weights,
 )
+from latentwire_server.models.shared_encoders import shared_text_encoders
 from latentwire_server.models.source import LoadError, ModelSource, embedded_source
 from latentwire_server.models.textual_inversion import load_words, words_in
 from latentwire_server.models.watermark import load_watermark, with_watermark
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.family import Family
     from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.model import ModelOutline
+    from latentwire_server.models.text_encoder import TextEncoder
     from latentwire_server.models.unet_model import UnetModel
 
 __all__ = [
@@ -101,7 +103,7 @@ def _load_model(source: ModelSource) -> UnetModel:
         vae, revision = read_vae(source, source.vae, dtype=dtype)
         parts = replace(parts, vae=vae)
         revisions.append(revision)
-    components = _finished(source, family, parts, device=device)
+    components = _placed(source, family, _taught(source, parts), device=device)
     info = describe(source, family, components, revision="", settings=settings)
     refiner = None
     if source.of_refiner is not None:
@@ -126,10 +128,8 @@ def _load_model(source: ModelSource) -> UnetModel:
     )
 
 
-def _finished(
-    source: ModelSource, family: Family, parts: Components, *, device: torch.device
-) -> Components:
-    """Returns the parts, reading prompts as they are told to, checked and on the device."""
+def _taught(source: ModelSource, parts: Components) -> Components:
+    """Returns the parts, reading prompts as they are told to, with the operator's words."""
     options = PromptOptions(
         is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
     )
@@ -140,7 +140,13 @@ def _finished(
     encoders = tuple(
         encoder.reading(options, has_words=bool(words)) for encoder in parts.text_encoders
     )
-    parts = replace(parts, text_encoders=encoders, prompt_options=options, words=words)
+    return replace(parts, text_encoders=encoders, prompt_options=options, words=words)
+
+
+def _placed(
+    source: ModelSource, family: Family, parts: Components, *, device: torch.device
+) -> Components:
+    """Returns the parts, checked and on the device."""
     if not has_weights():
         return parts
     check_parts(parts, source=source.source)
@@ -158,17 +164,34 @@ def _load_refiner(
 ) -> UnetModel:
     """Loads the refiner of a base with this description and these parts.
 
-    It works on the base's latents, and hence with its autoencoder.
+    It works on the base's latents, and hence with its autoencoder; its text encoders are most
+    often the base's too, words included.
     """
-    family, parts, revision, settings = read_model(source, device=device, dtype=dtype)
+    shared = _shared_encoders(source, base, components)
+    lent = Lent(vae=components.vae, text_encoders=shared)
+    family, parts, revision, settings = read_model(source, device=device, dtype=dtype, lent=lent)
     if family.name != info.family:
         reason = f"its refiner is of the family {family.name}; needed: {info.family}"
         raise LoadError(base.source, reason)
     if components.unet.config.in_channels != components.unet.config.out_channels:
         raise LoadError(base.source, "a model that is made for inpainting takes no refiner")
-    own = _finished(source, family, replace(parts, vae=components.vae), device=device)
+    if shared:
+        options, words = components.prompt_options, components.words
+        parts = replace(parts, prompt_options=options, words=words)
+    else:
+        parts = _taught(source, parts)
+    own = _placed(source, family, parts, device=device)
     described = describe(source, family, own, revision=revision, settings=settings)
     return family.model(described, own, backend=DenoiserBackend(base.backend))
+
+
+def _shared_encoders(
+    source: ModelSource, base: ModelSource, components: Components
+) -> tuple[TextEncoder, ...]:
+    """Returns those of a base that are its refiner's as well: all that this one has, or none."""
+    # Without weights there is nothing to share.
+    names = shared_text_encoders(source, base) if has_weights() else ()
+    return tuple(one for one in components.text_encoders if one.name in names)
 
 
 def _with_limits(info: ModelInfo, overrides: Mapping[str, int]) -> ModelInfo:

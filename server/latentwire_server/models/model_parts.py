@@ -5,7 +5,7 @@ Loading threads only. Knows neither how a model is put together nor what else it
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -43,6 +43,8 @@ from latentwire_server.models.source import LoadError
 from latentwire_server.models.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
     from latentwire_server.models.family import Family, TextEncoderKind
     from latentwire_server.models.source import ModelSource
 
@@ -50,10 +52,25 @@ _FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What the libraries raise on files that are not what they should be."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lent:
+    """Parts of one model that another works with too."""
+
+    vae: AutoencoderKL | AutoencoderTiny | None = None
+    text_encoders: tuple[TextEncoder, ...] = ()
+    """All that the other one has, or none."""
+
+
 def read_model(
-    source: ModelSource, *, device: torch.device, dtype: torch.dtype
+    source: ModelSource, *, device: torch.device, dtype: torch.dtype, lent: Lent | None = None
 ) -> tuple[Family, Components, str, ModelSettings]:
     """Returns the family, the parts, what tells their weights from others, and the settings.
+
+    Args:
+        source: where it comes from.
+        device: where its safety checker will compute.
+        dtype: number format of the parts.
+        lent: parts that are not read, because another model has them.
 
     Raises:
         LoadError: it cannot be had or is not to be trusted.
@@ -62,13 +79,18 @@ def read_model(
     if path.is_file():
         check_safetensors(path, source=source.source)
         with LIBRARY_LOCK:
-            family, parts = load_single_file(path, config=source.single_file_config, dtype=dtype)
+            family, parts = load_single_file(
+                path,
+                config=source.single_file_config,
+                dtype=dtype,
+                vae=None if lent is None else lent.vae,
+            )
         return family, parts, digest((path,), folder=path.parent), ModelSettings()
     found = source_folder(source)
     folder = found.path
     weights = check_folder(folder, variant=source.variant, root=found.root)
     with LIBRARY_LOCK:
-        family, parts = _load_folder(folder, variant=source.variant, dtype=dtype)
+        family, parts = _load_folder(folder, variant=source.variant, dtype=dtype, lent=lent)
         parts = replace(parts, safety_checker=_safety_checker(folder, source, device=device))
     revision = found.commit or digest(weights, folder=folder)
     return family, parts, revision, read_folder_settings(folder)
@@ -100,7 +122,7 @@ def vae_folder(source: ModelSource, wanted: str) -> ModelFolder:
 
 def read_vae(
     source: ModelSource, wanted: str, *, dtype: torch.dtype
-) -> tuple[diffusers.AutoencoderKL | diffusers.AutoencoderTiny, str]:
+) -> tuple[AutoencoderKL | AutoencoderTiny, str]:
     """Returns an autoencoder in place of the model's own, and what tells it from others.
 
     Raises:
@@ -116,18 +138,19 @@ def read_vae(
         reason = f"the autoencoder does not load ({type(error).__name__}: {_first_line(error)})"
         raise LoadError(wanted, reason) from error
     revision = found.commit or digest(weights, folder=folder)
-    return cast("diffusers.AutoencoderKL | diffusers.AutoencoderTiny", vae), revision
+    return cast("AutoencoderKL | AutoencoderTiny", vae), revision
 
 
 def _load_folder(
-    folder: Path, *, variant: str | None, dtype: torch.dtype
+    folder: Path, *, variant: str | None, dtype: torch.dtype, lent: Lent | None
 ) -> tuple[Family, Components]:
     content = read_content(folder)
     unet: object = diffusers.UNet2DConditionModel
-    vae: object = getattr(diffusers, content.vae)
+    lent = Lent() if lent is None else lent
     try:
         return content.family, Components(
-            text_encoders=tuple(
+            text_encoders=lent.text_encoders
+            or tuple(
                 _text_encoder(folder, kind, variant=variant, dtype=dtype)
                 for kind in content.text_encoders
             ),
@@ -135,9 +158,16 @@ def _load_folder(
                 "diffusers.UNet2DConditionModel",
                 _part(unet, folder, "unet", variant=variant, torch_dtype=dtype),
             ),
-            vae=cast(
-                "diffusers.AutoencoderKL | diffusers.AutoencoderTiny",
-                _part(vae, folder, "vae", variant=variant, torch_dtype=dtype),
+            vae=lent.vae
+            or cast(
+                "AutoencoderKL | AutoencoderTiny",
+                _part(
+                    getattr(diffusers, content.vae),
+                    folder,
+                    "vae",
+                    variant=variant,
+                    torch_dtype=dtype,
+                ),
             ),
             scheduler_config=read_json(
                 folder / "scheduler" / "scheduler_config.json", source=str(folder)

@@ -22,7 +22,8 @@ from latentwire_server.models.inspection import (
 )
 from latentwire_server.models.model_parts import source_folder, vae_folder
 from latentwire_server.models.precision import choose_device, choose_dtype
-from latentwire_server.models.single_file import SINGLE_FILE_UNET
+from latentwire_server.models.shared_encoders import shared_text_encoders
+from latentwire_server.models.single_file import SINGLE_FILE_UNET, SINGLE_FILE_VAE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,32 +47,45 @@ def model_size(source: ModelSource) -> ModelSize:
         LoadError: it cannot be had or is not to be trusted.
         PrecisionError: the device or the number format cannot be had here.
     """
+    size = _size(source)
+    if source.of_refiner is None:
+        return size
+    # A refiner works with its base's autoencoder, and with the text encoders that both have.
+    borrowed = ("vae", *shared_text_encoders(source.of_refiner, source))
+    refiner = _size(source.of_refiner, unread=borrowed)
+    return ModelSize(
+        weights_bytes=size.weights_bytes + refiner.weights_bytes,
+        programs_bytes=size.programs_bytes + refiner.programs_bytes,
+    )
+
+
+def _size(source: ModelSource, *, unread: tuple[str, ...] = ()) -> ModelSize:
+    """Returns what a model takes without its refiner, but for parts that are not read."""
     device = choose_device(source.device)
     dtype = choose_dtype(source.dtype, device)
     path = Path(source.source).expanduser()
     if path.is_file():
         check_safetensors(path, source=source.source)
         own = dtype.itemsize * num_elements(path, source=source.source)
+        if "vae" in unread:
+            prefix = SINGLE_FILE_VAE
+            own -= dtype.itemsize * num_elements(path, source=source.source, prefix=prefix)
         prefix = SINGLE_FILE_UNET
         unet = dtype.itemsize * num_elements(path, source=source.source, prefix=prefix)
     else:
         found = source_folder(source)
         weights = check_folder(found.path, variant=source.variant, root=found.root)
+        weights = tuple(path for path in weights if path.parent.name not in unread)
         own = dtype.itemsize * _num_elements(weights, source)
         of_unet = (path for path in weights if path.parent.name == "unet")
         unet = dtype.itemsize * _num_elements(of_unet, source)
         own += _safety_checker_bytes(found.path, source)
+    # In the tables of text encoders; those that are lent have theirs already.
+    words = 0 if set(unread) - {"vae"} else _words_bytes(source)
     backend = DenoiserBackend(source.backend)
-    size = ModelSize(
-        weights_bytes=own + _vae_bytes(source, dtype=dtype) + _words_bytes(source),
-        programs_bytes=expected_programs_bytes(unet, backend=backend, device=device),
-    )
-    if source.of_refiner is None:
-        return size
-    refiner = model_size(source.of_refiner)
     return ModelSize(
-        weights_bytes=size.weights_bytes + refiner.weights_bytes,
-        programs_bytes=size.programs_bytes + refiner.programs_bytes,
+        weights_bytes=own + _vae_bytes(source, dtype=dtype) + words,
+        programs_bytes=expected_programs_bytes(unet, backend=backend, device=device),
     )
 
 

@@ -23,16 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from diffusers import AutoencoderKL, AutoencoderTiny
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from latentwire_server.models.family import Family
 
 SINGLE_FILE_UNET: Final = "model.diffusion_model."
 """How the names of a checkpoint's tensors begin that are its denoiser's."""
+SINGLE_FILE_VAE: Final = "first_stage_model."
+"""And its autoencoder's."""
 
 
 def load_single_file(
-    path: Path, *, config: str | None, dtype: torch.dtype
+    path: Path,
+    *,
+    config: str | None,
+    dtype: torch.dtype,
+    vae: AutoencoderKL | AutoencoderTiny | None = None,
 ) -> tuple[Family, Components]:
     """Loads a checkpoint that is known to be safetensors.
 
@@ -40,12 +47,15 @@ def load_single_file(
         path: the checkpoint.
         config: a diffusers folder or hub id with its configuration and tokenizer.
         dtype: number format of the parts.
+        vae: an autoencoder in place of the checkpoint's, which is then not read.
 
     Raises:
         LoadError: it is no such checkpoint, or its configuration cannot be had.
     """
     family = _family(path)
     options: dict[str, object] = {"torch_dtype": dtype}
+    if vae is not None:
+        options["vae"] = vae
     if config is not None:
         options["config"] = config
         options["local_files_only"] = Path(config).is_dir()
@@ -75,7 +85,7 @@ def load_single_file(
             for kind in encoders
         ),
         unet=cast("diffusers.UNet2DConditionModel", parts["unet"]),
-        vae=cast("diffusers.AutoencoderKL", parts["vae"]),
+        vae=cast("AutoencoderKL | AutoencoderTiny", parts["vae"]),
         scheduler_config=dict(scheduler.config, _class_name=type(scheduler).__name__),
         projection=family.projection,
         options={

@@ -56,7 +56,9 @@ class ModelSource:
     max_prompt_chunks: int = 1
     """How often the text encoder reads on."""
     refiner: str | None = None
-    """A local diffusers folder or hub id of the same variant, which takes the low noise levels."""
+    """What takes the low noise levels: a folder or hub id of the same variant, or a checkpoint."""
+    refiner_single_file_config: str | None = None
+    """For a refiner that is a checkpoint: what ``single_file_config`` is for the model."""
     high_noise_frac: float = 0.8
     """Where a request that does not say leaves off for the refiner."""
     vae: str | None = None
@@ -76,11 +78,10 @@ class ModelSource:
             id=f"{self.id}/refiner",
             source=self.refiner,
             revision=None,
+            single_file_config=self.refiner_single_file_config,
             safety_checker=False,
             watermark=False,
             overrides=None,
-            # Words are learnt for the model's own encoders.
-            embeddings_folder=None,
             lora_folder=None,
             loras=(),
             refiner=None,

@@ -142,8 +142,9 @@ FAMILY: Final = Family(
     guidance_scale=5.0,
     # It was trained at about one megapixel, and draws patterns at a quarter of it.
     least_drawn_share=0.5,
-    single_file_pipeline="StableDiffusionXLPipeline",
-    single_file_marker="conditioner.embedders.1.",
+    # Of its pipelines the one that knows of aesthetic scores, for base models and refiners.
+    single_file_pipeline="StableDiffusionXLImg2ImgPipeline",
+    single_file_marker="conditioner.embedders.",
     single_file_options={"add_watermarker": False},
     refusal=_refusal,
 )
