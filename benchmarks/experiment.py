@@ -159,7 +159,7 @@ async def _measure_closed(
     number: int,
 ) -> None:
     name = f"{load.num_clients} clients" if load.num_clients > 1 else "1 client"
-    requests = requests_of(workload, num_requests=load.num_requests, seed=number)
+    requests = requests_of(workload, num_requests=load.num_requests, seed=f"{name}, {number}")
     for system in _in_turn([service, *baselines], number=number):
         if system is service:
             async with _observed(service) as observed:
@@ -182,12 +182,15 @@ async def _measure_open(
     rate: float,
     number: int,
 ) -> None:
+    name = f"open, {load.share_of_capacity:g} of capacity"
     requests = requests_of(
-        workload, num_requests=load.num_requests, seed=number, rate=rate * load.share_of_capacity
+        workload,
+        num_requests=load.num_requests,
+        seed=f"{name}, {number}",
+        rate=rate * load.share_of_capacity,
     )
     async with _observed(service) as observed:
         run = await open_loop(service, requests)
-    name = f"open, {load.share_of_capacity:g} of capacity"
     result.measurements.append(observed.of(load=name, number=number, summary=summarise(run)))
 
 

@@ -43,12 +43,16 @@ async def interrupt(system: System, case: Interruption, *, number: int) -> Inter
             first is halfway, where the wait for the long one to end is its mean.
     """
     after_share = (0.5 + number * _GOLDEN) % 1
-    long, short = (Request(kind=kind, seed=number) for kind in (case.long, case.short))
-    long_alone = await system.draw(long)
-    short_alone = await system.draw(short)
+    # Seeds of their own: the service draws once what is asked for twice.
+    long_alone, short_alone, long, short = (
+        Request(kind=kind, seed=4 * number + place)
+        for place, kind in enumerate((case.long, case.short, case.long, case.short))
+    )
+    long_alone_s = (await system.draw(long_alone)).latency_s
+    short_alone_s = (await system.draw(short_alone)).latency_s
 
     async def arrive() -> float:
-        await asyncio.sleep(after_share * long_alone.latency_s)
+        await asyncio.sleep(after_share * long_alone_s)
         return (await system.draw(short)).latency_s
 
     async with asyncio.TaskGroup() as tasks:
@@ -57,8 +61,8 @@ async def interrupt(system: System, case: Interruption, *, number: int) -> Inter
     return Interrupted(
         system=system.name,
         round=number,
-        long_alone_s=long_alone.latency_s,
-        short_alone_s=short_alone.latency_s,
+        long_alone_s=long_alone_s,
+        short_alone_s=short_alone_s,
         long_s=running.result().latency_s,
         short_s=arriving.result(),
     )

@@ -102,8 +102,9 @@ async def measure_overhead(
         number: Of the round.
     """
     engine_s, service_s = [], []
-    for seed in range(_NUM_REQUESTS):
-        engine_s.append(await engine.step_s(kind, seed=number * _NUM_REQUESTS + seed))
+    first = number * _NUM_REQUESTS
+    for seed in range(first, first + _NUM_REQUESTS):
+        engine_s.append(await engine.step_s(kind, seed=seed))
         service_s.append(
             await _service_step_s(kind, service, seed=seed, pause_s=_SLOWNESS * engine_s[-1])
         )

@@ -94,15 +94,19 @@ def read_workload(path: Path) -> Workload:
 
 
 def requests_of(
-    workload: Workload, *, num_requests: int, seed: int, rate: float | None = None
+    workload: Workload, *, num_requests: int, seed: int | str, rate: float | None = None
 ) -> list[Request]:
-    """Draws requests from the mix; with a rate in requests per second, Poisson arrivals too."""
+    """Draws requests from the mix; with a rate in requests per second, Poisson arrivals too.
+
+    No two are of the same words or the same picture, nor are those of other seeds: the service
+    remembers words, and draws once what is asked for twice.
+    """
     rng = random.Random(f"{workload.name} {seed}")
     weights = [kind.weight for kind in workload.kinds]
     arrival_s, requests = 0.0, []
-    for number in range(num_requests):
+    for _ in range(num_requests):
         (kind,) = rng.choices(workload.kinds, weights)
         if rate is not None:
             arrival_s += rng.expovariate(rate)
-        requests.append(Request(kind=kind, seed=number, arrival_s=arrival_s))
+        requests.append(Request(kind=kind, seed=rng.getrandbits(32), arrival_s=arrival_s))
     return requests

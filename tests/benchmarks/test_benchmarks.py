@@ -73,7 +73,8 @@ def test_the_mix_follows_its_weights_and_is_the_same_for_every_system() -> None:
     requests = requests_of(workload, num_requests=4000, seed=1)
     assert sum(one.kind.guidance_scale == 1.0 for one in requests) == pytest.approx(1000, rel=0.1)
     assert requests == requests_of(workload, num_requests=4000, seed=1)
-    assert len({one.seed for one in requests}) == 4000
+    again = requests_of(workload, num_requests=4000, seed=2)
+    assert len({one.seed for one in [*requests, *again]}) == 8000
 
 
 def test_arrivals_are_a_poisson_process() -> None:
