@@ -61,8 +61,14 @@ def test_nothing_is_downloaded_for_an_outline():
     assert outline_model(source_of("nobody/nothing")) is None
 
 
+@pytest.mark.parametrize("part", ["refiner", "vae"])
+def test_a_part_that_is_not_on_this_machine_waits_for_loading(folder: Path, part: str):
+    assert outline_model(source_of(folder, **{part: "nobody/nothing"})) is None
+
+
 def test_a_checkpoint_has_no_outline(folder: Path):
     assert outline_model(source_of(folder / UNET)) is None
+    assert outline_model(source_of(folder, refiner=str(folder / UNET))) is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -76,20 +76,21 @@ def load_model(
 def outline_model(source: ModelSource) -> ModelOutline | None:
     """Returns what a model's configuration tells, without its weights.
 
-    None where that is not to be had without them: of a single checkpoint, and of a hub model that
-    is not on this machine, for which nothing is downloaded.
+    None where that is not to be had without them: of a single checkpoint, and of what is not on
+    this machine, for which nothing is downloaded. A refiner or an autoencoder counts like a model.
 
     Raises:
         LoadError: it is not to be trusted, or of a kind that is not served.
     """
-    path = Path(source.source).expanduser()
-    if path.is_file():
+    wanted = (source.source, source.refiner, source.vae)
+    places = [Path(one).expanduser() for one in wanted if one is not None]
+    if any(place.is_file() for place in places):
         return None
     try:
         with reading(without_weights):
             return _load_model(replace(source, backend=DenoiserBackend.EAGER.value))
     except LoadError:
-        if path.is_dir() and not source.loras:
+        if all(place.is_dir() for place in places) and not source.loras:
             raise
         return None  # Loading will download it, or tell why not.
 
