@@ -228,6 +228,8 @@ class ModelAnswer(TypedDict):
     schedulers: NotRequired[list[SchedulerAnswer]]
     limits: NotRequired[ModelLimits]
     defaults: NotRequired[DefaultsAnswer]
+    loras: NotRequired[list[str]]
+    """Ids of the adapters that a request may ask for."""
 
 
 @with_config(_STRICT)

@@ -83,6 +83,7 @@ class ModelRoutes:
             ]
             told["limits"] = model.limits
             told["defaults"] = _defaults(model)
+            told["loras"] = [*model.loras]
         return told
 
 

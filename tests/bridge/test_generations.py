@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentwire_server.models.info import LoraInfo
 from tests.bridge.bridging import bridging
 from tests.bridge.test_streaming import events_in
 from tests.fakes import FakeModel, expected_pixels
@@ -178,6 +179,19 @@ async def test_the_high_resolution_fix_is_asked_for_and_declined(sent, drawn):
     told = json.loads(text)["request"].get("high_resolution_fix")
     assert (told is None) == (drawn is None)
     assert {**(told or {}), **(drawn or {})} == (told or {})
+
+
+async def test_the_adapters_that_a_request_may_ask_for_are_listed():
+    adapters = tuple(LoraInfo(id=id_, num_bytes=10) for id_ in ("style", "person"))
+    async with (
+        serving(FakeModel(loras=adapters)) as server,
+        bridging(server.address) as bridge,
+    ):
+        model = (await bridge.get("/v1/models/dall-e-3")).json
+        answer = await bridge.generate(loras=model["loras"])
+
+    assert model["loras"] == ["style", "person"]
+    assert answer.status == 200, answer.data
 
 
 @pytest.mark.parametrize("sent", ["on", "true", 0, 1.5, [0.5]])

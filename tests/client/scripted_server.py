@@ -200,6 +200,7 @@ def model(model_id: str, *, is_default: bool = False) -> pb.Model:
         display_name=model_id.upper(),
         is_default=is_default,
         state=pb.MODEL_STATE_READY,
+        memory_bytes=3 << 20,
         schedulers=[pb.SchedulerInfo(id="euler", sigmas=["default", "karras"])],
         defaults=pb.ModelDefaults(width=8, height=8, scheduler=pb.Scheduler(id="euler")),
     )

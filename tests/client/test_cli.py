@@ -100,6 +100,7 @@ def test_models_are_listed_and_shown(cli):
     page = cli("models", "b").stdout
     assert "models/b" in page
     assert "default, karras" in page
+    assert ["memory", "3", "MiB"] in [line.split() for line in page.splitlines()]
     listed = [json.loads(line) for line in cli("models", "--json").stdout.splitlines()]
     assert [model["name"] for model in listed] == ["models/a", "models/b"]
 

@@ -245,6 +245,7 @@ async def test_models_of_all_pages_are_listed(client):
     assert models[0].is_default
     assert models[0].state == "ready"
     assert models[0].schedulers[0].sigmas == ("default", "karras")
+    assert models[0].memory_bytes == 3 << 20
 
 
 async def test_resources_are_typed(client, servicer):

@@ -98,6 +98,7 @@ def model_from_proto(model: pb.Model) -> _resources.Model:
         limits=_limits(model.limits),
         defaults=_defaults(model.defaults),
         loras=tuple(model.loras),
+        memory_bytes=model.memory_bytes,
     )
 
 

@@ -74,6 +74,9 @@ class Model:
     limits: ModelLimits
     defaults: ModelDefaults
     loras: tuple[str, ...]
+    """Ids of the adapters that fit it."""
+    memory_bytes: int
+    """What it takes of the server's memory budget; 0 while it is not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

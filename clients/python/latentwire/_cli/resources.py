@@ -132,6 +132,7 @@ def _abilities(model: Model) -> Sequence[tuple[str, object]]:
         ("revision", model.revision),
         ("capabilities", ", ".join(("text-to-image", *model.capabilities))),
         ("loras", ", ".join(model.loras) or "-"),
+        ("memory", f"{model.memory_bytes >> 20} MiB" if model.memory_bytes else "-"),
         ("size", f"{defaults.width}x{defaults.height}"),
         ("steps", defaults.num_inference_steps),
         ("guidance scale", f"{defaults.guidance_scale:g}"),
