@@ -70,7 +70,8 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
-    with serve("--port", "40123", "--model", "some/model", "--", "--max-queued", "3") as child:
+    flags = ["--port", "40123", "--model", "some/model", "--config", "some.toml"]
+    with serve(*flags, "--", "--max-queued", "3") as child:
         welcome = wait_until_ready(child)
         child.send_signal(number)
         assert child.wait(40) == 0
@@ -81,9 +82,10 @@ def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
     assert (tmp_path / "bridge-stopped").exists()
     (server,) = starts(tmp_path, "server")
     assert server["argv"][:4] == ["--port", "40123", "--model", "some/model"]
-    assert server["argv"][4:6] == ["--max-queued", "3"]
+    assert server["argv"][4:8] == ["--config", "some.toml", "--max-queued", "3"]
     (bridge,) = starts(tmp_path, "bridge")
     assert bridge["argv"][:2] == ["--server", "127.0.0.1:40123"]
+    assert bridge["argv"][-4:-2] == ["--config", "some.toml"]
 
 
 def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):

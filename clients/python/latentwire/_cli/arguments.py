@@ -231,6 +231,11 @@ def _add_serve(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--bridge-port", type=int, help="of the REST bridge (default: 9225)")
     parser.add_argument("--model", help="hub id, folder or checkpoint (default: embedded)")
     parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings of both (default: latentwire.toml, where there is one)",
+    )
+    parser.add_argument(
         "server_flags",
         nargs="*",
         metavar="-- FLAG",

@@ -116,13 +116,18 @@ class Serving:
 
     def _server_flags(self) -> list[str]:
         given = self._arguments
-        flags = {"--host": given.host, "--port": given.port, "--model": given.model}
+        flags = {
+            "--host": given.host,
+            "--port": given.port,
+            "--model": given.model,
+            "--config": given.config,
+        }
         return [*_command_line(flags), *given.server_flags]
 
     def _bridge_flags(self) -> list[str]:
-        return _command_line(
-            {"--host": self._arguments.host, "--port": self._arguments.bridge_port}
-        )
+        given = self._arguments
+        flags = {"--host": given.host, "--port": given.bridge_port, "--config": given.config}
+        return _command_line(flags)
 
     async def _port_of(self, child: Child) -> int | None:
         """Returns a child's port once it listens; None if it is time to stop before that."""
