@@ -70,6 +70,8 @@ class ModelToLoad:
 
     Raises ``ModelLoadError``.
     """
+    fetch_outline: Callable[[], ModelOutline | None] = lambda: None
+    """The same, but downloads the configuration where it is not on this machine."""
     aliases: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     """What replaces its own limits, by field of ``ModelLimits``."""
@@ -209,7 +211,8 @@ def _to_load(
         load=lambda report: _load(source, report),
         load_eager=partial(_load, replace(source, backend="eager")) if may_do_without else None,
         measure=partial(_measure, source),
-        outline=lambda: _outline(source),
+        outline=partial(_outline, source),
+        fetch_outline=partial(_outline, source, fetches=True),
         preload=preload,
         aliases=aliases,
         limits={
@@ -249,11 +252,11 @@ def _measure(source: ModelSource, report: Report) -> ModelSize:
             return model_size(source)
 
 
-def _outline(source: ModelSource) -> ModelOutline | None:
+def _outline(source: ModelSource, *, fetches: bool = False) -> ModelOutline | None:
     with _told_apart(source):
         from latentwire_server.models.loading import outline_model  # noqa: PLC0415
 
-        return outline_model(source)
+        return outline_model(source, fetches=fetches)
 
 
 def _for_callers(error: LoadError) -> str:

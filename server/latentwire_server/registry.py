@@ -7,6 +7,7 @@ begun goes on when those who wait for it leave: a library in the middle of it ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -110,8 +111,8 @@ class ModelRegistry:
     async def known(self, name: str, *, may_load: bool) -> tuple[ModelOutline, ModelInfo]:
         """Returns what a request for a model is checked against.
 
-        Where the model's configuration cannot be read without its weights, this takes as long as to
-        load it.
+        The configuration of a model on the hub is downloaded for it. Where that does not tell, this
+        takes as long as to load the model.
 
         Raises:
             ModelNotFound: there is none.
@@ -125,6 +126,8 @@ class ModelRegistry:
         if known is None:
             if not (may_load and self._has_started):
                 raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
+            known = await self._fetched(id_)
+        if known is None:
             with self._asking(id_):
                 error = await asyncio.shield(self._begin(id_))
             known = self._catalogue.known(id_)
@@ -314,6 +317,18 @@ class ModelRegistry:
         # Loading tells more of what is wrong, where it is about to be tried.
         if failure is not None and not model.preload:
             self._fail(failure)
+
+    async def _fetched(self, model_id: str) -> tuple[ModelOutline, ModelInfo] | None:
+        """Returns what a model's configuration tells, once it is downloaded."""
+        # Loading tells what is wrong.
+        with contextlib.suppress(LimitConflictError, ModelLoadError):
+            outline = await in_loading_thread(self._models[model_id].fetch_outline)
+            known = self._catalogue.known(model_id)
+            if outline is None or known is not None:
+                return known
+            self._catalogue.check(outline, model_id=model_id)
+            self._catalogue.outlined(model_id, outline)
+        return self._catalogue.known(model_id)
 
     def _fail(self, failure: ModelFailed) -> None:
         told = self.failures.setdefault(failure.name, failure.reason)

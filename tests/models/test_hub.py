@@ -74,6 +74,21 @@ def test_a_model_is_fetched_once_and_tells_how_far_it_is(
     assert outline_model(source) is not None
 
 
+def test_for_an_outline_the_configuration_alone_is_fetched(fetched: list[str]) -> None:
+    source = source_of(MODEL)
+    outline = outline_model(source, fetches=True)
+    assert outline is not None
+    assert "unet/config.json" in fetched
+    assert not any(".safetensors" in name for name in fetched)
+    assert outline_model(source).info == outline.info, "it is here now"
+    assert load_model(source).info == outline.info
+
+
+def test_of_a_model_that_the_hub_has_not_there_is_no_outline(fetched: list[str]) -> None:
+    assert outline_model(source_of("painter/nothing"), fetches=True) is None
+    assert fetched == []
+
+
 def test_adapters_are_fetched_by_repository_or_by_file(fetched: list[str]) -> None:
     model = load_model(source_of(MODEL, loras=(STYLE, f"{MANY}/oil.safetensors")))
     assert [one.id for one in model.info.loras] == ["style", "oil"]

@@ -66,7 +66,7 @@ def test_a_part_that_is_not_on_this_machine_waits_for_loading(folder: Path, part
     assert outline_model(source_of(folder, **{part: "nobody/nothing"})) is None
 
 
-def test_a_checkpoint_has_no_outline(folder: Path):
+def test_a_checkpoint_of_unknown_configuration_has_no_outline(folder: Path):
     assert outline_model(source_of(folder / UNET)) is None
     assert outline_model(source_of(folder, refiner=str(folder / UNET))) is None
 

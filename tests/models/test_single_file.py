@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentwire_server.models.loading import LoadError, ModelSource, load_model, weights_bytes
+from latentwire_server.models.loading import (
+    LoadError,
+    ModelSource,
+    load_model,
+    outline_model,
+    weights_bytes,
+)
 from latentwire_server.models.model import DenoiserInput
 from tests.engine.driving import pixels_of_file
 from tests.models.folders import source_of
@@ -184,6 +191,18 @@ def test_a_checkpoint_is_the_model_that_its_folder_is(folder: Path, checkpoint: 
         )
     assert torch.allclose(*predictions, atol=1e-5)
     assert torch.allclose(one.decode(latents), other.decode(latents), atol=1e-5)
+
+
+def test_its_configuration_tells_of_a_checkpoint_what_loading_does(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    configuration = shutil.copytree(
+        folder, tmp_path / "configuration", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    source = source_of(checkpoint, single_file_config=str(configuration))
+    outline = outline_model(source)
+    assert outline is not None
+    assert outline.info == load_model(source).info
 
 
 def test_a_checkpoint_of_stable_diffusion_xl_is_told_by_its_tensors(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ class Shelf:
     preload: bool = False
     is_known: bool = True
     """Whether its configuration can be read without its weights."""
+    is_remote: bool = False
+    """Whether its configuration has to be downloaded for that."""
     error: Exception | None = None
     num_loads: int = 0
     make: Callable[[], FakeModel] | None = None
@@ -100,9 +102,13 @@ class Shelf:
             measure=lambda _report: ModelSize(
                 weights_bytes=self.size_bytes, programs_bytes=self.programs_bytes
             ),
-            outline=lambda: FakeModel(id=self.id) if self.is_known else None,
+            outline=lambda: self._outline(is_here=not self.is_remote),
+            fetch_outline=lambda: self._outline(is_here=True),
             preload=self.preload,
         )
+
+    def _outline(self, *, is_here: bool) -> FakeModel | None:
+        return FakeModel(id=self.id) if self.is_known and is_here else None
 
     def _load(self, report: Callable[[int, int], None]) -> FakeModel:
         self.num_loads += 1

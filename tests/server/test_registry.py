@@ -437,6 +437,21 @@ async def test_what_can_only_be_known_from_the_weights_is_loaded_before_a_reques
         assert drawn[0].accepted.effective_request.width == 64
 
 
+async def test_a_request_for_a_model_on_the_hub_is_accepted_before_it_is_downloaded():
+    shelf = Shelf(id="b", size_bytes=100, is_remote=True)
+    shelf.hold()
+    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+        unknown = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
+        assert unknown.defaults.width == 0, "nothing is downloaded unasked"
+        refused = server.stub.GenerateImage(request(model="b", num_images=99))
+        assert (await failure(events_of(refused))).reasons == {"num_images": "OUT_OF_RANGE"}
+        assert shelf.num_loads == 0
+        _, stream = await begun(server, request(model="b"))
+        assert kind(await anext(stream)) == "model_loading"
+        shelf.let_go()
+        assert [kind(event) async for event in stream][-1] == "completed"
+
+
 async def test_those_who_wait_for_a_model_are_told_when_the_server_stops():
     shelf = Shelf(id="b")
     shelf.hold()

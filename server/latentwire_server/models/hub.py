@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 _BYTES_BAR: Final = "huggingface_hub.snapshot_download"
 """What ``snapshot_download`` calls the bar on which it counts the bytes of all files."""
+_WEIGHTS: Final = ("*.safetensors", "*.safetensors.index*.json")
 _report: Final[ContextVar[Report | None]] = ContextVar("report", default=None)
+_fetches_configurations: Final[ContextVar[bool]] = ContextVar("fetches", default=False)
 
 
 @contextmanager
@@ -41,6 +43,16 @@ def reporting_downloads(report: Report) -> Iterator[None]:
         yield
     finally:
         _report.reset(token)
+
+
+@contextmanager
+def fetching_configurations() -> Iterator[None]:
+    """Downloads, within the block and on this thread, what is read of models without weights."""
+    token = _fetches_configurations.set(True)
+    try:
+        yield
+    finally:
+        _fetches_configurations.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +114,14 @@ def _download(
     report = _report.get()
     try:
         if not has_weights():
-            # Nothing is downloaded to look at a configuration.
-            return Path(download(local_files_only=True))
+            # Nothing is downloaded to look at a configuration, unless that is what is wanted.
+            return Path(
+                download(
+                    ignore_patterns=[*unwanted, *_WEIGHTS],
+                    local_files_only=not _fetches_configurations.get(),
+                    tqdm_class=_bar(None, total_bytes=0),
+                )
+            )
         if report is None:
             return Path(download(tqdm_class=_bar(None, total_bytes=0)))
         total_bytes = _missing_bytes(partial(download, tqdm_class=_bar(None, total_bytes=0)))

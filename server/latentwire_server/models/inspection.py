@@ -161,13 +161,16 @@ def downloaded_patterns(
     return wanted, ["*/*/*", *variants]
 
 
-def check_folder(folder: Path, *, variant: str | None, root: Path) -> tuple[Path, ...]:
+def check_folder(
+    folder: Path, *, variant: str | None, root: Path, is_whole: bool = True
+) -> tuple[Path, ...]:
     """Checks every file that loading would read; returns the weights.
 
     Args:
         folder: the diffusers folder.
         variant: the variant of the weights that will be loaded.
         root: nothing outside of it may be reached through a symbolic link.
+        is_whole: whether the weights must be there already.
 
     Raises:
         LoadError: a file may not be read.
@@ -175,7 +178,8 @@ def check_folder(folder: Path, *, variant: str | None, root: Path) -> tuple[Path
     _refuse_outside(folder, root=root)
     weights: list[Path] = []
     for component in read_content(folder).weights:
-        weights += _weights(folder, component, variant=variant)
+        if is_whole:
+            weights += _weights(folder, component, variant=variant)
         _refuse_detours(folder, component)
     return tuple(weights)
 
@@ -186,12 +190,15 @@ def autoencoder_patterns() -> list[str]:
     return [*names, *(f"vae/{name}" for name in names)]
 
 
-def check_vae(folder: Path, *, root: Path) -> tuple[Path, str, tuple[Path, ...]]:
+def check_vae(
+    folder: Path, *, root: Path, is_whole: bool = True
+) -> tuple[Path, str, tuple[Path, ...]]:
     """Checks an autoencoder, which lies in the folder or in its ``vae``.
 
     Args:
         folder: the folder.
         root: nothing outside of it may be reached through a symbolic link.
+        is_whole: whether the weights must be there already.
 
     Returns:
         Where it lies, its class, and its weights.
@@ -206,7 +213,7 @@ def check_vae(folder: Path, *, root: Path) -> tuple[Path, str, tuple[Path, ...]]
         known = ", ".join(_VAES)
         raise LoadError(str(folder), f"it is {class_name!r}, no autoencoder; supported: {known}")
     place = place.resolve() if place == folder else place
-    weights = _weights(place.parent, place.name, variant=None)
+    weights = _weights(place.parent, place.name, variant=None) if is_whole else []
     _refuse_detours(place.parent, place.name)
     return place, str(class_name), tuple(weights)
 

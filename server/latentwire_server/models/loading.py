@@ -6,12 +6,14 @@ then loads offline: what was looked at is what is loaded. Never runs code that c
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentwire_server.models.backends import DenoiserBackend
 from latentwire_server.models.description import describe, with_refiner
+from latentwire_server.models.hub import fetching_configurations
 from latentwire_server.models.lora_sources import lora_paths, with_shelf
 from latentwire_server.models.model_parts import Lent, read_model, read_vae
 from latentwire_server.models.model_size import model_size, weights_bytes
@@ -73,26 +75,38 @@ def load_model(
         return _load_model(source)
 
 
-def outline_model(source: ModelSource) -> ModelOutline | None:
+def outline_model(source: ModelSource, *, fetches: bool = False) -> ModelOutline | None:
     """Returns what a model's configuration tells, without its weights.
 
-    None where that is not to be had without them: of a single checkpoint, and of what is not on
-    this machine, for which nothing is downloaded. A refiner or an autoencoder counts like a model.
+    None where that is not to be had without them: of a checkpoint whose configuration is in no
+    folder on this machine, and of what is on the hub. A refiner or an autoencoder counts like a
+    model.
+
+    Args:
+        source: where the model comes from.
+        fetches: whether configurations are downloaded that are on the hub.
 
     Raises:
         LoadError: it is not to be trusted, or of a kind that is not served.
     """
     wanted = (source.source, source.refiner, source.vae)
     places = [Path(one).expanduser() for one in wanted if one is not None]
-    if any(place.is_file() for place in places):
+    if not all(_tells_of_itself(one) for one in (source, source.of_refiner) if one is not None):
         return None
     try:
-        with reading(without_weights):
+        with reading(without_weights), fetching_configurations() if fetches else nullcontext():
             return _load_model(replace(source, backend=DenoiserBackend.EAGER.value))
     except LoadError:
         if all(place.is_dir() for place in places) and not source.loras:
             raise
         return None  # Loading will download it, or tell why not.
+
+
+def _tells_of_itself(source: ModelSource) -> bool:
+    """Returns whether there is a folder with its configuration, if it is a checkpoint."""
+    if not Path(source.source).expanduser().is_file():
+        return True
+    return source.single_file_config is not None and Path(source.single_file_config).is_dir()
 
 
 def _load_model(source: ModelSource) -> UnetModel:

@@ -79,16 +79,22 @@ def read_model(
     if path.is_file():
         check_safetensors(path, source=source.source)
         with LIBRARY_LOCK:
-            family, parts = load_single_file(
-                path,
-                config=source.single_file_config,
-                dtype=dtype,
-                vae=None if lent is None else lent.vae,
-            )
+            if has_weights() or source.single_file_config is None:
+                family, parts = load_single_file(
+                    path,
+                    config=source.single_file_config,
+                    dtype=dtype,
+                    vae=None if lent is None else lent.vae,
+                )
+            else:
+                config = Path(source.single_file_config)
+                family, parts = _load_folder(config, variant=None, dtype=dtype, lent=lent)
         return family, parts, digest((path,), folder=path.parent), ModelSettings()
     found = source_folder(source)
     folder = found.path
-    weights = check_folder(folder, variant=source.variant, root=found.root)
+    weights = check_folder(
+        folder, variant=source.variant, root=found.root, is_whole=_is_whole(found)
+    )
     with LIBRARY_LOCK:
         family, parts = _load_folder(folder, variant=source.variant, dtype=dtype, lent=lent)
         parts = replace(parts, safety_checker=_safety_checker(folder, source, device=device))
@@ -129,7 +135,7 @@ def read_vae(
         LoadError: it cannot be had or is not to be trusted.
     """
     found = vae_folder(source, wanted)
-    folder, class_name, weights = check_vae(found.path, root=found.root)
+    folder, class_name, weights = check_vae(found.path, root=found.root, is_whole=_is_whole(found))
     try:
         with LIBRARY_LOCK:
             kind = getattr(diffusers, class_name)
@@ -139,6 +145,11 @@ def read_vae(
         raise LoadError(wanted, reason) from error
     revision = found.commit or digest(weights, folder=folder)
     return cast("AutoencoderKL | AutoencoderTiny", vae), revision
+
+
+def _is_whole(found: ModelFolder) -> bool:
+    """Returns whether weights must be there: of a hub's model they may be yet to come."""
+    return has_weights() or found.commit is None
 
 
 def _load_folder(
