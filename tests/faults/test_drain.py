@@ -129,4 +129,4 @@ def test_a_device_that_breaks_while_it_warms_up_ends_the_process(tmp_path: Path)
     environment = {"FAKE_BREAKS_AT": "1"}
     with server_process(tmp_path, environment=environment, waits=False) as server:
         assert server.exit_code() == 70
-        assert "device failed error_id=" in server.log
+        assert "device failed model=fake error_id=" in server.log

@@ -67,15 +67,19 @@ def test_a_safety_checker_counts_in_float32(tmp_path: Path) -> None:
     assert with_expected - expected == pytest.approx(taken, rel=0.01)
 
 
-def test_a_refiner_counts_without_the_autoencoder_that_both_share(tmp_path: Path) -> None:
-    base = build_xl_folder(tmp_path / "base")
-    refiner = build_xl_folder(tmp_path / "refiner", is_refiner=True)
+@pytest.mark.parametrize(("seed", "num_shared"), [(0, 2), (5, 1)], ids=["same text", "other text"])
+def test_what_a_refiner_shares_with_its_base_counts_once(
+    tmp_path: Path, seed: int, num_shared: int
+) -> None:
+    base = build_xl_folder(tmp_path / "base", seed=0)
+    refiner = build_xl_folder(tmp_path / "refiner", is_refiner=True, seed=seed)
     model = load_model(source_of(base, refiner=str(refiner)))
     networks = [
-        *model._parts.networks.values(),
-        *(one for name, one in model.refiner._parts.networks.items() if name != "vae"),
+        network for one in (model, model.refiner) for network in one._parts.networks.values()
     ]
-    assert model.memory_bytes == sum(map(bytes_of, networks))
+    distinct = set(networks)
+    assert len(networks) - len(distinct) == num_shared
+    assert model.memory_bytes == sum(map(bytes_of, distinct))
 
 
 def test_each_program_of_the_denoiser_counts(
