@@ -33,6 +33,7 @@ from tests.models.oracle import (
     largest_difference,
     request_of,
 )
+from tests.models.test_sources import picture
 from tests.tiny_models import INPAINTING_CHANNELS, build_folder
 
 if TYPE_CHECKING:
@@ -50,11 +51,6 @@ pytestmark = [
 
 TOLERANCE = 2
 """Of 255: what splitting a batch differently changes in float32, and rounding."""
-
-
-def picture(seed: int, *, width: int = SIDE, height: int = SIDE) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3))
-    return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
 
 
 def mask(seed: int, *, width: int = SIDE, height: int = SIDE) -> np.ndarray:

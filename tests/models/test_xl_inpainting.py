@@ -18,7 +18,8 @@ from tests.models.oracle import (
     Oracle,
     largest_difference,
 )
-from tests.models.test_inpainting import mask, picture
+from tests.models.test_inpainting import mask
+from tests.models.test_sources import picture
 from tests.tiny_models import INPAINTING_CHANNELS
 from tests.tiny_xl_models import build_xl_folder
 
