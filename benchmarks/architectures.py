@@ -17,7 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from latentwire_server.models.backends import user_cache
+from latentwire_server.models.denoiser.inductor import user_cache
 from latentwire_server.models.source import EMBEDDED_FOLDER
 
 if TYPE_CHECKING:

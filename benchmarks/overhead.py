@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 import latentwire
 from benchmarks.summary import spread
-from latentwire_server.draft import RequestDraft, complete
 from latentwire_server.engine.engine import Engine
-from latentwire_server.engine.types import Completed, EngineSettings
-from latentwire_server.models.loading import ModelSource, load_model
+from latentwire_server.engine.events import Completed
+from latentwire_server.engine.settings import EngineSettings
+from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.requests.completion import complete
+from latentwire_server.requests.draft import RequestDraft
 
 if TYPE_CHECKING:
     from pathlib import Path

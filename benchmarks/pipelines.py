@@ -18,11 +18,11 @@ from diffusers.utils import logging as diffusers_logging
 
 from benchmarks.load import Outcome
 from latentwire_server.imaging.encode import PNG_COMPRESS_LEVEL
-from latentwire_server.models.backends import user_cache
-from latentwire_server.models.openvino_unet import OpenVinoCompiler
+from latentwire_server.models.denoiser.inductor import user_cache
+from latentwire_server.models.denoiser.openvino import OpenVinoCompiler
+from latentwire_server.models.denoiser.unet_call import UnetInput
 from latentwire_server.models.precision import choose_device, choose_dtype
-from latentwire_server.models.schedulers import SCHEDULERS
-from latentwire_server.models.unet import UnetInput
+from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from benchmarks.workload import Request
-    from latentwire_server.models.unet import Unet
+    from latentwire_server.models.denoiser.unet_call import Unet
 
 
 class Baseline(StrEnum):

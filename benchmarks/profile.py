@@ -9,8 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.architectures import model_folder
-from latentwire_server.models.loading import ModelSource, load_model
-from latentwire_server.models.model import DenoiserInput
+from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.models.protocol import DenoiserInput
 
 _NUM_CALLS = 5
 

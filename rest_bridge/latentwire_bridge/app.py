@@ -11,14 +11,14 @@ from aiohttp import web
 
 from latentwire import AsyncClient
 from latentwire._process import is_loopback, stop_signals, write_port_file
-from latentwire_bridge.edge import EdgeProtocol, HttpEdge
-from latentwire_bridge.files import FileStore
-from latentwire_bridge.health import HealthRoutes
-from latentwire_bridge.images import FILES_PATH, ImageRoutes
-from latentwire_bridge.models import ModelRoutes
-from latentwire_bridge.openapi import DescriptionRoute
-from latentwire_bridge.private_folder import PrivateFolder
-from latentwire_bridge.rate_limits import RateLimits
+from latentwire_bridge.api_description.document import DescriptionRoute
+from latentwire_bridge.edge.edge import EdgeProtocol, HttpEdge
+from latentwire_bridge.edge.rate_limits import RateLimits
+from latentwire_bridge.files.file_store import FileStore
+from latentwire_bridge.files.private_folder import PrivateFolder
+from latentwire_bridge.routes.health import HealthRoutes
+from latentwire_bridge.routes.images import FILES_PATH, ImageRoutes
+from latentwire_bridge.routes.models import ModelRoutes
 from latentwire_bridge.settings import SettingsError
 
 if TYPE_CHECKING:

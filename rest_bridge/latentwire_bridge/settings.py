@@ -6,6 +6,7 @@ A flag beats ``LATENTWIRE_BRIDGE_*`` in the environment, which beats ``[bridge]`
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 from urllib.parse import urlsplit
@@ -21,8 +22,7 @@ from pydantic_settings import (
 )
 
 from latentwire._process import is_loopback
-from latentwire_bridge.browsers import ANY, BrowserPolicy
-from latentwire_bridge.images import ImageSettings
+from latentwire_bridge.edge.browsers import ANY, BrowserPolicy
 
 ENV_PREFIX: Final = "LATENTWIRE_BRIDGE_"
 CONFIG_FILE: Final = Path("latentwire.toml")
@@ -289,3 +289,16 @@ def markdown_table() -> str:
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """The images' part of the settings."""
+
+    public_url: str | None
+    """What callers' URLs begin with; None: as the caller wrote it."""
+    body_timeout_s: float
+    max_upload_bytes: int
+    keep_alive_s: float
+    send_timeout_s: float
+    generation_timeout_s: float

@@ -8,16 +8,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from latentwire_server.command_line import fail, parse
 from latentwire_server.logging_setup import configure_logging
-from latentwire_server.model_choice import chosen_models
-from latentwire_server.settings import SettingsError
+from latentwire_server.registry.chosen_models import chosen_models
+from latentwire_server.settings.command_line import fail, parse
+from latentwire_server.settings.files import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from latentwire_server.model_choice import ModelToLoad
-    from latentwire_server.settings import Settings
+    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.settings.settings import Settings
 
 
 def main() -> None:

@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
-from latentwire_server.admin_servicer import ModelAdminServicer
-from latentwire_server.auth import Authenticator
-from latentwire_server.catalogue import Catalogue
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
-from latentwire_server.health import Health
-from latentwire_server.interceptors import RpcEdge
-from latentwire_server.listening import bind, build_server, check_address, read_credentials
-from latentwire_server.recordings import Recordings
-from latentwire_server.reflection import add_reflection
-from latentwire_server.registry import ModelRegistry
-from latentwire_server.service import GenerationService, ServerFacts
-from latentwire_server.servicer import ImageGenerationServicer
-from latentwire_server.settings import SettingsError
+from latentwire_server.registry.catalogue import Catalogue
+from latentwire_server.registry.registry import ModelRegistry
+from latentwire_server.rpc.admin_servicer import ModelAdminServicer
+from latentwire_server.rpc.auth import Authenticator
+from latentwire_server.rpc.edge import RpcEdge
+from latentwire_server.rpc.health import Health
+from latentwire_server.rpc.listening import bind, build_server, check_address, read_credentials
+from latentwire_server.rpc.reflection import add_reflection
+from latentwire_server.rpc.servicer import ImageGenerationServicer
+from latentwire_server.service.generations import GenerationService, ServerFacts
+from latentwire_server.service.recordings import Recordings
+from latentwire_server.settings.files import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from latentwire_server.model_choice import ModelToLoad
-    from latentwire_server.refused_words import RefusedWords
-    from latentwire_server.settings import Settings
+    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.requests.refused_words import RefusedWords
+    from latentwire_server.settings.settings import Settings
 
 DEVICE_FAILED: Final = 70
 """Exit code when the device broke: EX_SOFTWARE of sysexits.h; a supervisor starts us again."""

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 
-from tests.bridge.bridging import Bridge, bridging
-from tests.client.scripted_server import ScriptedServicer
-from tests.client.scripted_server import serving as serving_script
-from tests.server.serving import Serving, serving
+from tests.support.bridge.bridging import Bridge, bridging
+from tests.support.client.scripted_server import ScriptedServicer
+from tests.support.client.scripted_server import serving as serving_script
+from tests.support.server.serving import Serving, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

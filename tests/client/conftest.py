@@ -9,9 +9,9 @@ import pytest
 
 import latentwire
 from latentwire._cli import main
-from tests.client.both_clients import InThreads, OnLoop
-from tests.client.drawing import draw
-from tests.client.scripted_server import ScriptedServicer, serving
+from tests.support.client.both_clients import InThreads, OnLoop
+from tests.support.client.drawing import draw
+from tests.support.client.scripted_server import ScriptedServicer, serving
 
 
 @pytest.fixture

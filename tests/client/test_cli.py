@@ -8,10 +8,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2 as details
 
-from tests.client.drawing import DESCRIPTION, picture
-from tests.client.scripted_server import (
-    Abort,
-)
+from tests.support.client.drawing import DESCRIPTION, picture
+from tests.support.client.scripted_server import Abort
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.client.drawing import draw, picture
-from tests.client.scripted_server import (
+from tests.support.client.drawing import draw, picture
+from tests.support.client.scripted_server import (
     GENERATION,
     Hang,
     accepted,
@@ -20,7 +20,7 @@ from tests.client.scripted_server import (
     numbered,
     progress,
 )
-from tests.eventually import eventually_sync
+from tests.support.eventually import eventually_sync
 
 
 def test_generate_writes_the_image_and_few_plain_lines(process, servicer, tmp_path):

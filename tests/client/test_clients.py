@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 
 import latentwire
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.client.scripted_server import (
+from tests.support.client.scripted_server import (
     GENERATION,
     Abort,
     Hang,
@@ -23,7 +23,7 @@ from tests.client.scripted_server import (
     numbered,
     progress,
 )
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 PICTURE = bytes(range(256)) * 40
 

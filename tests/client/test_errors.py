@@ -7,14 +7,7 @@ import pytest
 from google.rpc import error_details_pb2 as details
 
 import latentwire
-from tests.client.scripted_server import (
-    Abort,
-    Hang,
-    accepted,
-    completed,
-    image,
-    numbered,
-)
+from tests.support.client.scripted_server import Abort, Hang, accepted, completed, image, numbered
 
 
 async def test_the_time_out_is_the_deadline(client, servicer):

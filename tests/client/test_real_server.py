@@ -15,10 +15,10 @@ from PIL import Image as PillowImage
 import latentwire
 from latentwire._cli import main
 from latentwire.v1 import image_generation_pb2 as pb
-from latentwire_server.model_choice import ModelLoadError
-from tests.client.both_clients import InThreads, OnLoop
-from tests.fakes import FakeModel, expected_pixels
-from tests.server.serving import Shelf, serving, serving_shelves
+from latentwire_server.registry.chosen_models import ModelLoadError
+from tests.support.client.both_clients import InThreads, OnLoop
+from tests.support.fakes import FakeModel, expected_pixels
+from tests.support.server.serving import Shelf, serving, serving_shelves
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 5}
 

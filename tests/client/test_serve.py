@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from latentwire._cli import main
-from tests.eventually import eventually_sync
+from tests.support.eventually import eventually_sync
 
-FAKE_SERVICES = Path(__file__).parent / "fake_services"
+FAKE_SERVICES = Path(__file__).parents[1] / "support/client/fake_services"
 
 
 @pytest.fixture

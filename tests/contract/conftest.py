@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.live import serving
+from tests.support.live import serving
 
 
 @pytest.fixture(scope="session")

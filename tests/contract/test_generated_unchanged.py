@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from tests.contract.tooling import PROTO, PROTOS_PYTHON, ROOT, run
+from tests.support.tooling import PROTO, PROTOS_PYTHON, ROOT, run
 
 COMMITTED = ROOT / "clients/python"
 OUTPUTS = ("python_out", "pyi_out", "grpc_python_out", "mypy_grpc_out")

@@ -11,7 +11,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tests.contract.live import (
+from tests.support.live import (
     CALL_TIMEOUT_S,
     GRPCURL_PAGE,
     blocks,
@@ -98,7 +98,7 @@ def test_a_wrong_request_is_refused_with_every_violation(live):
 @pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
 @pytest.mark.parametrize("command", PRINTED, ids=shlex.join)
 def test_grpcurl_itself_is_answered(live, command):
-    from tests.contract.tooling import run  # noqa: PLC0415 - only here
+    from tests.support.tooling import run  # noqa: PLC0415 - only here
 
     arguments = [live.here(word) for word in command]
     assert run(shutil.which("grpcurl"), *arguments, timeout_s=CALL_TIMEOUT_S)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.tooling import OLDEST_PYTHON, ROOT, run
+from tests.support.tooling import OLDEST_PYTHON, ROOT, run
 
 LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "aiohttp", "pydantic")
@@ -40,10 +40,10 @@ def test_imports_follow_the_arrows():
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("server/latentwire_server/engine/policy.py", "import torch"),
-        ("server/latentwire_server/engine/loop.py", "import grpc"),
-        ("server/latentwire_server/engine/types.py", "import latentwire_server.servicer"),
-        ("clients/python/latentwire/_client.py", "import latentwire_server.settings"),
+        ("server/latentwire_server/engine/policy/policy.py", "import torch"),
+        ("server/latentwire_server/engine/device/loop.py", "import grpc"),
+        ("server/latentwire_server/engine/request.py", "import latentwire_server.rpc.servicer"),
+        ("clients/python/latentwire/_client.py", "import latentwire_server.settings.settings"),
     ],
 )
 def test_an_import_against_the_arrows_is_found(tmp_path, module, line):

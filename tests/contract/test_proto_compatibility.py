@@ -7,9 +7,9 @@ from importlib import metadata
 
 import pytest
 
-from tests.contract.tooling import OLDEST_PYTHON, ROOT, run
+from tests.support.tooling import OLDEST_PYTHON, ROOT, run
 
-PROGRAM = ROOT / "tests/contract/streaming_call.py"
+PROGRAM = ROOT / "tests/support/streaming_call.py"
 
 
 def pinned(constraints: str, name: str) -> str:

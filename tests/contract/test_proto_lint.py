@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.contract.tooling import BUF, PROTO, ROOT, run
+from tests.support.tooling import BUF, PROTO, ROOT, run
 
 
 @pytest.fixture

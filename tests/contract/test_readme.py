@@ -13,9 +13,9 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.bridge.client_programs import NODE
-from tests.contract.live import CALL_TIMEOUT_S, README, blocks, call, commands, curl, messages
-from tests.contract.tooling import LEGACY_PYTHON, ROOT, run
+from tests.support.bridge.client_programs import NODE
+from tests.support.live import CALL_TIMEOUT_S, README, blocks, call, commands, curl, messages
+from tests.support.tooling import LEGACY_PYTHON, ROOT, run
 from tools.settings_tables import with_tables
 
 PAGES = sorted(

@@ -11,7 +11,7 @@ import pytest
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-from tests.embedded.drawing import (
+from tests.support.embedded.drawing import (
     HELD_OUT,
     MODEL,
     Pair,
@@ -21,7 +21,7 @@ from tests.embedded.drawing import (
     score,
     shuffled,
 )
-from tests.embedded.picture_check import PALETTE, Expectation, ExpectedObject, problems
+from tests.support.embedded.picture_check import PALETTE, Expectation, ExpectedObject, problems
 
 # diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

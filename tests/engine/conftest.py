@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.register_assert_rewrite("tests.engine.detectors", "tests.engine.driving")
+pytest.register_assert_rewrite("tests.support.engine.detectors", "tests.support.engine.driving")
 
 # Before the first import of the checks, so that their failures say what was compared.
-from tests.engine.driving import Driver  # noqa: E402
-from tests.fakes import FakeModel  # noqa: E402
+from tests.support.engine.driving import Driver  # noqa: E402
+from tests.support.fakes import FakeModel  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.models.protocol import DiffusionModel
 
 
 @pytest.fixture

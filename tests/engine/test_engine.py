@@ -11,24 +11,20 @@ from functools import partial
 
 import pytest
 
-from latentwire_server.engine import loop
-from latentwire_server.engine.channel import Channel
-from latentwire_server.engine.encoding import PromptEncoder
+from latentwire_server.engine.device import loop
+from latentwire_server.engine.device.prompt_encoding import PromptEncoder
+from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.errors import GenerationNotFound, ModelNotFound
-from latentwire_server.engine.trajectory import Trajectory
-from latentwire_server.engine.types import (
-    Batching,
-    EngineSettings,
-    GenerationState,
-    ImageFormat,
-    OutputOptions,
-    Progress,
-)
-from tests.engine.driving import assert_drawn_right, read
-from tests.engine.requests import request
-from tests.eventually import eventually
-from tests.fakes import FakeModel
+from latentwire_server.engine.events import Progress
+from latentwire_server.engine.handover.channel import Channel
+from latentwire_server.engine.request import ImageFormat, OutputOptions
+from latentwire_server.engine.settings import Batching, EngineSettings
+from latentwire_server.engine.snapshots import GenerationState
+from tests.support.engine.driving import assert_drawn_right, read
+from tests.support.engine.requests import request
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeModel
 
 
 async def test_a_picture_shows_its_prompt_and_its_seed(start) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentwire_server.engine import channel, denoising, finishing
-from latentwire_server.engine.generation import Generation
-from tests.engine.detectors import (
+from latentwire_server.engine.device import denoising, finishing
+from latentwire_server.engine.handover import channel
+from latentwire_server.engine.handover.generation import Generation
+from tests.support.engine.detectors import (
     check_bad_row_ends_only_its_own,
     check_cancelled_is_in_no_later_call,
     check_late_reader,

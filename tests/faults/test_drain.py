@@ -13,10 +13,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.eventually import eventually, eventually_sync
-from tests.fakes import FakeModel
-from tests.faults.process import ServerProcess, server_process
-from tests.server.serving import kind, request, serving, told
+from tests.support.eventually import eventually, eventually_sync
+from tests.support.fakes import FakeModel
+from tests.support.server.process import ServerProcess, server_process
+from tests.support.server.serving import kind, request, serving, told
 
 if TYPE_CHECKING:
     from pathlib import Path

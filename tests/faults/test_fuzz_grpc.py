@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.server.serving import Serving, events_of, kind, request, serving, told
+from tests.support.server.serving import Serving, events_of, kind, request, serving, told
 
 DOCUMENTED = {
     grpc.StatusCode.OK,

@@ -9,9 +9,9 @@ import grpc
 import torch
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.eventually import eventually
-from tests.fakes import FakeModel
-from tests.server.serving import Serving, events_of, images_of, kind, request, serving
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeModel
+from tests.support.server.serving import Serving, events_of, images_of, kind, request, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

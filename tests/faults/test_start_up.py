@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.process import REPOSITORY
+from tests.support.server.process import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

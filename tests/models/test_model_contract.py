@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from latentwire_server.models.info import SchedulerChoice
-from latentwire_server.models.loading import ModelSource, embedded_source, load_model
-from latentwire_server.models.model import DenoiserInput
-from tests.fakes import FakeModel
-from tests.tiny_models import INPAINTING_CHANNELS, LATENT_CHANNELS, build_folder
+from latentwire_server.models.loading.loading import ModelSource, embedded_source, load_model
+from latentwire_server.models.protocol import DenoiserInput
+from tests.support.fakes import FakeModel
+from tests.support.models.tiny_models import INPAINTING_CHANNELS, LATENT_CHANNELS, build_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from latentwire_server.models.model import DiffusionModel
+    from latentwire_server.models.protocol import DiffusionModel
 
 # diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
 pytestmark = [

@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentwire_server.models.precision import (
-    PrecisionError,
-    choose_device,
-    choose_dtype,
-    dtype_name,
-)
+from latentwire_server.models.errors import PrecisionError
+from latentwire_server.models.precision import choose_device, choose_dtype, dtype_name
 
 CPU = torch.device("cpu")
 

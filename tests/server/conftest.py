@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.serving import Serving, serving
+from tests.support.server.serving import Serving, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

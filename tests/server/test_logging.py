@@ -6,7 +6,7 @@ import json
 import logging
 
 from latentwire_server.logging_setup import JsonFormatter
-from tests.server.serving import events_of, request, serving
+from tests.support.server.serving import events_of, request, serving
 
 SECRET = "a prompt that stays private"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.embedded.drawing import (
+from tests.support.embedded.drawing import (
     GUIDANCE_SCALE,
     MODEL,
     draw,
@@ -17,7 +17,7 @@ from tests.embedded.drawing import (
     score,
     shuffled,
 )
-from tests.embedded.picture_check import problems
+from tests.support.embedded.picture_check import problems
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from tools.embedded_model.prompts import plain_prompt
 from tools.embedded_model.scene import Scene, random_scene
 
 NUM_PAIRS: Final = 200
-PATH: Final = Path("tests/embedded/held_out.json")
+PATH: Final = Path("tests/support/embedded/held_out.json")
 
 
 class ObjectRecord(TypedDict):

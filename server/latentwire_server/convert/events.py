@@ -8,25 +8,39 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.convert.requests import effective_request
 from latentwire_server.convert.resources import model_name
 from latentwire_server.convert.times import duration
-from latentwire_server.engine import types
+from latentwire_server.engine.events import (
+    Accepted,
+    Completed,
+    Event,
+    FinishReason,
+    Image,
+    ModelLoading,
+    PhaseName,
+    Preview,
+    Progress,
+    Queued,
+)
+from latentwire_server.engine.events import Warning as RequestWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from latentwire_server.engine.request import GenerationRequest
+
 _PHASES: Final = {
-    types.PhaseName.ENCODING: pb.PHASE_ENCODING,
-    types.PhaseName.DENOISING: pb.PHASE_DENOISING,
-    types.PhaseName.DECODING: pb.PHASE_DECODING,
+    PhaseName.ENCODING: pb.PHASE_ENCODING,
+    PhaseName.DENOISING: pb.PHASE_DENOISING,
+    PhaseName.DECODING: pb.PHASE_DECODING,
 }
 
 _FINISH_REASONS: Final = {
-    types.FinishReason.COMPLETED: pb.FINISH_REASON_COMPLETED,
-    types.FinishReason.FILTERED: pb.FINISH_REASON_FILTERED,
+    FinishReason.COMPLETED: pb.FINISH_REASON_COMPLETED,
+    FinishReason.FILTERED: pb.FINISH_REASON_FILTERED,
 }
 
 
 def accepted_to_proto(
-    request: types.GenerationRequest, warnings: Sequence[types.Warning]
+    request: GenerationRequest, warnings: Sequence[RequestWarning]
 ) -> pb.Accepted:
     """Returns the first event of a generation."""
     return pb.Accepted(
@@ -45,7 +59,7 @@ def accepted_to_proto(
 
 
 def responses(
-    event: types.Event, *, max_data_bytes: int, sha256: bytes
+    event: Event, *, max_data_bytes: int, sha256: bytes
 ) -> Iterator[pb.GenerateImageResponse]:
     """Returns the messages of one event: several for an image that exceeds ``max_data_bytes``.
 
@@ -55,26 +69,26 @@ def responses(
         sha256: of the image's data, where ``event`` is an image.
     """
     match event:
-        case types.Accepted():
+        case Accepted():
             accepted = accepted_to_proto(event.request, event.warnings)
             yield pb.GenerateImageResponse(accepted=accepted)
-        case types.Queued():
+        case Queued():
             yield pb.GenerateImageResponse(queued=_queued(event))
-        case types.ModelLoading():
+        case ModelLoading():
             yield pb.GenerateImageResponse(model_loading=model_loading(event))
-        case types.Progress():
+        case Progress():
             yield pb.GenerateImageResponse(progress=_progress(event))
-        case types.Preview():
+        case Preview():
             yield pb.GenerateImageResponse(preview=_preview(event))
-        case types.Image():
+        case Image():
             yield from _image(event, max_data_bytes=max_data_bytes, sha256=sha256)
-        case types.Completed():
+        case Completed():
             yield pb.GenerateImageResponse(completed=_completed(event))
         case _:
             assert_never(event)
 
 
-def _queued(event: types.Queued) -> pb.Queued:
+def _queued(event: Queued) -> pb.Queued:
     wait = event.estimated_wait_s
     return pb.Queued(
         ahead_count=event.ahead_count,
@@ -82,7 +96,7 @@ def _queued(event: types.Queued) -> pb.Queued:
     )
 
 
-def model_loading(event: types.ModelLoading) -> pb.ModelLoading:
+def model_loading(event: ModelLoading) -> pb.ModelLoading:
     """Returns how far the loading of a model is."""
     return pb.ModelLoading(
         model=model_name(event.model),
@@ -91,7 +105,7 @@ def model_loading(event: types.ModelLoading) -> pb.ModelLoading:
     )
 
 
-def _progress(event: types.Progress) -> pb.Progress:
+def _progress(event: Progress) -> pb.Progress:
     remaining = event.estimated_remaining_s
     return pb.Progress(
         phase=_PHASES[event.phase],
@@ -102,7 +116,7 @@ def _progress(event: types.Progress) -> pb.Progress:
     )
 
 
-def _preview(event: types.Preview) -> pb.Preview:
+def _preview(event: Preview) -> pb.Preview:
     return pb.Preview(
         image_index=event.image_index,
         step=event.step,
@@ -114,7 +128,7 @@ def _preview(event: types.Preview) -> pb.Preview:
 
 
 def _image(
-    event: types.Image, *, max_data_bytes: int, sha256: bytes
+    event: Image, *, max_data_bytes: int, sha256: bytes
 ) -> Iterator[pb.GenerateImageResponse]:
     size_bytes = len(event.data)
     yield pb.GenerateImageResponse(
@@ -136,7 +150,7 @@ def _image(
         yield pb.GenerateImageResponse(image_chunk=chunk)
 
 
-def _completed(event: types.Completed) -> pb.Completed:
+def _completed(event: Completed) -> pb.Completed:
     timings = event.timings
     return pb.Completed(
         image_count=event.image_count,

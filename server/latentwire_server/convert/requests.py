@@ -6,22 +6,25 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from latentwire.v1 import image_generation_pb2 as pb
-from latentwire_server.draft import LoraDraft, RequestDraft
-from latentwire_server.engine import types
-from latentwire_server.high_resolution import HighResolutionFixDraft
-from latentwire_server.sources import SourceDraft
+from latentwire_server.engine.request import GenerationRequest, ImageFormat, PreviewMethod, Source
+from latentwire_server.requests.draft import (
+    HighResolutionFixDraft,
+    LoraDraft,
+    RequestDraft,
+    SourceDraft,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FORMATS: Final = {
-    types.ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
-    types.ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
-    types.ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
+    ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
+    ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
+    ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
 }
 _PREVIEW_METHODS: Final = {
-    types.PreviewMethod.LINEAR: pb.PREVIEW_METHOD_LINEAR,
-    types.PreviewMethod.FULL_VAE: pb.PREVIEW_METHOD_FULL_VAE,
+    PreviewMethod.LINEAR: pb.PREVIEW_METHOD_LINEAR,
+    PreviewMethod.FULL_VAE: pb.PREVIEW_METHOD_FULL_VAE,
 }
 _FORMAT_OF: Final = {number: format_ for format_, number in _FORMATS.items()}
 _PREVIEW_METHOD_OF: Final = {number: method for method, number in _PREVIEW_METHODS.items()}
@@ -118,7 +121,7 @@ def _unknown_enums(request: pb.GenerateImageRequest) -> Iterator[tuple[str, int]
     yield from ((name, int(number)) for name, number, known in numbers if number not in known)
 
 
-def effective_request(request: types.GenerationRequest) -> pb.GenerateImageRequest:
+def effective_request(request: GenerationRequest) -> pb.GenerateImageRequest:
     """Returns a request with nothing left to default; sent as it is, it draws the same images.
 
     It has no request id, which names one request only, and so no policy that needs one.
@@ -128,7 +131,7 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
         metadata_omitted=request.output.metadata_omitted,
         max_data_bytes=request.output.max_data_bytes,
     )
-    if request.output.format is not types.ImageFormat.PNG:
+    if request.output.format is not ImageFormat.PNG:
         output.quality = request.output.quality
     source = request.source
     width, height = request.file_size
@@ -163,7 +166,7 @@ def effective_request(request: types.GenerationRequest) -> pb.GenerateImageReque
     )
 
 
-def _fix(request: types.GenerationRequest) -> pb.HighResolutionFix | None:
+def _fix(request: GenerationRequest) -> pb.HighResolutionFix | None:
     fix = request.high_resolution_fix
     if fix is None:
         # Else the default might draw otherwise.
@@ -172,13 +175,13 @@ def _fix(request: types.GenerationRequest) -> pb.HighResolutionFix | None:
     return pb.HighResolutionFix(width=fix.width, height=fix.height, strength=fix.strength)
 
 
-def _image_to_image(source: types.Source) -> pb.ImageToImage:
+def _image_to_image(source: Source) -> pb.ImageToImage:
     """Returns what the drawing started from, without the file."""
     image = pb.InputImage(sha256=source.image_sha256)
     return pb.ImageToImage(image=image, strength=source.strength)
 
 
-def _inpainting(source: types.Source) -> pb.Inpainting:
+def _inpainting(source: Source) -> pb.Inpainting:
     return pb.Inpainting(
         image=pb.InputImage(sha256=source.image_sha256),
         mask=pb.InputImage(sha256=source.mask_sha256),

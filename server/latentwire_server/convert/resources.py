@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Final
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.convert.times import timestamp
-from latentwire_server.engine import types
+from latentwire_server.engine.snapshots import GenerationSnapshot, GenerationState
 
 if TYPE_CHECKING:
     from latentwire_server.models.info import ModelInfo, SchedulerChoice
 
 _STATES: Final = {
-    types.GenerationState.QUEUED: pb.GENERATION_STATE_QUEUED,
-    types.GenerationState.RUNNING: pb.GENERATION_STATE_RUNNING,
-    types.GenerationState.SUCCEEDED: pb.GENERATION_STATE_SUCCEEDED,
-    types.GenerationState.FAILED: pb.GENERATION_STATE_FAILED,
-    types.GenerationState.CANCELLED: pb.GENERATION_STATE_CANCELLED,
+    GenerationState.QUEUED: pb.GENERATION_STATE_QUEUED,
+    GenerationState.RUNNING: pb.GENERATION_STATE_RUNNING,
+    GenerationState.SUCCEEDED: pb.GENERATION_STATE_SUCCEEDED,
+    GenerationState.FAILED: pb.GENERATION_STATE_FAILED,
+    GenerationState.CANCELLED: pb.GENERATION_STATE_CANCELLED,
 }
 
 
@@ -30,7 +30,7 @@ def model_name(model_id: str) -> str:
     return f"models/{model_id}"
 
 
-def generation_to_proto(snapshot: types.GenerationSnapshot) -> pb.Generation:
+def generation_to_proto(snapshot: GenerationSnapshot) -> pb.Generation:
     """Returns a generation as a resource."""
     request = snapshot.request
     ended = snapshot.end_time

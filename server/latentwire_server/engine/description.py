@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentwire_server.engine.types import ImageFormat
+from latentwire_server.engine.request import ImageFormat
 
 if TYPE_CHECKING:
-    from latentwire_server.engine.types import GenerationRequest
+    from latentwire_server.engine.request import GenerationRequest
 
 
 def describe(

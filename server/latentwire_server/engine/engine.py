@@ -15,9 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from latentwire_server.engine.admission import DRAINING_RETRY_S, Load, refusal, warnings_of
-from latentwire_server.engine.channel import Channel
-from latentwire_server.engine.errand import Errand
+from latentwire_server.engine.device.batch_size_probe import compile_for, measure_knee
+from latentwire_server.engine.device.faults import DeviceBroken, raise_if_broken
+from latentwire_server.engine.device.loop import DeviceLoop
+from latentwire_server.engine.diffusion.phases import phases_of
 from latentwire_server.engine.errors import (
     Cancelled,
     DeviceFailed,
@@ -26,31 +27,31 @@ from latentwire_server.engine.errors import (
     ModelNotFound,
     ModelUnusable,
 )
-from latentwire_server.engine.estimate import Estimator
-from latentwire_server.engine.faults import DeviceBroken, raise_if_broken
-from latentwire_server.engine.generation import Generation
-from latentwire_server.engine.housekeeping import Housekeeper
-from latentwire_server.engine.inbox import Inbox
-from latentwire_server.engine.knee import compile_for, measure_knee
-from latentwire_server.engine.loop import DeviceLoop
-from latentwire_server.engine.phases import phases_of
-from latentwire_server.engine.policy import Group
-from latentwire_server.engine.register import Register
-from latentwire_server.engine.row_budget import DEFAULT_ROWS, RowBudget
-from latentwire_server.engine.stream import GenerationStream
-from latentwire_server.engine.types import Accepted, Batching, EngineStatus
+from latentwire_server.engine.events import Accepted
+from latentwire_server.engine.handover.channel import Channel
+from latentwire_server.engine.handover.device_task import Errand
+from latentwire_server.engine.handover.generation import Generation
+from latentwire_server.engine.handover.inbox import Inbox
+from latentwire_server.engine.handover.stream import GenerationStream
+from latentwire_server.engine.policy.estimate import Estimator
+from latentwire_server.engine.policy.policy import Group
+from latentwire_server.engine.policy.row_budget import DEFAULT_ROWS, RowBudget
+from latentwire_server.engine.queue.admission import DRAINING_RETRY_S, Load, refusal
+from latentwire_server.engine.queue.housekeeping import Housekeeper
+from latentwire_server.engine.queue.register import Register
+from latentwire_server.engine.settings import Batching
+from latentwire_server.engine.snapshots import EngineStatus
+from latentwire_server.requests.request_warnings import warnings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from latentwire_server.engine.types import (
-        EngineSettings,
-        GenerationRequest,
-        GenerationSnapshot,
-        ModelLoading,
-    )
-    from latentwire_server.engine.types import Warning as RequestWarning
-    from latentwire_server.models.model import DiffusionModel, ModelOutline
+    from latentwire_server.engine.events import ModelLoading
+    from latentwire_server.engine.events import Warning as RequestWarning
+    from latentwire_server.engine.request import GenerationRequest
+    from latentwire_server.engine.settings import EngineSettings
+    from latentwire_server.engine.snapshots import GenerationSnapshot
+    from latentwire_server.models.protocol import DiffusionModel, ModelOutline
 
 ResultT = TypeVar("ResultT")
 

@@ -6,6 +6,12 @@ Pure values. They become a gRPC status in ``status.py`` and nowhere else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAX_QUOTED_CHARACTERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,3 +182,22 @@ class ModelUnusable(Exception):
         first_line = (str(error).strip().splitlines() or [""])[0][:200]
         what = f"{type(error).__name__}: {first_line}"
         super().__init__(f"model {model!r}: cannot draw here ({what})")
+
+
+def ranged(name: str, value: int | None, low: int, high: int) -> Iterator[Violation]:
+    """Yields a violation if a value is given and outside its range."""
+    if value is not None and not low <= value <= high:
+        yield out_of_range(name, value, f"{low} to {high}")
+
+
+def out_of_range(name: str, value: float, allowed: str) -> Violation:
+    """Returns the violation for a number outside its range."""
+    return Violation(
+        field=name, reason="OUT_OF_RANGE", description=f"{name} is {value}; allowed: {allowed}"
+    )
+
+
+def quoted(text: str) -> str:
+    """Returns a caller's text as it may stand in a message: shortened, in ASCII."""
+    shown = text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + "..."
+    return ascii(shown)

@@ -7,11 +7,9 @@ from typing import Final
 
 import torch
 
+from latentwire_server.models.errors import PrecisionError
+
 _DEVICE: Final = re.compile(r"cpu|cuda(:\d{1,2})?|mps")
-
-
-class PrecisionError(ValueError):
-    """The device or the number format cannot be had here; the text names both and what can."""
 
 
 def choose_device(wanted: str) -> torch.device:

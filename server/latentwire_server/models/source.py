@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from latentwire_server.models.model_settings import ModelSettings
+    from latentwire_server.models.overrides import ModelSettings
 
 EMBEDDED_ID: Final = "embedded"
 MAX_PROMPT_CHUNKS: Final = 8
 MISSING_WATERMARK: Final = "needed: invisible-watermark, by pip install 'latentwire[watermark]'"
-EMBEDDED_FOLDER: Final = Path(__file__).parent.parent / "embedded" / "model"
+EMBEDDED_FOLDER: Final = Path(__file__).parents[1] / "embedded" / "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +87,6 @@ class ModelSource:
             refiner=None,
             vae=None,
         )
-
-
-class LoadError(Exception):
-    """A model cannot be loaded; the text is one line that names the source and the reason."""
-
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(f"model {source!r}: {reason}")
-        self.source = source
-        self.reason = reason
 
 
 def embedded_source(

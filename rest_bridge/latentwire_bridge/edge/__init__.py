@@ -1,0 +1,1 @@
+"""The HTTP edge: callers, bodies, uploads, browsers, rate limits."""

@@ -1,0 +1,1 @@
+"""Finished images, stored for results that are URLs."""

@@ -1,0 +1,1 @@
+"""The shape of OpenAI's Images API: fields, requests, responses, streams, errors."""

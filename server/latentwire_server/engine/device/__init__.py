@@ -1,0 +1,1 @@
+"""The device thread: the loop and the parts of a tick."""

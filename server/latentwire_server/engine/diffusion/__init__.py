@@ -1,0 +1,1 @@
+"""The diffusion state of a request: trajectory, phases, initial latents."""

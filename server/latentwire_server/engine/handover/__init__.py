@@ -1,0 +1,1 @@
+"""Where the event loop and the device thread meet: inbox, channel, generation."""

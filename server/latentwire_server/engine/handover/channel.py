@@ -1,0 +1,223 @@
+"""The channel of one generation: the device thread publishes, the servicer iterates.
+
+What it promises:
+
+* ``accepted``, ``image`` and ``completed`` arrive all and in order. ``queued``, ``model_loading``,
+  ``progress`` and ``preview`` (one slot per image) are replaced by a newer one of their kind while
+  they are unread: a slow reader costs one of each, whatever the speed of the device.
+* A failure ends the stream. Lossless events that were published before it are still delivered
+  first; nothing that is published after it is.
+* Closing from either side is idempotent; a reader that closes early, or reads nothing for
+  ``send_timeout_s`` while events wait, is told to ``on_close``, once.
+* Publishing never waits for the reader, and has at most one call pending on the event loop.
+
+``publish``, ``finish`` and ``fail`` may be called on any thread, everything else on the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from asyncio import Event as AsyncioEvent
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from latentwire_server.engine.errors import Cancelled, GenerationError, SlowReader
+from latentwire_server.engine.events import (
+    Accepted,
+    Completed,
+    Event,
+    Image,
+    ModelLoading,
+    Preview,
+    Progress,
+    Queued,
+)
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, TimerHandle
+    from collections.abc import Callable
+
+Slot = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStatistics:
+    """What has gone through a channel so far."""
+
+    published_count: int
+    replaced_count: int
+    delivered_count: int
+    waiting_count: int
+    is_closed: bool
+    """Whether the reader is gone."""
+
+
+class Channel:
+    """Hands the events of one generation from the device thread to its one reader."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        *,
+        send_timeout_s: float,
+        on_close: Callable[[GenerationError], None],
+    ) -> None:
+        self._loop = loop
+        self._send_timeout_s = send_timeout_s
+        self._on_close = on_close
+        self._lock = threading.Lock()
+        # Insertion order is delivery order; a replaced event moves to the end.
+        self._waiting: dict[Slot, Event] = {}
+        self._is_ended = False
+        self._is_closed = False
+        self._error: GenerationError | None = None
+        self._published_count = 0
+        self._replaced_count = 0
+        self._delivered_count = 0
+        self._is_wake_pending = False
+        self._has_news = AsyncioEvent()
+        self._timer: TimerHandle | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the reader is gone. Any thread, and takes no lock."""
+        return self._is_closed
+
+    def publish(self, event: Event) -> None:
+        """Puts ``event`` into its place. Does nothing after the end."""
+        with self._lock:
+            if self._is_ended:
+                return
+            self._put(event)
+        self._wake_reader()
+
+    def finish(self, event: Completed) -> None:
+        """Publishes the last event of a generation that went well."""
+        with self._lock:
+            if self._is_ended:
+                return
+            self._put(event)
+            self._is_ended = True
+        self._wake_reader()
+
+    def fail(self, error: GenerationError) -> None:
+        """Ends the stream with ``error``. Does nothing after the end."""
+        with self._lock:
+            if self._is_ended:
+                return
+            self._is_ended = True
+            self._error = error
+            self._waiting = {
+                slot: event for slot, event in self._waiting.items() if _is_lossless(event)
+            }
+        self._wake_reader()
+
+    async def receive(self) -> Event:
+        """Returns the next event.
+
+        Raises:
+            GenerationError: the generation failed; raised once.
+            StopAsyncIteration: there is nothing more to come.
+        """
+        while True:
+            with self._lock:
+                event = self._take()
+                error, is_over = self._error, self._is_ended
+                if event is None and is_over:
+                    self._error = None
+                self._has_news.clear()
+            self._watch_reader()
+            if event is not None:
+                return event
+            if is_over:
+                raise error if error is not None else StopAsyncIteration
+            await self._has_news.wait()
+
+    def close(self) -> None:
+        """Says that the reader is gone: what waits is dropped, and the generation is cancelled."""
+        self._close(Cancelled())
+
+    def statistics(self) -> ChannelStatistics:
+        """Returns what has gone through so far. Any thread."""
+        with self._lock:
+            return ChannelStatistics(
+                published_count=self._published_count,
+                replaced_count=self._replaced_count,
+                delivered_count=self._delivered_count,
+                waiting_count=len(self._waiting),
+                is_closed=self._is_closed,
+            )
+
+    def _put(self, event: Event) -> None:
+        slot = _slot(event, number=self._published_count)
+        if self._waiting.pop(slot, None) is not None:
+            self._replaced_count += 1
+        self._waiting[slot] = event
+        self._published_count += 1
+
+    def _take(self) -> Event | None:
+        if not self._waiting:
+            return None
+        self._delivered_count += 1
+        return self._waiting.pop(next(iter(self._waiting)))
+
+    def _wake_reader(self) -> None:
+        with self._lock:
+            if self._is_wake_pending:
+                return
+            self._is_wake_pending = True
+        # A closed event loop means that nobody is left who could read.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._is_wake_pending = False
+        self._has_news.set()
+        if self._timer is None:
+            self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            self._timer = self._loop.call_later(self._send_timeout_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        self._close(SlowReader(send_timeout_s=self._send_timeout_s))
+
+    def _close(self, reason: GenerationError) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            was_ended, self._is_ended = self._is_ended, True
+            self._waiting.clear()
+            self._error = reason if isinstance(reason, SlowReader) else None
+        self._watch_reader()
+        self._has_news.set()
+        if not was_ended:
+            self._on_close(reason)
+
+
+def _slot(event: Event, *, number: int) -> Slot:
+    match event:
+        case Queued():
+            return ("queued", 0)
+        case ModelLoading():
+            return ("model loading", 0)
+        case Progress():
+            return ("progress", 0)
+        case Preview():
+            return ("preview", event.image_index)
+        case Accepted() | Image() | Completed():
+            return ("lossless", number)
+        case _:
+            assert_never(event)
+
+
+def _is_lossless(event: Event) -> bool:
+    return isinstance(event, Accepted | Image | Completed)

@@ -1,0 +1,1 @@
+"""Scheduling rules as plain arithmetic: which rows share the next call."""

@@ -1,0 +1,75 @@
+"""Who gets in, and what they are told at the door, before any device work.
+
+Pure functions of plain values, in the order in which they are asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from latentwire_server.engine.errors import (
+    DeadlinePassed,
+    DeadlineTooShort,
+    DeviceFailed,
+    Draining,
+    GenerationError,
+    QueueFull,
+)
+from latentwire_server.engine.policy.estimate import retry_after_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from latentwire_server.engine.policy.estimate import Estimator, WorkLeft
+    from latentwire_server.engine.settings import EngineSettings
+
+DRAINING_RETRY_S = 10.0
+"""What a caller is told who meets a server that shuts down: about a restart's time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """The engine as a newcomer finds it."""
+
+    is_draining: bool
+    has_failed: bool
+    running_count: int
+    queued_count: int
+    wait_s: Callable[[], float | None]
+    """Estimates how long the newcomer waits for its place; asked only where it matters."""
+
+
+def refusal(
+    work: WorkLeft,
+    *,
+    deadline: float | None,
+    now: float,
+    load: Load,
+    estimator: Estimator,
+    settings: EngineSettings,
+) -> GenerationError | None:
+    """Returns why ``work`` is refused, or ``None`` if it is welcome."""
+    if load.has_failed:
+        return DeviceFailed()
+    if load.is_draining:
+        return Draining(retry_after_s=DRAINING_RETRY_S)
+    if deadline is not None and deadline <= now:
+        return DeadlinePassed()
+    num_free = max(0, settings.max_running - load.running_count)
+    if load.queued_count >= settings.max_queued + num_free:
+        return QueueFull(max_queued=settings.max_queued, retry_after_s=retry_after_s(load.wait_s()))
+    if deadline is not None:
+        return _too_short(work, remaining_s=deadline - now, load=load, estimator=estimator)
+    return None
+
+
+def _too_short(
+    work: WorkLeft, *, remaining_s: float, load: Load, estimator: Estimator
+) -> DeadlineTooShort | None:
+    """Judges by the least time that it can take, so that nobody is refused who might make it."""
+    wait_s = load.wait_s()
+    run_s = estimator.least_s(work)
+    if wait_s is None or run_s is None or wait_s + run_s <= remaining_s:
+        return None
+    return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=remaining_s)

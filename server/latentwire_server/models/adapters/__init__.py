@@ -1,0 +1,1 @@
+"""LoRA and textual inversion files, and the networks made of them."""

@@ -1,0 +1,188 @@
+"""Words of a prompt that embeddings stand for: textual inversion, from the operator's folder.
+
+The loading thread reads them, once, before the model is handed on; ``spelled_out`` may be called on
+any thread that has the tokenizer's lock. Safetensors only, decided by content. What does not fit
+the model is left out and named in the log; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.errors import LoadError
+from latentwire_server.models.files.checked_files import check_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from transformers import CLIPTokenizer
+
+    from latentwire_server.models.text.clip_encoder import TextEncoder
+
+_LOGGER = logging.getLogger(__name__)
+
+_WEIGHT_FILES: Final = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_UNNAMED: Final = ("emb_params", "*", "string_to_param")
+"""What a file of one embedding calls it where the file's own name is the word."""
+_BY_ENCODER: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+"""What a file for Stable Diffusion XL calls its embeddings, and which encoder they are for."""
+_NOT_IN_WORDS: Final = frozenset("()[]\\:")
+"""What a prompt's weights are written with."""
+_MAX_VECTORS: Final = 75
+_MAX_WORD: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Embedding:
+    """What a word of a prompt stands for."""
+
+    word: str
+    vectors: Mapping[str, torch.Tensor]
+    """By text encoder, (vectors, features); the only one is for ``"text_encoder"``."""
+
+    @property
+    def num_vectors(self) -> int:
+        """As many places as the word takes in a prompt."""
+        return max(map(len, self.vectors.values()))
+
+    @property
+    def tokens(self) -> set[str]:
+        """What it takes up in a tokenizer, and what would be taken for its next place."""
+        return {self.word, *(f"{self.word}_{i}" for i in range(1, self.num_vectors + 1))}
+
+
+class _UnfitError(Exception):
+    """A file is left out; the text says why."""
+
+
+class _Loader(TextualInversionLoaderMixin):  # type: ignore[misc]  # untyped library
+    """Diffusers' loader, which asks a pipeline only whether its parts are offloaded."""
+
+    hf_device_map = None
+    components: Final[Mapping[str, torch.nn.Module]] = {}
+
+
+def load_words(folder: Path, encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+    """Teaches a model's text encoders the words of a folder; returns those that fit."""
+    found, unfit = _fitting(folder, encoders)
+    for name, reason in unfit.items():
+        _LOGGER.warning("embedding not loaded file=%s reason=%s", name, reason)
+    for encoder in encoders if found else ():
+        # All at once: each call makes the network's table of words anew.
+        with LIBRARY_LOCK:
+            _Loader().load_textual_inversion(
+                [{one.word: one.vectors[encoder.name]} for one in found],
+                token=[one.word for one in found],
+                tokenizer=encoder.tokenizer,
+                text_encoder=encoder.module,
+            )
+    for one in found:
+        _LOGGER.info("embedding loaded word=%s vectors=%d", one.word, one.num_vectors)
+    return tuple(one.word for one in found)
+
+
+def words_in(folder: Path, encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+    """Returns the words that ``load_words`` would teach; the encoders may lack their weights."""
+    found, _ = _fitting(folder, encoders)
+    return tuple(one.word for one in found)
+
+
+def spelled_out(prompt: str, tokenizer: CLIPTokenizer) -> str:
+    """Returns a prompt in which a word of several vectors stands with all of its places."""
+    text: str = _Loader().maybe_convert_prompt(prompt, tokenizer)
+    return text
+
+
+def _fitting(
+    folder: Path, encoders: Sequence[TextEncoder]
+) -> tuple[list[_Embedding], dict[str, str]]:
+    """Returns what fits, and by file name why the rest does not."""
+    found: list[_Embedding] = []
+    unfit: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _WEIGHT_FILES:
+            continue
+        try:
+            embedding = _read(path, folder=folder)
+            _check(embedding, encoders=encoders, others=found)
+        except (_UnfitError, LoadError) as error:
+            unfit[path.name] = error.reason if isinstance(error, LoadError) else str(error)
+        else:
+            found.append(embedding)
+    return found, unfit
+
+
+def _read(path: Path, *, folder: Path) -> _Embedding:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        message = "it is a link that leads out of the folder"
+        raise _UnfitError(message)
+    check_safetensors(path, source=str(folder))
+    try:
+        tensors = load_file(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        message = f"it cannot be read ({type(error).__name__})"
+        raise _UnfitError(message) from None
+    word, found = _understood(tensors, stem=path.stem)
+    if any(one.ndim not in (1, 2) for one in found.values()):
+        message = "it holds neither a vector nor several"
+        raise _UnfitError(message)
+    vectors = {name: one[None] if one.ndim == 1 else one for name, one in found.items()}
+    return _Embedding(word=word, vectors=vectors)
+
+
+def _understood(
+    tensors: Mapping[str, torch.Tensor], *, stem: str
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """Returns the word and its vectors: Stable Diffusion XL's form, Automatic1111's, diffusers'."""
+    if set(tensors) == set(_BY_ENCODER):
+        return stem, {name: tensors[key] for key, name in _BY_ENCODER.items()}
+    if len(tensors) != 1:
+        message = f"it holds {len(tensors)} tensors, which is no known form of an embedding"
+        raise _UnfitError(message)
+    ((key, tensor),) = tensors.items()
+    return (stem if key in _UNNAMED else key), {"text_encoder": tensor}
+
+
+def _check(
+    embedding: _Embedding, *, encoders: Sequence[TextEncoder], others: Sequence[_Embedding]
+) -> None:
+    for problem in _problems(embedding, encoders=encoders, others=others):
+        raise _UnfitError(problem)
+
+
+def _problems(
+    embedding: _Embedding, *, encoders: Sequence[TextEncoder], others: Sequence[_Embedding]
+) -> Iterator[str]:
+    word, vectors = embedding.word, embedding.vectors
+    is_word = 0 < len(word) <= _MAX_WORD and word.isprintable() and " " not in word
+    if not is_word or _NOT_IN_WORDS.intersection(word):
+        yield f"{word[:_MAX_WORD]!a} cannot stand in a prompt as a word"
+    names = {encoder.name for encoder in encoders}
+    # A refiner has the second text encoder alone.
+    if not names <= set(vectors) or (len(vectors) > 1 and "text_encoder_2" not in names):
+        wanted, given = " and ".join(sorted(names)), " and ".join(sorted(vectors))
+        yield f"it is for {given}, and the model has {wanted}"
+        return
+    for encoder in encoders:
+        tensor, network = vectors[encoder.name], encoder.module
+        size = network.get_input_embeddings().weight.shape[-1]
+        if tensor.shape[1] != size:
+            yield f"it is of shape {[*tensor.shape]}, and the model's words have {size} numbers"
+            return
+        is_sane = tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+        if not is_sane or not 1 <= len(tensor) <= _MAX_VECTORS:
+            yield f"it is not of 1 to {_MAX_VECTORS} vectors of finite numbers"
+        if len(tensor) != embedding.num_vectors:
+            yield "it has different numbers of vectors for the text encoders"
+        taken = {*encoder.tokenizer.get_vocab()}.union(*(one.tokens for one in others))
+        if taken & embedding.tokens:
+            yield f"{word!r} means something already"

@@ -1,0 +1,1 @@
+"""Parts of a pipeline that every family uses."""

@@ -1,0 +1,1 @@
+"""Model families: what is particular to each kind of pipeline."""

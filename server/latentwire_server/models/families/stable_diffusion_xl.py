@@ -1,0 +1,150 @@
+"""The Stable Diffusion XL family: base models with two text encoders, refiners with the second.
+
+Besides the prompt the UNet is told the second encoder's summary of it and a few numbers: the size
+of the picture, where it was cut from a larger one, and, for a refiner, how beautiful it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from latentwire_server.models.components.latent_projection import LatentProjection
+from latentwire_server.models.families.family import Family, TextEncoderKind
+from latentwire_server.models.families.unet_model import UnetModel
+from latentwire_server.models.protocol import Conditioning
+
+if TYPE_CHECKING:
+    from latentwire_server.models.components.component_set import Components
+    from latentwire_server.models.denoiser.unet_call import UnetInput
+    from latentwire_server.models.protocol import DenoiserInput
+    from latentwire_server.models.text.clip_encoder import States
+
+AESTHETIC_SCORE: Final = 6.0
+NEGATIVE_AESTHETIC_SCORE: Final = 2.5
+"""As ``StableDiffusionXLImg2ImgPipeline`` tells a refiner unless it is told otherwise."""
+
+_ZEROS: Final = "force_zeros_for_empty_prompt"
+_SCORES: Final = "requires_aesthetics_score"
+
+
+class StableDiffusionXL(UnetModel):
+    """A loaded model; does what ``StableDiffusionXLPipeline`` and its siblings do."""
+
+    _may_encode_in_float32 = True
+
+    @torch.inference_mode()
+    def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
+        """Encodes one prompt as ``StableDiffusionXLPipeline.encode_prompt`` does."""
+        return self._encoded(
+            prompt, clip_skip=clip_skip, num_chunks=num_chunks, score=AESTHETIC_SCORE
+        )
+
+    @torch.inference_mode()
+    def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
+        """Encodes what to steer away from; nothing is zeros where the model was trained so."""
+        encoded = self._encoded(
+            prompt, clip_skip=0, num_chunks=num_chunks, score=NEGATIVE_AESTHETIC_SCORE
+        )
+        pooled = encoded.pooled_prompt_embeds
+        if prompt or pooled is None or not self._parts.options[_ZEROS]:
+            return encoded
+        return Conditioning(
+            prompt_embeds=torch.zeros_like(encoded.prompt_embeds),
+            pooled_prompt_embeds=torch.zeros_like(pooled),
+            aesthetic_score=encoded.aesthetic_score,
+        )
+
+    def _encoded(
+        self, prompt: str, *, clip_skip: int, num_chunks: int, score: float
+    ) -> Conditioning:
+        readings = [
+            encoder.read(prompt, num_chunks=num_chunks) for encoder in self._parts.text_encoders
+        ]
+
+        def embeds(states: States) -> torch.Tensor:
+            # The last layer but one: the last one's is for comparing with pictures.
+            return states.hidden_states[-(clip_skip + 2)]
+
+        read = [reading.embeds(embeds) for reading in readings]
+        # Of the first chunk, where a prompt says what it is about.
+        pooled = readings[-1].states[0].text_embeds[0]
+        return Conditioning(
+            prompt_embeds=torch.cat(read, dim=-1).to(self._dtype),
+            pooled_prompt_embeds=pooled.to(self._dtype),
+            aesthetic_score=score if self._parts.options[_SCORES] else None,
+        )
+
+    def _input(self, rows: DenoiserInput) -> UnetInput:
+        given = rows.conditioning
+        pooled = [one.pooled_prompt_embeds for one in given if one.pooled_prompt_embeds is not None]
+        factor = self._vae.scale_factor
+        height, width = (side * factor for side in rows.latents.shape[-2:])
+        return (
+            super()
+            ._input(rows)
+            ._replace(
+                text_embeds=torch.stack(pooled),
+                # In the denoiser's dtype, as in the pipeline: bfloat16 rounds sizes, there too.
+                time_ids=torch.tensor(
+                    [_time_ids(height, width, score=one.aesthetic_score) for one in given],
+                    dtype=self._dtype,
+                    device=self._device,
+                ),
+            )
+        )
+
+
+def _time_ids(height: int, width: int, *, score: float | None) -> list[float]:
+    """Returns the numbers that a UNet is told: a picture of just this size, not cut from any."""
+    original_size, crop = (height, width), (0, 0)
+    return [*original_size, *crop, *((height, width) if score is None else (score,))]
+
+
+def _refusal(parts: Components) -> str | None:
+    config, (*_, encoder) = parts.unet.config, parts.text_encoders
+    num_ids = len(_time_ids(0, 0, score=0.0 if parts.options[_SCORES] else None))
+    told = config.addition_time_embed_dim * num_ids + encoder.module.config.projection_dim
+    if config.projection_class_embeddings_input_dim != told:
+        return (
+            f"its UNet is told {config.projection_class_embeddings_input_dim} numbers besides the"
+            f" prompt, and {encoder.name} with {_SCORES}={parts.options[_SCORES]} gives {told}"
+        )
+    return None
+
+
+FAMILY: Final = Family(
+    name="stable-diffusion-xl",
+    model=StableDiffusionXL,
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+    ),
+    text_encoders=(
+        TextEncoderKind(class_name="CLIPTextModel", is_optional=True),
+        TextEncoderKind(class_name="CLIPTextModelWithProjection", suffix="_2"),
+    ),
+    # As ComfyUI's latent formats publish it.
+    projection=LatentProjection(
+        factors=(
+            (0.3651, 0.4232, 0.4341),
+            (-0.2533, -0.0042, 0.1068),
+            (0.1076, 0.1111, -0.0362),
+            (-0.3165, -0.2492, -0.2188),
+        ),
+        bias=(0.1084, -0.0175, -0.0011),
+    ),
+    options={_ZEROS: True, _SCORES: False},
+    addition_embed_types=("text_time",),
+    upcasts_autoencoder=True,
+    guidance_scale=5.0,
+    # It was trained at about one megapixel, and draws patterns at a quarter of it.
+    least_drawn_share=0.5,
+    # Of its pipelines the one that knows of aesthetic scores, for base models and refiners.
+    single_file_pipeline="StableDiffusionXLImg2ImgPipeline",
+    single_file_marker="conditioner.embedders.",
+    single_file_options={"add_watermarker": False},
+    refusal=_refusal,
+)

@@ -1,0 +1,261 @@
+"""What all families with a UNet have in common: everything but how they read text.
+
+Does what their pipelines do, cut at the denoising step. ``dropped_text`` and
+``latent_shape`` may be called on any thread, everything else on the device thread.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import torch
+
+from latentwire_server.models.components.autoencoder import Autoencoder
+from latentwire_server.models.components.placement import held_bytes
+from latentwire_server.models.denoiser.backends import DenoiserBackend
+from latentwire_server.models.denoiser.compiled_unet import PreparedUnet
+from latentwire_server.models.denoiser.unet_call import UnetInput
+from latentwire_server.models.errors import LoraError
+from latentwire_server.models.precision import dtype_name, to_device
+from latentwire_server.models.protocol import Conditioning, DenoiserInput
+from latentwire_server.models.schedulers.diffusers_scheduler import DiffusersScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from latentwire_server.models.components.autoencoder import VaePosterior
+    from latentwire_server.models.components.component_set import Components, LoadedLoras
+    from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
+    from latentwire_server.models.protocol import SafetyChecker, Watermark
+
+
+class UnetModel(ABC):
+    """A loaded model whose denoiser is a UNet; a family says how it reads text."""
+
+    _may_encode_in_float32: ClassVar[bool] = False
+    """Whether the family's pipelines heed an autoencoder's ``force_upcast`` in every dtype."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        components: Components,
+        *,
+        backend: DenoiserBackend = DenoiserBackend.EAGER,
+        refiner: UnetModel | None = None,
+    ) -> None:
+        """Takes parts that are already on their device, and a loaded refiner.
+
+        Raises:
+            BackendError: the backend cannot be had here.
+        """
+        self._info = info
+        self._parts = components
+        self._refiner = refiner
+        self._unet = PreparedUnet(components.unet, backend=backend)
+        self._vae = Autoencoder(components.vae, may_encode_in_float32=self._may_encode_in_float32)
+        config = components.unet.config
+        self._num_mask_channels: int = config.in_channels - config.out_channels
+        self._device: torch.device = components.unet.device
+        self._dtype: torch.dtype = components.unet.dtype
+
+    @abstractmethod
+    def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
+        """Encodes one prompt, always alone, as the family's pipeline does."""
+
+    def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
+        """Encodes what guidance steers away from; ``clip_skip`` is for the prompt alone."""
+        return self.encode_prompt(prompt, clip_skip=0, num_chunks=num_chunks)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is and can do."""
+        return self._info
+
+    @property
+    def device_name(self) -> str:
+        """The device that computes."""
+        return str(self._device)
+
+    @property
+    def dtype_name(self) -> str:
+        """The number format that the denoiser computes in."""
+        return dtype_name(self._dtype)
+
+    @property
+    def backend_name(self) -> str:
+        """How the denoiser is run."""
+        return self._unet.backend.value
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes on the device: its weights and compiled programs, the refiner's too."""
+        models = [self] if self._refiner is None else [self, self._refiner]
+        networks = [one for model in models for one in model._parts.networks.values()]  # noqa: SLF001
+        checker = self._parts.safety_checker
+        return (
+            held_bytes(cast("list[torch.nn.Module]", networks))
+            + (0 if checker is None else checker.num_bytes)
+            + sum(model._unet.programs_bytes for model in models)  # noqa: SLF001
+        )
+
+    @property
+    def sees_masks(self) -> bool:
+        """Whether the denoiser is made for inpainting, and takes ``mask_latents``."""
+        return self._num_mask_channels > 0
+
+    @property
+    def compiled_shapes(self) -> tuple[str, ...]:
+        """The input shapes that the denoiser is compiled for."""
+        return self._unet.shapes
+
+    @property
+    def refiner(self) -> UnetModel | None:
+        """Who may take the low noise levels."""
+        return self._refiner
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        """Who says which pictures are withheld; None: nobody."""
+        return self._parts.safety_checker
+
+    @property
+    def watermark(self) -> Watermark | None:
+        """What is written into finished pictures; None: nothing."""
+        return self._parts.watermark
+
+    @torch.inference_mode()
+    def prepare(self, num_rows: int) -> None:
+        """Compiles for calls of so many rows at the model's own size, if the backend compiles."""
+        defaults = self._info.defaults
+        shape = self.latent_shape(width=defaults.width, height=defaults.height)
+        generator = torch.Generator().manual_seed(0)
+        text = self.encode_prompt("", clip_skip=0)
+        self._unet.prepare(
+            self._input(
+                DenoiserInput(
+                    latents=torch.randn((num_rows, *shape), generator=generator),
+                    timesteps=torch.linspace(0, 999, num_rows).round(),
+                    conditioning=[text] * num_rows,
+                )
+            )
+        )
+
+    def dropped_text(self, prompt: str) -> str:
+        """Returns the end of ``prompt`` that the first text encoder does not read, or ``""``."""
+        return self._parts.text_encoders[0].dropped(prompt)
+
+    def num_chunks(self, prompt: str) -> int:
+        """Returns how often the text encoders must be asked to read ``prompt``."""
+        return max(encoder.num_chunks(prompt) for encoder in self._parts.text_encoders)
+
+    def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
+        """Returns (channels, height, width) of the latents of one image."""
+        channels: int = self._parts.unet.config.out_channels
+        factor = self._vae.scale_factor
+        return channels, height // factor, width // factor
+
+    def create_scheduler(
+        self,
+        choice: SchedulerChoice,
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
+        stretch: Stretch | None = None,
+    ) -> DiffusersScheduler:
+        """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
+        return DiffusersScheduler(
+            choice,
+            self._parts.scheduler_config,
+            num_inference_steps=num_inference_steps,
+            num_skipped=num_skipped,
+            stretch=stretch,
+        )
+
+    def with_loras(self, ids: Sequence[str]) -> UnetAdapterSet:
+        """Loads adapters beside the model, which stays as it is, weights and speed."""
+        shelf = self._parts.loras
+        if shelf is None:
+            raise LoraError(ids[0], "the model has no adapters")
+        return UnetAdapterSet(shelf.loaded(ids, self._parts), self._with_parts)
+
+    def _with_parts(self, parts: Components) -> UnetModel:
+        # What is compiled knows no adapters: their calls run as they are.
+        return type(self)(self._info, parts, backend=DenoiserBackend.EAGER, refiner=self._refiner)
+
+    @torch.inference_mode()
+    def encode_image(self, image: torch.Tensor) -> VaePosterior:
+        """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
+        return self._vae.encode(image)
+
+    @torch.inference_mode()
+    def denoise(self, rows: DenoiserInput) -> torch.Tensor:
+        """Predicts noise (or velocity) for each row, (rows, channels, height, width) float32."""
+        return self._unet(self._input(rows)).float()
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decodes one image, (3, height, width) float32, from 0 for black to 1, not clamped."""
+        return self._vae.decode(latents)
+
+    @torch.inference_mode()
+    def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
+        """Projects the latents of one image linearly to RGB, (3, height, width) in [0, 1]."""
+        return self._parts.projection.project(latents.to(self._device))
+
+    def _input(self, rows: DenoiserInput) -> UnetInput:
+        latents = rows.latents.to(self._device, self._dtype)
+        if self.sees_masks:
+            latents = torch.cat([latents, self._mask_latents(rows)], dim=1)
+        return UnetInput(
+            latents=latents,
+            timesteps=to_device(rows.timesteps, self._device),
+            prompt_embeds=torch.stack([row.prompt_embeds for row in rows.conditioning]),
+            timestep_cond=self._timestep_cond(rows),
+        )
+
+    def _timestep_cond(self, rows: DenoiserInput) -> torch.Tensor | None:
+        """Returns the guidance scales, (rows, features), for a UNet that is told."""
+        num_features = self._parts.unet.config.time_cond_proj_dim
+        if num_features is None:
+            return None
+        scales = [row.guidance_scale or 0.0 for row in rows.conditioning]
+        return guidance_embedding(scales, num_features=num_features).to(self._device, self._dtype)
+
+    def _mask_latents(self, rows: DenoiserInput) -> torch.Tensor:
+        """Returns (rows, 1 + channels, height, width), in the denoiser's dtype."""
+        shape = self._num_mask_channels, *rows.latents.shape[-2:]
+        nothing_seen = torch.zeros(shape, device=self._device)
+        nothing_seen[0] = 1
+        given = [row.mask_latents for row in rows.conditioning]
+        stacked = torch.stack([nothing_seen if own is None else own for own in given])
+        return stacked.to(self._device, self._dtype)
+
+
+def guidance_embedding(scales: Sequence[float], *, num_features: int) -> torch.Tensor:
+    """Returns guidance scales as sines and cosines, (scales, num_features) float32.
+
+    As ``LatentConsistencyModelPipeline`` makes them: of a thousand
+    times what the scale is above 1.
+    """
+    frequencies = torch.exp(
+        torch.arange(num_features // 2, dtype=torch.float32)
+        * (-math.log(10_000.0) / (num_features // 2 - 1))
+    )
+    angles = (torch.tensor(scales, dtype=torch.float32) - 1.0)[:, None] * 1000.0 * frequencies
+    embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(embedding, (0, num_features % 2))
+
+
+class UnetAdapterSet:
+    """A model with adapters, of the same family as the one that they were loaded beside."""
+
+    def __init__(self, loaded: LoadedLoras, model: Callable[[Components], UnetModel]) -> None:
+        """Takes the parts with adapters, and what makes a model of parts."""
+        self._loaded = loaded
+        self._model = model
+
+    def scaled(self, scales: Mapping[str, float]) -> UnetModel:
+        """Returns the model with its adapters at these scales, by id."""
+        return self._model(self._loaded.scaled(scales))

@@ -1,0 +1,1 @@
+"""Files of models: checked local files and the Hugging Face Hub."""

@@ -1,0 +1,278 @@
+"""What may be read out of a model folder: decided from its content, before anything is loaded.
+
+A model folder is somebody else's data. Only safetensors weights are read, told by their header and
+not by their name; components are built from a list of classes that we know; nothing is executed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from latentwire_server.models.errors import LoadError
+from latentwire_server.models.families.family import TOKENIZERS
+from latentwire_server.models.families.known_families import FAMILIES, family_of
+from latentwire_server.models.files.checked_files import PICKLES, check_safetensors, read_json
+from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from latentwire_server.models.families.family import Family, TextEncoderKind
+
+_VAES: Final = ("AutoencoderKL", "AutoencoderTiny")
+_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
+"""How the names of a large component's files go on."""
+_UNETS: Final = ("UNet2DConditionModel",)
+
+SAFETY: Final = {
+    "safety_checker": {("stable_diffusion", "StableDiffusionSafetyChecker")},
+    "feature_extractor": {
+        ("transformers", "CLIPImageProcessor"),
+        ("transformers", "CLIPImageProcessorFast"),
+        ("transformers", "CLIPImageProcessorPil"),
+        # What it was called when Stable Diffusion 1.x was published.
+        ("transformers", "CLIPFeatureExtractor"),
+    },
+}
+"""The components of a safety checker, which a model may bring, and their classes."""
+
+SETTINGS_FILE: Final = "latentwire.json"
+"""In a model folder: what diffusers has no place for."""
+PREVIEW_FILE: Final = "preview.json"
+"""In a model folder: the linear projection of its latents to RGB, for previews."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderContent:
+    """What a diffusers folder says that it holds."""
+
+    family: Family
+    text_encoders: tuple[TextEncoderKind, ...]
+    vae: str
+    """The autoencoder's class."""
+    options: Mapping[str, bool]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The components that have weights."""
+        return (*(kind.name for kind in self.text_encoders), "unet", "vae")
+
+
+def read_content(folder: Path) -> FolderContent:
+    """Returns what a diffusers folder holds.
+
+    Raises:
+        LoadError: it is no such folder, or one of classes that we do not build.
+    """
+    source = str(folder)
+    index = read_json(folder / "model_index.json", source=source)
+    pipeline = index.get("_class_name")
+    family = family_of(pipeline)
+    if family is None:
+        known = ", ".join(name for one in FAMILIES for name in one.pipelines)
+        reason = f"pipeline class {pipeline!r} is not supported; supported: {known}"
+        raise LoadError(source, reason)
+    encoders = family.present(index)
+    for name, (library, classes) in allowed_classes(encoders).items():
+        entry = index.get(name)
+        if entry not in [[library, class_name] for class_name in classes]:
+            known = ", ".join(sorted(classes))
+            raise LoadError(source, f"{name} is {entry!r}; supported: {known}")
+    options = {name: index.get(name, default) for name, default in family.options.items()}
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise LoadError(source, f"{name} is {value!r}; supported: true, false")
+    return FolderContent(
+        family=family,
+        text_encoders=encoders,
+        vae=cast("list[str]", index["vae"])[1],
+        options=cast("dict[str, bool]", options),
+    )
+
+
+def allowed_classes(
+    text_encoders: Sequence[TextEncoderKind],
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Returns for each component the library and the classes of it that we build."""
+    allowed: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for kind in text_encoders:
+        allowed[kind.tokenizer] = ("transformers", TOKENIZERS)
+        allowed[kind.name] = ("transformers", (kind.class_name,))
+    schedulers = tuple(kind.class_name for kind in SCHEDULERS.values())
+    return {
+        **allowed,
+        "unet": ("diffusers", _UNETS),
+        "vae": ("diffusers", _VAES),
+        "scheduler": ("diffusers", schedulers),
+    }
+
+
+def brings_safety_checker(folder: Path) -> bool:
+    """Returns whether a diffusers folder has a safety checker.
+
+    Raises:
+        LoadError: it has one of a class that we do not build.
+    """
+    index = read_json(folder / "model_index.json", source=str(folder))
+    if index.get("safety_checker") in (None, [None, None]):
+        return False
+    for name, allowed in SAFETY.items():
+        if index.get(name) not in [list(pair) for pair in allowed]:
+            known = ", ".join(sorted(class_name for _, class_name in allowed))
+            reason = f"{name} is {index.get(name)!r}; supported: {known}"
+            raise LoadError(str(folder), f"{reason}; safety_checker=false serves without")
+    return True
+
+
+def check_safety_checker(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
+    """Checks every file that loading the safety checker would read; returns the weights.
+
+    Raises:
+        LoadError: a file may not be read.
+    """
+    weights = _weights(folder, "safety_checker", variant=variant)
+    _refuse_detours(folder, "safety_checker")
+    return tuple(weights)
+
+
+def downloaded_patterns(
+    *, variant: str | None, with_safety_checker: bool
+) -> tuple[list[str], list[str]]:
+    """Returns which files of a hub repository are wanted, and which of those are not.
+
+    Patterns as ``huggingface_hub`` takes them, in which ``*`` crosses folders. A repository often
+    holds every variant of every component, and checkpoints of the whole beside them: of Stable
+    Diffusion 1.5's some 40 GB, a tenth is used.
+    """
+    names = ("*.json", "*.txt", "*.safetensors" if variant is None else f"*.{variant}*.safetensors")
+    wanted = ["model_index.json", SETTINGS_FILE, PREVIEW_FILE]
+    # Which family it is, is known only once it is here.
+    kinds = [kind for family in FAMILIES for kind in family.text_encoders]
+    components = [*allowed_classes(kinds), *(SAFETY if with_safety_checker else ())]
+    wanted += [f"{component}/{name}" for component in components for name in names]
+    # The index of shards that are not fetched would name files that are not there.
+    if variant is not None:
+        return wanted, ["*/*/*", "*.safetensors.index.json"]
+    # A variant's name stands before the suffix, or before the number of a shard.
+    variants = ["*.*.safetensors", "*.*-?????-of-?????.safetensors", "*.safetensors.index.*.json"]
+    return wanted, ["*/*/*", *variants]
+
+
+def check_folder(
+    folder: Path, *, variant: str | None, root: Path, is_whole: bool = True
+) -> tuple[Path, ...]:
+    """Checks every file that loading would read; returns the weights.
+
+    Args:
+        folder: the diffusers folder.
+        variant: the variant of the weights that will be loaded.
+        root: nothing outside of it may be reached through a symbolic link.
+        is_whole: whether the weights must be there already.
+
+    Raises:
+        LoadError: a file may not be read.
+    """
+    _refuse_outside(folder, root=root)
+    weights: list[Path] = []
+    for component in read_content(folder).weights:
+        if is_whole:
+            weights += _weights(folder, component, variant=variant)
+        _refuse_detours(folder, component)
+    return tuple(weights)
+
+
+def autoencoder_patterns() -> list[str]:
+    """Returns which files of a hub repository are wanted that holds an autoencoder."""
+    names = ("config.json", "diffusion_pytorch_model*.safetensors*")
+    return [*names, *(f"vae/{name}" for name in names)]
+
+
+def check_vae(
+    folder: Path, *, root: Path, is_whole: bool = True
+) -> tuple[Path, str, tuple[Path, ...]]:
+    """Checks an autoencoder, which lies in the folder or in its ``vae``.
+
+    Args:
+        folder: the folder.
+        root: nothing outside of it may be reached through a symbolic link.
+        is_whole: whether the weights must be there already.
+
+    Returns:
+        Where it lies, its class, and its weights.
+
+    Raises:
+        LoadError: a file may not be read, or it is no autoencoder that we build.
+    """
+    _refuse_outside(folder, root=root)
+    place = folder if (folder / "config.json").exists() else folder / "vae"
+    class_name = read_json(place / "config.json", source=str(folder)).get("_class_name")
+    if class_name not in _VAES:
+        known = ", ".join(_VAES)
+        raise LoadError(str(folder), f"it is {class_name!r}, no autoencoder; supported: {known}")
+    place = place.resolve() if place == folder else place
+    weights = _weights(place.parent, place.name, variant=None) if is_whole else []
+    _refuse_detours(place.parent, place.name)
+    return place, str(class_name), tuple(weights)
+
+
+def _refuse_outside(folder: Path, *, root: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise LoadError(str(folder), f"{path.name} is a link that leads out of the folder")
+
+
+def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]:
+    files = sorted((folder / component).glob("*"))
+    checkable = [path for path in files if path.suffix == ".safetensors"]
+    found = checkable
+    if variant is None:
+        _refuse_variants_alone(folder, component, checkable)
+    else:
+        # A shard's name goes on with its number: model.fp16-00001-of-00002.safetensors.
+        marks = (f".{variant}.", f".{variant}-")
+        found = [path for path in checkable if any(mark in path.name for mark in marks)]
+    if not found:
+        pickles = [path.name for path in files if path.suffix.lower() in PICKLES]
+        reason = f"{component} has no .safetensors weights"
+        if variant is not None:
+            reason += f" of variant {variant!r}"
+        if pickles:
+            reason += f"; {pickles[0]} is a pickle, which can run code, and is never read"
+        raise LoadError(str(folder), reason)
+    for path in checkable:
+        check_safetensors(path, source=str(folder))
+    return found
+
+
+def _refuse_variants_alone(folder: Path, component: str, weights: Sequence[Path]) -> None:
+    """Says which variants there are where none was asked for and no plain weights lie there."""
+    variants = sorted({_SHARD.sub("", path.stem).partition(".")[2] for path in weights})
+    if variants and "" not in variants:
+        reason = f"{component} has weights of the variant {' or '.join(variants)} only; set variant"
+        raise LoadError(str(folder), reason)
+
+
+def _refuse_detours(folder: Path, component: str) -> None:
+    """Refuses settings that would make the libraries read other weights than the checked ones.
+
+    An index of shards may name any file, a pickle too, which both libraries then unpickle although
+    they are told to use safetensors; an adapter may name a hub repository.
+    """
+    source, place = str(folder), folder / component
+    if (place / "adapter_config.json").exists():
+        raise LoadError(source, f"{component} is an adapter, which is not supported")
+    config = read_json(place / "config.json", source=source)
+    for key in ("transformers_weights", "quantization_config"):
+        if config.get(key) is not None:
+            raise LoadError(source, f"{component} has {key} in config.json, which is not supported")
+    known = {path.name for path in place.glob("*.safetensors")}
+    for index in sorted(place.glob("*.safetensors.index*.json")):
+        shards = read_json(index, source=source).get("weight_map")
+        named = shards.values() if isinstance(shards, dict) else [None]
+        strange = [repr(name) for name in named if not isinstance(name, str) or name not in known]
+        if strange:
+            reason = f"{component}/{index.name} names {strange[0]}, which is no weights file there"
+            raise LoadError(source, reason)

@@ -1,0 +1,1 @@
+"""Schedulers of diffusers behind kebab-case ids."""

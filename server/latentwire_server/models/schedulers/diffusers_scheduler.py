@@ -1,0 +1,268 @@
+"""Samplers: kebab-case ids, the diffusers classes behind them, and one object per trajectory.
+
+A scheduler is made from the model's own scheduler configuration with diffusers' ``from_config``,
+so that its picture is the one of a pipeline whose scheduler was swapped in the documented way.
+Its state belongs to one trajectory. Device thread only, but for ``scheduler_infos``.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast, runtime_checkable
+
+import diffusers
+import torch
+
+from latentwire_server.models.info import SchedulerChoice, Stretch
+from latentwire_server.models.schedulers.sampler_table import SCHEDULERS, SIGMAS_FLAGS, _spacings
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+
+_TWO_EVALUATIONS: Final = 2
+_LATENTS_NDIM: Final = 4
+"""Of what a scheduler keeps of the images; its tables of noise levels have one dimension."""
+
+
+class _Scheduler(Protocol):
+    """What all these diffusers schedulers have in common."""
+
+    timesteps: torch.Tensor
+    init_noise_sigma: torch.Tensor | float
+    alphas_cumprod: torch.Tensor
+    config: Mapping[str, object]
+
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor: ...
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor: ...
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor,
+        sample: torch.Tensor,
+        **options: object,
+    ) -> tuple[torch.Tensor, ...]: ...
+
+
+@runtime_checkable
+class _HasBeginIndex(Protocol):
+    def set_begin_index(self, begin_index: int = 0) -> None: ...
+
+
+class DiffusersScheduler:
+    """One diffusers scheduler object at the service of one trajectory."""
+
+    def __init__(
+        self,
+        choice: SchedulerChoice,
+        config: Mapping[str, object],
+        *,
+        num_inference_steps: int,
+        num_skipped: int = 0,
+        stretch: Stretch | None = None,
+    ) -> None:
+        """Makes the scheduler and its timesteps.
+
+        Args:
+            choice: which sampler.
+            config: the model's own scheduler configuration.
+            num_inference_steps: how many steps the noise levels are spaced for.
+            num_skipped: how many of them, the first, are not taken.
+            stretch: which of the noise levels are taken; None: all.
+
+        Raises:
+            ValueError: there is no such sampler or spacing, or it cannot take so many steps.
+        """
+        stretch = stretch or Stretch()
+        self.kind: Hashable = (choice, num_inference_steps, num_skipped, stretch)
+        self._scheduler = _build(choice, config)
+        self._kind = SCHEDULERS[choice.id]
+        self._set_timesteps(choice, num_inference_steps)
+        # As the pipelines count them; the first evaluation of ours is not always the sampler's.
+        self._begin, end = self._evaluations(stretch, num_skipped=num_skipped)
+        self._timesteps = self._scheduler.timesteps[self._begin : end]
+        # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
+        # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
+        if isinstance(self._scheduler, _HasBeginIndex):
+            self._scheduler.set_begin_index(self._begin)
+        accepted = inspect.signature(self._scheduler.step).parameters
+        self._takes_generator = "generator" in accepted
+        # As StableDiffusionPipeline does: eta is 0 wherever a scheduler has one.
+        self._options: dict[str, object] = {"eta": 0.0} if "eta" in accepted else {}
+        self._noise_levels = self._levels()
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many denoiser evaluations the trajectory needs in all."""
+        return len(self._timesteps)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What unit noise is multiplied by to become the first latents."""
+        return float(self._scheduler.init_noise_sigma)
+
+    def timestep(self, position: int) -> float:
+        """Returns the timestep of evaluation ``position``."""
+        return float(self._timesteps[position])
+
+    def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
+        """Returns the latents as the denoiser wants to see them."""
+        return self._scheduler.scale_model_input(latents, self._timesteps[position])
+
+    def add_noise(self, original: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
+        """Returns the latents of a picture as they are before evaluation ``position``."""
+        return self._scheduler.add_noise(original, noise, self._timesteps[position : position + 1])
+
+    def predicted_original(
+        self, noise_pred: torch.Tensor, latents: torch.Tensor, position: int
+    ) -> torch.Tensor:
+        """Returns the x₀ that ``noise_pred`` implies for unscaled ``latents``.
+
+        Scaled, the latents of every scheduler have the form ``alpha * x0 + sigma * noise`` with
+        ``alpha**2 + sigma**2 == 1``, on which the prediction types are defined (Salimans & Ho,
+        arXiv:2202.00512, appendix D).
+        """
+        sample = self.scale_model_input(latents, position)
+        alpha, sigma = self._noise_levels[position]
+        match self._scheduler.config["prediction_type"]:
+            case "v_prediction":
+                return alpha * sample - sigma * noise_pred
+            case "sample":
+                return noise_pred
+            case _:
+                return (sample - sigma * noise_pred) / max(alpha, 1e-4)
+
+    def step(
+        self,
+        noise_pred: torch.Tensor,
+        latents: torch.Tensor,
+        position: int,
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """Returns the latents of the next evaluation."""
+        options = dict(self._options)
+        if self._takes_generator:
+            options["generator"] = list(generators)
+        stepped = self._scheduler.step(
+            noise_pred,
+            self._timesteps[position],
+            latents,
+            return_dict=False,
+            **options,
+        )
+        return stepped[0].float()
+
+    def __copy__(self) -> Self:
+        """Returns one whose state is its own from the next step on."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self), _scheduler=copy.copy(self._scheduler))
+        return twin
+
+    @property
+    def state(self) -> dict[str, object]:
+        """What diffusers keeps, by its own names."""
+        return vars(self._scheduler)
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Returns one that steps for the images of this one and the others, and changes none."""
+        joined, states = copy.copy(self), [one.state for one in (self, *others)]
+        joined.state.update(
+            (name, _joined([state[name] for state in states])) for name in states[0]
+        )
+        return joined
+
+    def take_back(self, joined: Self, *, images: slice) -> None:
+        """Goes on from what has stepped for it among others; ``images`` are its own there."""
+        for name, value in joined.state.items():
+            self.state[name] = _of(images, value)
+
+    def _set_timesteps(self, choice: SchedulerChoice, num_inference_steps: int) -> None:
+        try:
+            self._scheduler.set_timesteps(num_inference_steps)
+        except (ValueError, IndexError, ZeroDivisionError):
+            message = (
+                f"scheduler {choice.id} with sigmas {choice.sigmas}"
+                f" cannot take {num_inference_steps} steps"
+            )
+            raise ValueError(message) from None
+
+    def _evaluations(self, stretch: Stretch, *, num_skipped: int) -> tuple[int, int]:
+        """Returns the first evaluation, and the one after the last.
+
+        A stretch is cut out as the pipelines of Stable Diffusion XL do for ``denoising_start`` and
+        ``denoising_end``.
+        """
+        timesteps, per_step = self._scheduler.timesteps, self._kind.evaluations_per_step
+        begin, end = num_skipped * per_step, len(timesteps)
+        if stretch.start > 0.0:
+            num_left = int((timesteps < self._cutoff(stretch.start)).sum())
+            # Not in the middle of a step.
+            num_left += per_step == _TWO_EVALUATIONS and num_left % per_step == 0
+            begin = max(begin, end - num_left)
+        if stretch.end < 1.0:
+            end = begin + int((timesteps[begin:] >= self._cutoff(stretch.end)).sum())
+        return begin, end
+
+    def _cutoff(self, share: float) -> int:
+        num_train_timesteps = cast("int", self._scheduler.config["num_train_timesteps"])
+        return round(num_train_timesteps - share * num_train_timesteps)
+
+    def _levels(self) -> list[tuple[float, float]]:
+        """Returns (alpha, sigma) of each evaluation."""
+        squares = [self._alpha_squared(position) for position in range(self.num_evaluations)]
+        return [(square**0.5, (1.0 - square) ** 0.5) for square in squares]
+
+    def _alpha_squared(self, position: int) -> float:
+        sigmas = getattr(self._scheduler, "sigmas", None)
+        if sigmas is None:
+            return float(self._scheduler.alphas_cumprod[int(self.timestep(position))])
+        position += self._begin
+        # The in-between evaluations of dpm2 lie at noise levels of their own.
+        between = getattr(self._scheduler, "sigmas_interpol", None)
+        if between is not None and position % 2 == 1:
+            is_ancestral = self._kind.class_name == "KDPM2AncestralDiscreteScheduler"
+            sigmas, position = between, position - 1 if is_ancestral else position
+        return 1.0 / (1.0 + float(sigmas[position]) ** 2)
+
+
+def _build(choice: SchedulerChoice, config: Mapping[str, object]) -> _Scheduler:
+    kind = SCHEDULERS.get(choice.id)
+    if kind is None:
+        message = f"no scheduler is called {choice.id!r}; there is: {', '.join(SCHEDULERS)}"
+        raise ValueError(message)
+    options = dict(kind.options)
+    if choice.sigmas != "default":
+        spacings = _spacings(kind)
+        if choice.sigmas not in spacings:
+            allowed = ", ".join(("default", *spacings))
+            message = f"scheduler {choice.id} has no sigmas {choice.sigmas!r}; it has: {allowed}"
+            raise ValueError(message)
+        options.update({SIGMAS_FLAGS[spacing]: spacing == choice.sigmas for spacing in spacings})
+    return cast("_Scheduler", getattr(diffusers, kind.class_name).from_config(config, **options))
+
+
+def _joined(values: Sequence[object]) -> object:
+    """Returns one part of the state, of several schedulers as of one."""
+    first = values[0]
+    if isinstance(first, torch.Tensor) and first.ndim == _LATENTS_NDIM:
+        return torch.cat(cast("list[torch.Tensor]", values))
+    if isinstance(first, list):
+        return [_joined(each) for each in zip(*cast("list[list[object]]", values), strict=True)]
+    return first
+
+
+def _of(images: slice, value: object) -> object:
+    """Returns what belongs to some of the images in a part of a joined state."""
+    if isinstance(value, torch.Tensor) and value.ndim == _LATENTS_NDIM:
+        return value[images]
+    if isinstance(value, list):
+        return [_of(images, each) for each in value]
+    return value

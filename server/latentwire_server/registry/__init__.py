@@ -1,0 +1,1 @@
+"""Which models are served, which are loaded, and what memory they take."""

@@ -1,0 +1,1 @@
+"""Requests, from the caller's draft to a complete request that the engine accepts."""

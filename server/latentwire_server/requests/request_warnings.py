@@ -1,0 +1,78 @@
+"""What a caller should know about a request that is accepted nevertheless. Pure; any thread."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from latentwire_server.engine.events import Warning as RequestWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from latentwire_server.engine.request import GenerationRequest
+    from latentwire_server.models.protocol import ModelOutline
+
+
+def warnings_of(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
+    """Returns what the caller should know: what of the request the model does not do."""
+    return (
+        *_dropped_texts(request, model),
+        *_larger_drawing(request),
+        *_hidden_previews(request, model),
+    )
+
+
+def _dropped_texts(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
+    prompts = {"prompt": request.prompt}
+    if request.uses_guidance:
+        prompts["negative_prompt"] = request.negative_prompt
+    dropped = {field: model.dropped_text(prompt) for field, prompt in prompts.items()}
+    return tuple(
+        RequestWarning(
+            field=field,
+            reason="PROMPT_TRUNCATED",
+            message=f"The text encoder does not read so far; dropped: {text!r}",
+            replacement=read_part(prompts[field], model.dropped_text),
+        )
+        for field, text in dropped.items()
+        if text
+    )
+
+
+def read_part(prompt: str, dropped_text: Callable[[str], str]) -> str:
+    """Returns the words of a prompt that the model reads to their end; at least something of it.
+
+    Found by asking, since a tokenizer gives back neither capitals nor spaces.
+    """
+    ends = [word.end() for word in re.finditer(r"\S+", prompt)]
+    if ends and dropped_text(prompt[: ends[0]]):
+        ends = list(range(1, ends[0] + 1))
+    num_read = bisect_right(ends, 0, key=lambda end: len(dropped_text(prompt[:end])))
+    return prompt[: ends[num_read - 1]] if num_read else ""
+
+
+def _larger_drawing(request: GenerationRequest) -> tuple[RequestWarning, ...]:
+    if request.delivered_size is None:
+        return ()
+    width, height = request.delivered_size
+    warning = RequestWarning(
+        field="width",
+        reason="DRAWN_LARGER",
+        message=f"Drawn at {request.width}x{request.height}, as the model draws best, and made"
+        f" smaller: {width}x{height}",
+    )
+    return (warning,)
+
+
+def _hidden_previews(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
+    checker = model.safety_checker
+    if not request.events.preview_interval_steps or checker is None or not checker.hides_previews:
+        return ()
+    warning = RequestWarning(
+        field="events.preview_interval_steps",
+        reason="PREVIEWS_WITHHELD",
+        message="The model has a safety checker, and previews do not pass it: there are none",
+    )
+    return (warning,)

@@ -1,0 +1,1 @@
+"""The gRPC face: servicers, interceptors, authentication, statuses, health and reflection."""

@@ -1,0 +1,68 @@
+"""``ModelAdmin`` on grpc.aio: loading and unloading models. Event loop only.
+
+Who may call it is decided before, at the edge.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire.v1 import image_generation_pb2_grpc as rpc
+from latentwire_server.convert.events import model_loading
+from latentwire_server.engine.errors import InvalidRequest, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import grpc
+
+    from latentwire_server.registry.catalogue import Catalogue
+    from latentwire_server.registry.registry import ModelRegistry
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+# The names of the methods are the contract's, and so is `context`, whether it is used or not.
+# ruff: noqa: N802, ARG002
+
+
+class ModelAdminServicer(rpc.ModelAdminServicer):
+    """Adapts the registry to grpc.aio."""
+
+    def __init__(self, registry: ModelRegistry, catalogue: Catalogue) -> None:
+        """Takes who loads models, and who tells about them."""
+        self._registry = registry
+        self._catalogue = catalogue
+
+    async def LoadModel(
+        self, request: pb.LoadModelRequest, context: Context
+    ) -> AsyncGenerator[pb.LoadModelResponse]:
+        """Loads a model and streams how far it is; the last message is the model."""
+        name = _required(request.name)
+        async with aclosing(self._registry.load(name)) as progress:
+            async for event in progress:
+                yield pb.LoadModelResponse(model_loading=model_loading(event))
+        yield pb.LoadModelResponse(model=self._catalogue.model(name))
+
+    async def UnloadModel(
+        self, request: pb.UnloadModelRequest, context: Context
+    ) -> pb.UnloadModelResponse:
+        """Unloads a model of which nothing is in flight."""
+        name = _required(request.name)
+        await self._registry.unload(name)
+        return pb.UnloadModelResponse(model=self._catalogue.model(name))
+
+
+def _required(name: str) -> str:
+    """Returns the name: unlike elsewhere, an empty one does not mean the default model.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    if not name:
+        violation = Violation(
+            field="name", reason="REQUIRED", description="name is empty; needed: models/{id}"
+        )
+        raise InvalidRequest((violation,))
+    return name

@@ -1,0 +1,217 @@
+"""The edge of every RPC: authentication, decoding, errors, delivery, the request log.
+
+One interceptor, because their order matters and is easiest to see in one place. It wraps every
+handler, whoever registered it, health and reflection included. Event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from latentwire_server.engine.errors import InvalidRequest, SlowReader, Violation
+from latentwire_server.rpc.auth import Unauthenticated, current_principal
+from latentwire_server.rpc.status import failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from latentwire_server.rpc.auth import Authenticator
+
+    # grpc.aio hands behaviours, requests and responses around untyped.
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_ORDINARY: Final = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class RpcEdge(grpc.aio.ServerInterceptor):
+    """Wraps every handler of the server."""
+
+    def __init__(self, authenticator: Authenticator, *, send_timeout_s: float) -> None:
+        """Takes who may call, and how long a client may leave a message unread."""
+        self._authenticator = authenticator
+        self._send_timeout_s = send_timeout_s
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Returns the wrapped handler of a method.
+
+        A method that does not exist is refused like any other without a key, so that the server
+        tells nothing about itself.
+        """
+        handler = await continuation(handler_call_details)
+        call = _Call(
+            handler,
+            method=handler_call_details.method,
+            authenticator=self._authenticator,
+            send_timeout_s=self._send_timeout_s,
+        )
+        if handler is None:
+            return call.refusal(handler_call_details.invocation_metadata or ())
+        return call.wrapped(handler)
+
+
+class _Call:
+    """One RPC on its way through the edge."""
+
+    def __init__(
+        self,
+        handler: Handler | None,
+        *,
+        method: str,
+        authenticator: Authenticator,
+        send_timeout_s: float,
+    ) -> None:
+        self._decode = handler.request_deserializer if handler else None
+        self._behaviour = _behaviour(handler) if handler else None
+        self._method = method
+        self._service = method.strip("/").partition("/")[0]
+        self._authenticator = authenticator
+        self._send_timeout_s = send_timeout_s
+
+    def wrapped(self, handler: Handler) -> Handler:
+        """Returns a handler of the same shape that takes undecoded requests."""
+        serializer = handler.response_serializer
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream_stream, response_serializer=serializer
+            )
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._stream_unary, response_serializer=serializer
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._unary_stream, response_serializer=serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary_unary, response_serializer=serializer
+        )
+
+    def refusal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Handler | None:
+        """Returns a handler that refuses the caller; None (UNIMPLEMENTED) if it is known."""
+        try:
+            self._authenticator.principal(self._service, metadata)
+        except Unauthenticated:
+            # Reads no request before it answers, whatever kind of method the caller has in mind.
+            return grpc.stream_stream_rpc_method_handler(self._stream_stream)
+        return None
+
+    def _principal(self, context: Context) -> str:
+        names = context.auth_context().get("x509_common_name", [])
+        return self._authenticator.principal(
+            self._service,
+            context.invocation_metadata() or (),
+            certificate_name=next(iter(names), b""),
+        )
+
+    async def _unary_unary(self, request: bytes, context: Context) -> object:
+        async with self._guarded(context):
+            return await self._answer(self._decoded(request), context)
+
+    async def _stream_unary(self, requests: AsyncIterator[bytes], context: Context) -> object:
+        async with self._guarded(context):
+            return await self._answer(self._decoded_all(requests), context)
+
+    async def _unary_stream(self, request: bytes, context: Context) -> None:
+        async with self._guarded(context):
+            await self._deliver(self._call(self._decoded(request), context), context)
+
+    async def _stream_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        async with self._guarded(context):
+            await self._deliver(self._call(self._decoded_all(requests), context), context)
+
+    def _call(self, request: object, context: Context) -> object:
+        if self._behaviour is None:
+            raise NotImplementedError(self._method)
+        return self._behaviour(request, context)
+
+    async def _answer(self, request: object, context: Context) -> object:
+        return await cast("Awaitable[object]", self._call(request, context))
+
+    async def _deliver(self, responses: object, context: Context) -> None:
+        """Sends what an async generator yields, and closes it whatever happens.
+
+        grpc.aio would leave a generator that was cancelled between two messages to the garbage
+        collector; here its ``finally`` runs at once, which is what frees the device.
+        """
+        if not isinstance(responses, AsyncGenerator):
+            # A coroutine that writes for itself, as grpcio-health-checking's Watch is.
+            await cast("Awaitable[None]", responses)
+            return
+        async with aclosing(responses):
+            async for response in responses:
+                await self._send(response, context)
+
+    async def _send(self, response: object, context: Context) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
+                await context.write(response)
+        except TimeoutError:
+            raise SlowReader(send_timeout_s=self._send_timeout_s) from None
+
+    def _decoded(self, request: bytes) -> object:
+        if self._decode is None:
+            return request
+        try:
+            return self._decode(request)
+        except DecodeError:
+            description = f"the request is no message that {self._method} takes"
+            violation = Violation(field="", reason="UNDECODABLE", description=description)
+            raise InvalidRequest((violation,)) from None
+
+    async def _decoded_all(self, requests: AsyncIterator[bytes]) -> AsyncIterator[object]:
+        async for request in requests:
+            yield self._decoded(request)
+
+    @asynccontextmanager
+    async def _guarded(self, context: Context) -> AsyncIterator[None]:
+        started = time.monotonic()
+        code, reason = grpc.StatusCode.OK, ""
+        try:
+            current_principal.set(self._principal(context))
+            yield
+        except grpc.aio.AbortError:
+            code = context.code()
+            raise
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            code, reason = failure.code, failure.reason
+            await context.abort(code, failure.message, failure.trailing_metadata())
+        finally:
+            _logger.log(
+                logging.DEBUG if code in _ORDINARY else logging.INFO,
+                "rpc method=%s code=%s reason=%s duration_s=%.3f",
+                self._method,
+                code.name,
+                reason,
+                time.monotonic() - started,
+            )
+
+
+def _behaviour(handler: Handler) -> Callable[[Any, Context], Any]:
+    behaviours = (
+        handler.unary_unary,
+        handler.unary_stream,
+        handler.stream_unary,
+        handler.stream_stream,
+    )
+    return cast(
+        "Callable[[Any, Context], Any]", next(found for found in behaviours if found is not None)
+    )

@@ -1,0 +1,1 @@
+"""What the RPCs do: generations as async generators, their recordings, paging."""

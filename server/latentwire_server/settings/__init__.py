@@ -1,0 +1,1 @@
+"""Settings of the server: flags, environment, configuration file."""

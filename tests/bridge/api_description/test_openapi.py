@@ -1,0 +1,194 @@
+"""``/openapi.json``: valid, served to anybody, and complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from jsonschema import Draft202012Validator, ValidationError
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+import latentwire_bridge
+from latentwire import AsyncClient
+from latentwire_bridge.api_description.operations import ALWAYS, OF_FAILURES, OF_TEMPORARY, SENT
+from latentwire_bridge.app import build_app
+from latentwire_bridge.edge import browsers
+from latentwire_bridge.edge.rate_limits import RateLimits
+from latentwire_bridge.edge.uploads import IMAGE_FIELDS, MASK_FIELDS
+from latentwire_bridge.files.file_store import FileStore
+from latentwire_bridge.openai.errors import ApiError
+from latentwire_bridge.openai.schema import (
+    ALIASES,
+    EditBody,
+    GenerationBody,
+    VariationBody,
+    parse_request,
+)
+from latentwire_bridge.settings import Settings
+from tests.bridge.openai.test_schema import attempted, bodies
+from tests.support.bridge.bridging import Answer, bridging
+from tests.support.bridge.described import DESCRIPTION, assert_described
+
+PATH = "/openapi.json"
+KINDS = {"generations": GenerationBody, "edits": EditBody, "variations": VariationBody}
+PICTURES = (*IMAGE_FIELDS, *MASK_FIELDS)
+PAGE = {"Origin": "https://app.example"}
+# Read by HTTP itself, or described as the key.
+STANDARD = {
+    "Authorization", "Content-Type", "Host", "Origin", "User-Agent",
+    "Access-Control-Request-Headers",
+}  # fmt: skip
+
+
+def fields_of(kind: str, media_type: str = "application/json") -> dict:
+    content = DESCRIPTION["paths"][f"/images/{kind}"]["post"]["requestBody"]["content"]
+    return content[media_type]["schema"]["properties"]
+
+
+def test_it_is_openapi_3_1():
+    OpenAPIV31SpecValidator(DESCRIPTION).validate()
+    assert DESCRIPTION["openapi"].startswith("3.1.")
+
+
+async def test_it_is_served_without_a_key_and_kept_by_whoever_has_it(keyed_bridge):
+    first = await keyed_bridge.get(PATH)
+    assert first.status == 200
+    assert first.json == DESCRIPTION
+    assert (await keyed_bridge.get("/v1" + PATH)).data == first.data
+    again = await keyed_bridge.get(PATH, headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status, again.data) == (304, b"")
+    other = await keyed_bridge.get(PATH, headers={"If-None-Match": '"another"'})
+    assert other.status == 200
+
+
+async def test_pages_may_read_it_where_they_may_call(server):
+    async with bridging(server.address, cors_origins=PAGE["Origin"]) as bridge:
+        allowed = await bridge.get(PATH, headers=PAGE)
+        assert allowed.status == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] == PAGE["Origin"]
+    async with bridging(server.address) as bridge:
+        refused = await bridge.get(PATH, headers=PAGE)
+        assert (refused.status, refused.error["code"]) == (403, "origin_not_allowed")
+
+
+async def test_it_tells_this_bridges_address_and_limits(server):
+    settings = {"public_url": "https://images.example/ai", "max_body_bytes": 12_345}
+    async with bridging(server.address, **settings) as bridge:
+        told = (await bridge.get(PATH)).json
+    assert [one["url"] for one in told["servers"]] == [
+        "https://images.example/ai/v1",
+        "https://images.example/ai",
+    ]
+    body = told["paths"]["/images/generations"]["post"]["requestBody"]
+    assert "12345 bytes" in body["description"]
+
+
+async def test_every_route_is_described(tmp_path):
+    async with AsyncClient("localhost:1") as client:
+        files = FileStore(tmp_path, max_files=1, max_bytes=1, ttl_s=1)
+        routes = build_app(
+            Settings(), client=client, files=files, limits=RateLimits()
+        ).router.routes()
+        served = {(one.method.lower(), one.resource.canonical) for one in routes} - {
+            ("head", path) for path in DESCRIPTION["paths"]
+        }
+    described = {
+        (method, path) for path, methods in DESCRIPTION["paths"].items() for method in methods
+    }
+    assert served == described
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data"])
+def test_every_field_is_described_by_all_its_names(kind, media_type):
+    if (kind, media_type) == ("generations", "multipart/form-data"):
+        return
+    fields = fields_of(kind, media_type)
+    names = {*KINDS[kind].model_fields, *ALIASES, *KINDS[kind].unserved}
+    assert names <= set(fields)
+    assert [name for name, field in fields.items() if not field.get("description")] == []
+
+
+@given(sent=bodies)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_taken_is_described_as_taken(sent, kind):
+    schema = {"properties": fields_of(kind), "components": DESCRIPTION["components"]}
+    # Pictures are taken out before a request is made of the rest.
+    sent = {name: value for name, value in sent.items() if name not in PICTURES}
+    wanted = attempted(partial(parse_request, kind=KINDS[kind]), {"prompt": "a", **sent})
+
+    if not isinstance(wanted, ApiError):
+        json_body = json.loads(json.dumps({"prompt": "a", **sent}))
+        Draft202012Validator(schema).validate(json_body)
+
+
+async def test_defaults_are_what_absence_means(bridge):
+    defaults = {
+        name: field["default"]
+        for name, field in fields_of("generations").items()
+        if "default" in field and name != "seed"
+    }
+    assert len(defaults) >= 8
+    plain = (await bridge.generate(seed=3, num_inference_steps=2)).json
+    for name, default in defaults.items():
+        answer = await bridge.generate(seed=3, num_inference_steps=2, **{name: default})
+        assert answer.status == 200, (name, answer.data)
+        assert _pictures(answer.json) == _pictures(plain), name
+        assert answer.json["size"] == plain["size"]
+
+
+def _pictures(answer: dict) -> list[str]:
+    return [datum["b64_json"] for datum in answer["data"]]
+
+
+def test_every_header_that_is_read_is_described():
+    read = set()
+    root = Path(latentwire_bridge.__file__).parent
+    for source in root.rglob("*.py"):
+        parts = source.relative_to(root.parent).with_suffix("").parts
+        module = import_module(".".join(parts).removesuffix(".__init__"))
+        text = source.read_text()
+        read |= set(re.findall(r'headers(?:\.get\(|\[)"([^"]+)"', text))
+        read |= {
+            getattr(module, name) for name in re.findall(r"headers(?:\.get\(|\[)([A-Z_]+)", text)
+        }
+    described = {name.lower() for name in (*SENT, *STANDARD, *ALWAYS, *OF_FAILURES, *OF_TEMPORARY)}
+    assert "idempotency-key" in {name.lower() for name in read}
+    set_by_every_server = {"server", "x-content-type-options"}
+    assert {name.lower() for name in read} - described <= set_by_every_server
+
+
+def test_every_header_that_pages_may_read_is_described():
+    exposed = set(browsers._EXPOSED.split(", "))
+    described = {name.lower() for name in DESCRIPTION["components"]["headers"]}
+    assert exposed <= described
+
+
+async def test_an_answer_that_is_not_described_is_noticed(bridge):
+    path = "/v1/images/generations"
+    answer = await bridge.generate(response_format="b64_json")
+    body = answer.json
+
+    def changed(**fields: object) -> Answer:
+        return dataclasses.replace(answer, data=json.dumps({**body, **fields}).encode())
+
+    with pytest.raises(ValidationError):
+        assert_described("POST", path, changed(model="new"))
+    with pytest.raises(ValidationError):
+        assert_described("POST", path, changed(created="now"))
+    for wrong in (
+        dataclasses.replace(answer, status=202),
+        dataclasses.replace(answer, headers={**answer.headers, "x-new": "1"}),
+        dataclasses.replace(answer, headers={"Content-Type": "application/json"}),
+        dataclasses.replace(answer, headers={**answer.headers, "Content-Type": "text/plain"}),
+    ):
+        with pytest.raises(AssertionError):
+            assert_described("POST", path, wrong)
+    with pytest.raises(AssertionError):
+        assert_described("GET", "/v1/new", answer)

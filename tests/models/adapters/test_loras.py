@@ -1,0 +1,449 @@
+"""Adapters, alone or in a crowd of others and of none, against diffusers' own pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from latentwire_server.engine.device.prompt_encoding import PromptEncoder
+from latentwire_server.engine.diffusion.trajectory import Trajectory
+from latentwire_server.engine.errors import LoraUnusable
+from latentwire_server.engine.settings import Batching
+from latentwire_server.models.adapters import lora_networks as lora_shelf
+from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
+from tests.models.families.test_image_to_image import picture
+from tests.support.engine.driving import Driver
+from tests.support.models.lora_files import write_diffusers, write_kohya
+from tests.support.models.oracle import (
+    SIDE,
+    STABLE_DIFFUSION_XL,
+    Case,
+    EngineDrawings,
+    Oracle,
+    build_sensitive_folder,
+    largest_difference,
+    request_of,
+)
+from tests.support.models.tiny_xl_models import build_xl_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from latentwire_server.models.protocol import DiffusionModel
+
+# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    # PEFT, of what the oracle and the server both want.
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
+    pytest.mark.timeout(300),
+]
+
+TOLERANCE = 2
+"""Of 255: what splitting a batch differently changes in float32, and rounding."""
+
+STYLE, PERSON, WORDS = "style", "person", "words"
+CASES = [
+    Case(name="none"),
+    Case(name="style", loras=((STYLE, 1.0),)),
+    Case(name="less of it", loras=((STYLE, 0.4),), num_images=2, scheduler="euler-a"),
+    Case(name="person", loras=((PERSON, 0.8),), scheduler="dpmpp-2m"),
+    Case(name="both", loras=((STYLE, 0.7), (PERSON, 0.5))),
+    Case(name="both, turned", loras=((PERSON, -0.6), (STYLE, 0.5)), negative_prompt="a red square"),
+    Case(name="negative", loras=((STYLE, -1.0),), guidance_scale=3.0, seed=5),
+    Case(name="nothing of it", loras=((STYLE, 0.0), (PERSON, 0.0))),
+    Case(name="one of two", loras=((STYLE, 0.0), (PERSON, 1.2)), seed=3),
+    Case(name="without guidance", loras=((PERSON, 1.0),), guidance_scale=1.0),
+    Case(name="words", loras=((WORDS, 1.0),), clip_skip=1),
+    Case(name="three", loras=((WORDS, 0.5), (STYLE, 0.5), (PERSON, 0.5)), width=2 * SIDE),
+    Case(name="from a picture", loras=((STYLE, 1.0),), image=picture(1), strength=0.6),
+    Case(name="none, without guidance", guidance_scale=1.0, scheduler="ddim"),
+]
+
+
+def load(folder: Path, loras: Path | None, **options: Any) -> DiffusionModel:
+    return load_model(
+        ModelSource(
+            id="tiny",
+            source=str(folder),
+            device="cpu",
+            dtype="float32",
+            lora_folder=loras,
+            **options,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_sensitive_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def plain_model(folder: Path) -> DiffusionModel:
+    return load(folder, None)
+
+
+@pytest.fixture(scope="module")
+def loras(plain_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, parts = tmp_path_factory.mktemp("loras"), plain_model._parts
+    write_diffusers(path / f"{STYLE}.safetensors", parts, seed=1)
+    write_kohya(path / f"{PERSON}.safetensors", parts, seed=2)
+    write_diffusers(path / f"{WORDS}.safetensors", parts, seed=3, of=("text_encoder",))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, loras: Path) -> DiffusionModel:
+    return load(folder, loras)
+
+
+@pytest.fixture(scope="module")
+def oracle(folder: Path, loras: Path) -> Oracle:
+    oracle = Oracle(folder)
+    oracle.load_loras(loras)
+    return oracle
+
+
+@pytest.fixture(scope="module")
+def crowd(model) -> dict[str, list[bytes]]:
+    return EngineDrawings(model=model).crowd(*CASES)
+
+
+def test_the_model_lists_what_fits(model, plain_model) -> None:
+    assert {lora.id for lora in model.info.loras} == {STYLE, PERSON, WORDS}
+    assert "lora" in model.info.capabilities
+    assert plain_model.info.loras == ()
+    assert "lora" not in plain_model.info.capabilities
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_in_a_crowd_of_other_adapters_it_is_the_pipelines_picture(
+    oracle: Oracle, crowd, case: Case
+) -> None:
+    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+
+
+def test_different_adapters_and_scales_are_different_pictures(oracle: Oracle) -> None:
+    """Else the comparison above would pass for an engine that ignores them."""
+    base = Case(name="none")
+    cases = [base, *(replace(base, name=case.name, loras=case.loras) for case in CASES[1:9])]
+    drawn = {case.name: oracle.draw(replace(case, name=f"bare {case.name}")) for case in cases}
+    nothing = drawn.pop("nothing of it")
+    assert abs(nothing[0] - drawn["none"][0]).max() <= TOLERANCE
+    names = list(drawn)
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            assert abs(drawn[name][0] - drawn[other][0]).max() > 4 * TOLERANCE, (name, other)
+
+
+def test_pictures_without_adapters_are_the_same_bytes_as_if_there_were_none(
+    model, plain_model
+) -> None:
+    options: dict[str, Any] = {"batching": Batching.REPRODUCIBLE, "max_rows": 4}
+    without = [case for case in CASES if not case.loras]
+    among = EngineDrawings(model=model, **options).crowd(*CASES)
+    alone = EngineDrawings(model=plain_model, **options).alone(*without)
+    assert alone == {case.name: among[case.name] for case in without}
+
+
+def test_adapters_come_and_go_in_bounded_memory_and_draw_the_same_again(
+    model, oracle: Oracle
+) -> None:
+    sizes = {lora.id: lora.num_bytes for lora in model.info.loras}
+    capacity = sizes[STYLE] + sizes[PERSON]
+    style, person, both = CASES[1], CASES[3], CASES[4]
+
+    async def draw() -> list[list[bytes]]:
+        driver = Driver(model, lora_bytes=capacity)
+        await driver.engine.start()
+        adapters = driver.engine._device_loop.adapters
+        files = []
+        try:
+            for case in (style, both, person, style):
+                result = await driver.run(request_of(case, model))
+                assert result.is_complete, result.error
+                assert adapters.num_bytes <= capacity
+                files.append([image.data for image in result.images])
+            assert adapters.num_loads == 4
+            await driver.run(request_of(replace(style, seed=99), model))
+            assert adapters.num_loads == 4
+        finally:
+            await driver.engine.aclose()
+        return files
+
+    first, *_, again = asyncio.run(draw())
+    assert first == again
+    assert largest_difference(again, oracle.draw(style)) <= TOLERANCE
+
+
+def test_a_crowd_waits_for_room_and_is_drawn_right(model, oracle: Oracle) -> None:
+    sizes = {lora.id: lora.num_bytes for lora in model.info.loras}
+    cases = [case for case in CASES[:7] if len(case.loras) < 2]
+    drawings = EngineDrawings(model=model, lora_bytes=max(sizes[STYLE], sizes[PERSON]))
+    drawn = drawings.crowd(*cases)
+    for case in cases:
+        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+
+
+def test_one_that_is_cancelled_in_the_middle_leaves_the_others_pictures_alone(
+    model, oracle: Oracle
+) -> None:
+    cases = [replace(case, num_inference_steps=5) for case in CASES[:5]]
+    victim = request_of(replace(CASES[6], num_inference_steps=50), model)
+
+    async def draw() -> dict[str, list[bytes]]:
+        driver = Driver(model)
+        await driver.engine.start()
+        try:
+            rest = asyncio.create_task(driver.run_all(*(request_of(case, model) for case in cases)))
+            async with driver.engine.submit(victim) as events:
+                async for event in events:
+                    if getattr(event, "step", 0) == 2:
+                        break
+            results = await rest
+        finally:
+            await driver.engine.aclose()
+        return {
+            case.name: [image.data for image in result.images]
+            for case, result in zip(cases, results, strict=True)
+        }
+
+    drawn = asyncio.run(draw())
+    for case in cases:
+        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+
+
+def sharing_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Trajectory.group.fget
+    assert group is not None
+    monkeypatch.setattr(
+        Trajectory, "group", property(lambda self: replace(group(self), adapters=()))
+    )
+
+
+def keeping_the_first_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_scales = lora_shelf._Scalable.set_scales
+
+    def once(self: lora_shelf._Scalable, scales: dict[str, float]) -> None:
+        set_scales(self, self._scales or scales)
+
+    monkeypatch.setattr(lora_shelf._Scalable, "set_scales", once)
+
+
+def remembering_prompts_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = PromptEncoder._encoded
+
+    def forgetful(self: PromptEncoder, model: DiffusionModel, key: Any) -> Any:
+        owner, model_id, _, *rest = key
+        return encode(self, model, (owner, model_id, (), *rest))
+
+    monkeypatch.setattr(PromptEncoder, "_encoded", forgetful)
+
+
+@pytest.mark.parametrize(
+    "break_engine", [sharing_calls, keeping_the_first_scales, remembering_prompts_for_all]
+)
+def test_an_engine_whose_adapters_leak_is_caught(
+    model,
+    oracle: Oracle,
+    monkeypatch: pytest.MonkeyPatch,
+    break_engine: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    cases = [
+        Case(name="none"),
+        Case(name="a", loras=((STYLE, 1.0),)),
+        Case(name="b", loras=((STYLE, -0.5),)),
+        Case(name="c", loras=((PERSON, 1.0),)),
+    ]
+    break_engine(monkeypatch)
+    drawn = EngineDrawings(model=model).crowd(*cases)
+    worst = max(
+        largest_difference(drawn[case.name], oracle.draw(replace(case, name=f"leak {case.name}")))
+        for case in cases
+    )
+    assert worst > TOLERANCE
+
+
+def changed(path: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, target)
+
+
+def first(tensors: dict[str, torch.Tensor], part: str = "") -> str:
+    return next(name for name in tensors if part in name)
+
+
+def set_first(part: str, value: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        name = first(tensors, part)
+        tensors[name] = value(tensors[name])
+
+    return change
+
+
+def renamed(old: str, new: str) -> Callable[..., None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if old in name]:
+            tensors[name.replace(old, new)] = tensors.pop(name)
+
+    return change
+
+
+MISFITS: dict[str, tuple[str, Callable[..., object], str]] = {
+    "wide": (STYLE, set_first("lora_A", lambda t: torch.zeros(4, t.shape[1] + 1)), "do not fit"),
+    "tall": (PERSON, set_first("lora_up", lambda t: torch.zeros(t.shape[0] + 1, 4)), "do not fit"),
+    "ranks": (STYLE, set_first("lora_B", lambda t: torch.zeros(t.shape[0], 5)), "do not fit"),
+    "rank": (
+        STYLE,
+        lambda t: [t.__setitem__(n, torch.zeros(5000, v.shape[1])) for n, v in [*t.items()][:1]],
+        "rank is 5000",
+    ),
+    "half": (STYLE, lambda t: t.pop(first(t, "lora_B")), "half of the pair is missing"),
+    "half kohya": (PERSON, lambda t: t.pop(first(t, "lora_up")), "not named as an adapter's"),
+    "stranger": (STYLE, renamed("unet.", "transformer."), "no network of the model"),
+    "no layer": (STYLE, renamed("down_blocks.0", "down_blocks.9"), "has no layer"),
+    "not linear": (STYLE, renamed("attn1.to_q", "norm1"), "takes no adapter"),
+    "dora": (STYLE, lambda t: t.update({"unet.x.lora_magnitude_vector": torch.ones(2)}), "DoRA"),
+    "lokr": (STYLE, renamed("lora_A", "lokr_w1"), "LoKr"),
+    "integers": (STYLE, set_first("lora_A", lambda t: t.int()), "is I32"),
+    "nan alpha": (PERSON, set_first("alpha", lambda t: t * float("nan")), "NaN or infinity"),
+    "empty": (STYLE, lambda t: t.clear(), "0 tensors"),
+}
+
+
+@pytest.fixture(scope="module")
+def misfits(loras: Path, plain_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that do not fit, beside one that does."""
+    path = tmp_path_factory.mktemp("misfits")
+    write_diffusers(path / f"{STYLE}.safetensors", plain_model._parts, seed=1)
+    for name, (origin, change, _) in MISFITS.items():
+        changed(loras / f"{origin}.safetensors", path / f"{name}.safetensors", change)
+    good = (loras / f"{STYLE}.safetensors").read_bytes()
+    (path / "short.safetensors").write_bytes(good[: len(good) // 2])
+    torch.save(load_file(loras / f"{STYLE}.safetensors"), path / "pickle.safetensors")
+    for name, said in {
+        "other kind": {"unet.r": 4, "unet.use_dora": True},
+        "patterns": {"unet.r": 4, "unet.rank_pattern": {"(a+)+$": 4}},
+        "no number": {"unet.r": "4"},
+    }.items():
+        save_file(
+            load_file(loras / f"{STYLE}.safetensors"),
+            path / f"{name}.safetensors",
+            metadata={"lora_adapter_metadata": json.dumps(said)},
+        )
+    changed(
+        loras / f"{STYLE}.safetensors",
+        path / "nan.safetensors",
+        set_first("lora_A", lambda t: t * float("nan")),
+    )
+    return path
+
+
+def test_files_that_do_not_fit_are_not_listed_and_the_reason_is_known(
+    folder: Path, misfits: Path
+) -> None:
+    info = load(folder, misfits).info
+    expected = {name.replace(" ", "-"): said for name, (_, _, said) in MISFITS.items()}
+    expected |= {
+        "short": "cannot be read as safetensors",
+        "pickle": "is a pickle",
+        "other-kind": "made with use_dora",
+        "patterns": "no sensible rank_pattern",
+        "no-number": "no sensible r",
+    }
+    # What only its numbers tell is found out when they are read.
+    assert {lora.id for lora in info.loras} == {STYLE, "nan"}
+    assert info.unfit_loras.keys() == expected.keys()
+    for id_, said in expected.items():
+        assert said in info.unfit_loras[id_], id_
+        assert str(misfits) not in info.unfit_loras[id_]
+
+
+def test_a_file_that_turns_out_bad_ends_its_own_generation_only(
+    folder: Path, misfits: Path, oracle: Oracle
+) -> None:
+    model = load(folder, misfits)
+    style, none, bad = CASES[1], CASES[0], Case(name="bad", loras=(("nan", 1.0),))
+    drawn = EngineDrawings(model=model).crowd(style, bad, none, failing={"bad": LoraUnusable})
+    for case in (style, none):
+        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE
+    assert drawn["bad"] == []
+
+
+def test_a_file_that_changed_since_it_was_looked_at_is_not_used(
+    folder: Path, plain_model, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{STYLE}.safetensors"
+    write_diffusers(path, plain_model._parts, seed=1)
+    model = load(folder, tmp_path)
+    write_diffusers(path, plain_model._parts, seed=7)
+    drawn = EngineDrawings(model=model).crowd(CASES[1], failing={"style": LoraUnusable})
+    assert drawn["style"] == []
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path, loras: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").symlink_to(loras / f"{STYLE}.safetensors")
+    with pytest.raises(LoadError, match="leads out of the folder"):
+        load(folder, tmp_path)
+
+
+def test_alphas_that_diffusers_writes_beside_the_weights_count(
+    folder: Path, loras: Path, tmp_path: Path
+) -> None:
+    layers = ["to_q", "to_k", "to_v", "to_out.0"]
+    said = {"unet.r": 4, "unet.lora_alpha": 10, "unet.target_modules": layers}
+    save_file(
+        load_file(loras / f"{STYLE}.safetensors"),
+        tmp_path / f"{STYLE}.safetensors",
+        metadata={"lora_adapter_metadata": json.dumps(said)},
+    )
+    case = Case(name="alpha", loras=((STYLE, 0.3),))
+    oracle = Oracle(folder)
+    oracle.load_loras(tmp_path)
+    drawn = EngineDrawings(model=load(folder, tmp_path)).alone(case)
+    assert largest_difference(drawn["alpha"], oracle.draw(case)) <= TOLERANCE
+
+
+def test_calls_with_adapters_run_as_they_are_beside_a_compiled_denoiser(
+    folder: Path, loras: Path, oracle: Oracle
+) -> None:
+    pytest.importorskip("openvino")
+    model = load(folder, loras, backend="openvino")
+    model.prepare(2)
+    assert model.compiled_shapes
+    drawn = EngineDrawings(model=model).crowd(*CASES[:4])
+    for case in CASES[:4]:
+        assert largest_difference(drawn[case.name], oracle.draw(case)) <= 2 * TOLERANCE, case.name
+    assert model.with_loras([STYLE]).scaled({STYLE: 1.0}).backend_name == "eager"
+
+
+def test_stable_diffusion_xl_takes_adapters_in_both_its_text_encoders(tmp_path: Path) -> None:
+    folder, loras = build_xl_folder(tmp_path / "xl"), tmp_path / "loras"
+    loras.mkdir()
+    parts = load(folder, None)._parts
+    everywhere = ("unet", "text_encoder", "text_encoder_2")
+    write_diffusers(loras / f"{STYLE}.safetensors", parts, seed=1, of=everywhere)
+    write_kohya(loras / f"{PERSON}.safetensors", parts, seed=2, of=everywhere)
+    oracle = Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
+    oracle.load_loras(loras)
+    # Weaker ones: what float32 rounds grows with the changes, and the model is as random.
+    cases = [
+        Case(name="none"),
+        Case(name="style", loras=((STYLE, 0.2),)),
+        Case(name="person", loras=((PERSON, 0.3),), guidance_scale=1.0),
+        Case(name="both", loras=((PERSON, -0.2), (STYLE, 0.2)), negative_prompt="a square"),
+    ]
+    drawn = EngineDrawings(model=load(folder, loras)).crowd(*cases)
+    for case in cases:
+        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+    assert abs(oracle.draw(cases[0])[0] - oracle.draw(cases[1])[0]).max() > 4 * TOLERANCE

@@ -1,0 +1,126 @@
+"""Drawings that start from a picture, against diffusers' own pipelines for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latentwire_server.models.loading.loading import ModelSource, load_model
+from tests.support.models.oracle import (
+    SCHEDULERS,
+    SIDE,
+    Case,
+    EngineDrawings,
+    Oracle,
+    build_sensitive_folder,
+    largest_difference,
+)
+
+if TYPE_CHECKING:
+    from latentwire_server.models.protocol import DiffusionModel
+
+# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.timeout(300),
+]
+
+TOLERANCE = 2
+"""Of 255: what splitting a batch differently changes in float32, and rounding."""
+
+
+def picture(seed: int, *, width: int = SIDE, height: int = SIDE) -> np.ndarray:
+    """Soft blobs of colour: noise would leave the encoder's latents without any shape."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3))
+    return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
+
+
+def mask(*, width: int = SIDE, height: int = SIDE) -> np.ndarray:
+    redrawn = np.zeros((height, width), np.uint8)
+    # Not on the latents' grid.
+    redrawn[10 : height - 20, 14 : width - 7] = 255
+    return redrawn
+
+
+FROM_PICTURES = [
+    Case(
+        name=scheduler,
+        scheduler=scheduler,
+        num_inference_steps=6,
+        strength=1.0 if number % 2 else 0.5,
+        guidance_scale=1.0 if number % 4 == 3 else 4.0,
+        seed=10 * number,
+        num_images=2 if number % 5 == 1 else 1,
+        image=picture(number),
+    )
+    for number, scheduler in enumerate(SCHEDULERS)
+]
+IN_MASKS = [
+    replace(
+        case, name=f"{case.name} masked", mask=mask(), strength=0.5 if case.strength == 1.0 else 1.0
+    )
+    for case in FROM_PICTURES
+]
+OTHERS = [
+    Case(name="from noise", num_inference_steps=6),
+    Case(
+        name="wide",
+        width=2 * SIDE,
+        image=picture(3, width=2 * SIDE),
+        mask=mask(width=2 * SIDE),
+        strength=0.7,
+        num_inference_steps=10,
+    ),
+    Case(name="few", image=picture(5), strength=0.2, num_inference_steps=5, scheduler="dpmpp-2m"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_sensitive_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> DiffusionModel:
+    return load_model(ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def oracle(folder) -> Oracle:
+    return Oracle(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(model) -> dict[str, list[bytes]]:
+    return EngineDrawings(model=model).alone(*FROM_PICTURES, *IN_MASKS, *OTHERS)
+
+
+@pytest.fixture(scope="module")
+def crowd(model) -> dict[str, list[bytes]]:
+    cases = [*FROM_PICTURES, *IN_MASKS]
+    drawings = EngineDrawings(model=model)
+    first = drawings.crowd(*cases[::2], *OTHERS)
+    return first | drawings.crowd(*cases[1::2])
+
+
+@pytest.mark.parametrize("case", [*FROM_PICTURES, *IN_MASKS, *OTHERS], ids=lambda case: case.name)
+def test_alone_it_is_the_pipelines_picture(oracle: Oracle, alone, case: Case) -> None:
+    assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", [*FROM_PICTURES, *IN_MASKS, *OTHERS], ids=lambda case: case.name)
+def test_in_a_crowd_it_is_the_same(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+
+
+def test_an_autoencoder_without_a_distribution_serves_as_well(tmp_path) -> None:
+    folder = build_sensitive_folder(tmp_path, vae="AutoencoderTiny")
+    model = load_model(ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32"))
+    oracle, cases = Oracle(folder), [FROM_PICTURES[4], IN_MASKS[4], IN_MASKS[9], *OTHERS]
+    for name, files in EngineDrawings(model=model).crowd(*cases).items():
+        (case,) = [case for case in cases if case.name == name]
+        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name

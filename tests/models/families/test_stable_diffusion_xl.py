@@ -1,0 +1,234 @@
+"""Stable Diffusion XL, alone or in a crowd, against diffusers' own pipelines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import diffusers
+import pytest
+import torch
+
+from latentwire_server.engine.settings import Batching
+from latentwire_server.models.families import stable_diffusion_xl
+from latentwire_server.models.families.stable_diffusion_xl import StableDiffusionXL
+from latentwire_server.models.loading import loading
+from latentwire_server.models.loading.loading import load_model
+from tests.models.families.test_image_to_image import mask, picture
+from tests.support.models.folders import edit, refused, source_of
+from tests.support.models.oracle import (
+    SIDE,
+    STABLE_DIFFUSION_XL,
+    Case,
+    EngineDrawings,
+    Oracle,
+    largest_difference,
+)
+from tests.support.models.tiny_xl_models import build_xl_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latentwire_server.models.denoiser.unet_call import UnetInput
+    from latentwire_server.models.protocol import DenoiserInput
+
+# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.timeout(300),
+]
+
+TOLERANCE = 2
+"""Of 255: what splitting a batch differently changes in float32, and rounding."""
+
+FROM_NOISE = [
+    Case(name="euler", seed=1),
+    Case(name="negative prompt", negative_prompt="a blue square", scheduler="ddim", seed=2),
+    Case(name="no guidance", guidance_scale=1.0, scheduler="dpmpp-2m", seed=3),
+    Case(name="three images", num_images=3, scheduler="euler-a", seed=4),
+    Case(name="wide", width=2 * SIDE, scheduler="heun", num_inference_steps=3, seed=5),
+    Case(name="clip skip", clip_skip=1, scheduler="unipc", seed=6, prompt="a green square"),
+    Case(name="karras", scheduler="dpmpp-2m-sde", sigmas="karras", num_images=2, seed=7),
+]
+FROM_PICTURES = [
+    Case(name="picture", image=picture(1), scheduler="dpmpp-2m", num_images=2, seed=8),
+    Case(name="half", image=picture(2), strength=0.5, num_inference_steps=6, scheduler="heun"),
+    Case(name="mask", image=picture(3), mask=mask(), strength=1.0, num_images=2, seed=9),
+    Case(name="half mask", image=picture(4), mask=mask(), strength=0.5, num_inference_steps=6),
+]
+CASES = [*FROM_NOISE, *FROM_PICTURES]
+
+
+def names_of(cases: list[Case]) -> list[str]:
+    return [case.name for case in cases]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # In shards, as the real one's UNet is.
+    return build_xl_folder(tmp_path_factory.mktemp("xl"), max_shard_size="200KB")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> StableDiffusionXL:
+    return load_model(source_of(folder))
+
+
+@pytest.fixture(scope="module")
+def oracle(folder: Path) -> Oracle:
+    return Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
+
+
+@pytest.fixture(scope="module")
+def crowd(model: StableDiffusionXL) -> dict[str, list[bytes]]:
+    return EngineDrawings(model=model).crowd(*CASES)
+
+
+@pytest.fixture(scope="module")
+def reproducible(model: StableDiffusionXL) -> tuple[dict[str, list[bytes]], dict[str, list[bytes]]]:
+    drawings = EngineDrawings(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    return drawings.alone(*CASES), drawings.crowd(*CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=names_of(CASES))
+def test_in_a_crowd_it_is_the_pipelines_picture(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES, ids=names_of(CASES))
+def test_reproducible_means_the_pipelines_picture_and_the_same_bytes(
+    oracle: Oracle, reproducible, case: Case
+) -> None:
+    alone, crowd = reproducible
+    assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE
+    assert crowd[case.name] == alone[case.name]
+
+
+def test_alone_it_is_the_pipelines_picture(oracle: Oracle, model: StableDiffusionXL) -> None:
+    cases = [FROM_NOISE[0], FROM_NOISE[3], FROM_PICTURES[0], FROM_PICTURES[2]]
+    for name, files in EngineDrawings(model=model).alone(*cases).items():
+        (case,) = [case for case in cases if case.name == name]
+        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name
+
+
+def test_a_model_that_knows_no_zeros_encodes_the_empty_prompt(tmp_path: Path) -> None:
+    folder = build_xl_folder(tmp_path, force_zeros=False)
+    case = FROM_NOISE[0]
+    (files,) = EngineDrawings(model=load_model(source_of(folder))).alone(case).values()
+    oracle = Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
+    assert largest_difference(files, oracle.draw(case)) <= TOLERANCE
+
+
+def with_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stable_diffusion_xl, "_time_ids", lambda *_, score: [512.0] * 6)
+
+
+def with_neighbours_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = StableDiffusionXL._input
+
+    def rolled(self: StableDiffusionXL, rows: DenoiserInput) -> UnetInput:
+        shifted = [*rows.conditioning[1:], rows.conditioning[0]]
+        swapped = [
+            replace(own, pooled_prompt_embeds=other.pooled_prompt_embeds)
+            for own, other in zip(rows.conditioning, shifted, strict=True)
+        ]
+        return inputs(self, replace(rows, conditioning=swapped))
+
+    monkeypatch.setattr(StableDiffusionXL, "_input", rolled)
+
+
+@pytest.mark.parametrize("break_model", [with_wrong_size, with_neighbours_summary])
+def test_a_unet_that_is_told_something_else_is_caught(
+    oracle: Oracle, model: StableDiffusionXL, monkeypatch: pytest.MonkeyPatch, break_model
+) -> None:
+    break_model(monkeypatch)
+    cases = FROM_NOISE[:2]
+    for name, files in EngineDrawings(model=model).crowd(*cases).items():
+        (case,) = [case for case in cases if case.name == name]
+        assert largest_difference(files, oracle.draw(case)) > TOLERANCE, name
+
+
+def test_it_says_what_it_is(model: StableDiffusionXL) -> None:
+    info = model.info
+    assert (info.family, info.defaults.guidance_scale) == ("stable-diffusion-xl", 5.0)
+    assert info.limits.max_clip_skip == 2
+    assert info.limits.min_drawn_pixels == SIDE * SIDE // 2
+    assert info.capabilities == ("image-to-image", "inpainting")
+
+
+def test_its_previews_have_factors_of_their_own(model: StableDiffusionXL) -> None:
+    preview = model.project_preview(torch.zeros(1, 4, 2, 3))
+    expected = torch.tensor([0.1084, -0.0175, -0.0011]) / 2 + 0.5
+    assert torch.allclose(preview[:, 0, 0], expected)
+
+
+def test_half_precision_weights_are_the_ones_that_are_read(tmp_path: Path) -> None:
+    build_xl_folder(tmp_path, variant="fp16", max_shard_size="200KB")
+    refused(tmp_path, because="of the variant fp16 only; set variant")
+    model = load_model(source_of(tmp_path, variant="fp16"))
+    assert model.encode_prompt("a red circle", clip_skip=0).prompt_embeds.shape == (77, 80)
+
+
+def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A GPU's business; on a CPU it is refused, for its slowness.
+    monkeypatch.setattr(loading, "choose_dtype", lambda *_: torch.float16)
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.half)
+    with torch.inference_mode():
+        rounded = vae.decode(latents.half() / vae.config.scaling_factor)[0][0].float()
+        exact = vae.float().decode(latents / vae.config.scaling_factor)[0][0]
+    decoded = load_model(source_of(folder)).decode(latents)
+    assert torch.allclose(decoded, exact / 2 + 0.5, atol=1e-5)
+    assert not torch.allclose(decoded, rounded / 2 + 0.5, atol=1e-5)
+
+
+def test_in_bfloat16_pictures_are_encoded_in_float32_as_in_the_pipeline(folder: Path) -> None:
+    pipeline = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(
+        folder, torch_dtype=torch.bfloat16, add_watermarker=False
+    )
+    assert pipeline.vae.config.force_upcast
+    image = 2 * torch.rand((1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)) - 1
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    with torch.inference_mode():
+        expected = pipeline.prepare_latents(
+            image, None, 1, 1, torch.bfloat16, "cpu", generator(), add_noise=False
+        )
+        # What encoding in bfloat16 gives: another number almost everywhere.
+        rounded = pipeline.vae.encode(image.bfloat16()).latent_dist.sample(generator())
+    model = load_model(replace(source_of(folder), dtype="bfloat16"))
+    decoded = model.decode(expected.float())
+    encoded = model.encode_image(image).sample(generator())
+    assert (encoded == expected.float()).float().mean() > 0.95
+    scaled = rounded * pipeline.vae.config.scaling_factor
+    assert (encoded == scaled.float()).float().mean() < 0.6
+    # Its weights are what they were.
+    assert torch.equal(model.decode(expected.float()), decoded)
+    assert model._parts.vae.encoder.conv_in.weight.dtype is torch.bfloat16
+
+
+def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
+    build_xl_folder(tmp_path)
+
+    def asks_for_scores(index: dict[str, object]) -> None:
+        index["requires_aesthetics_score"] = True
+
+    edit(tmp_path / "model_index.json", asks_for_scores)
+    refused(tmp_path, because="is told 88 numbers besides the prompt")
+
+
+@pytest.mark.parametrize("backend", ["openvino"])
+def test_a_compiled_unet_is_told_the_same(folder: Path, oracle: Oracle, backend: str) -> None:
+    pytest.importorskip("openvino")
+    model = load_model(source_of(folder, backend=backend))
+    model.prepare(2)
+    assert "any" in model.compiled_shapes
+    cases = [FROM_NOISE[0], FROM_NOISE[4]]
+    for name, files in EngineDrawings(model=model).crowd(*cases).items():
+        (case,) = [case for case in cases if case.name == name]
+        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name

@@ -1,0 +1,106 @@
+"""Models of Stable Diffusion XL that are made for inpainting, against diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latentwire_server.engine.settings import Batching
+from latentwire_server.models.loading.loading import load_model
+from tests.models.families.test_image_to_image import picture
+from tests.models.families.test_inpainting import mask
+from tests.support.models.folders import refused, source_of
+from tests.support.models.oracle import (
+    SIDE,
+    STABLE_DIFFUSION_XL,
+    Case,
+    EngineDrawings,
+    Oracle,
+    largest_difference,
+)
+from tests.support.models.tiny_models import INPAINTING_CHANNELS
+from tests.support.models.tiny_xl_models import build_xl_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latentwire_server.models.protocol import DiffusionModel
+
+# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+TOLERANCE = 2
+"""Of 255: what splitting a batch differently changes in float32, and rounding."""
+CASES = [
+    Case(name="mask", image=picture(1), mask=mask(1), strength=1.0, seed=1),
+    Case(name="half", image=picture(2), mask=mask(2), strength=0.5, scheduler="ddim", seed=2),
+    Case(name="three", image=picture(3), mask=mask(3), num_images=3, scheduler="euler-a", seed=3),
+    Case(name="no guidance", image=picture(4), mask=mask(4), guidance_scale=1.0, seed=4),
+    Case(
+        name="wide",
+        width=2 * SIDE,
+        image=picture(5, width=2 * SIDE),
+        mask=mask(5, width=2 * SIDE),
+        negative_prompt="a blue square",
+    ),
+    Case(name="white", image=picture(6), mask=np.full((SIDE, SIDE), 255, np.uint8), seed=6),
+    Case(name="picture", image=picture(7), strength=0.6, num_images=2, scheduler="dpmpp-2m"),
+    Case(name="words", scheduler="heun", num_inference_steps=3),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_xl_folder(tmp_path_factory.mktemp("xl"), in_channels=INPAINTING_CHANNELS)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> DiffusionModel:
+    return load_model(source_of(folder, backend="eager"))
+
+
+@pytest.fixture(scope="module")
+def crowd(model: DiffusionModel) -> dict[str, list[bytes]]:
+    return EngineDrawings(model=model).crowd(*CASES)
+
+
+@pytest.fixture(scope="module")
+def oracle(folder: Path) -> Oracle:
+    return Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_in_a_crowd_it_is_the_pipelines_picture(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+
+
+def test_alone_and_in_a_crowd_it_is_the_same_bytes_where_that_is_wanted(
+    model: DiffusionModel, oracle: Oracle
+) -> None:
+    drawings = EngineDrawings(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    cases = [CASES[0], CASES[1], CASES[7]]
+    alone = drawings.alone(*cases)
+    assert drawings.crowd(*cases) == alone
+    for case in cases:
+        assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+
+
+def test_another_mask_makes_another_picture(crowd, oracle: Oracle) -> None:
+    other = Case(name="other", image=picture(1), mask=mask(9), strength=1.0, seed=1)
+    assert largest_difference(crowd["mask"], oracle.draw(other)) > 4 * TOLERANCE
+
+
+def test_it_says_what_it_is(model: DiffusionModel) -> None:
+    assert model.sees_masks
+    assert model.info.family == "stable-diffusion-xl"
+    assert model.info.defaults.high_resolution_fix is None
+    assert model.latent_shape(width=SIDE, height=SIDE) == (4, 8, 8)
+
+
+def test_it_takes_no_refiner(folder: Path) -> None:
+    refused(folder, refiner=str(folder), because="made for inpainting takes no refiner")

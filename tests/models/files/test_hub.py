@@ -1,0 +1,117 @@
+"""Models and adapters from the hub: one in miniature, asked by the real client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from safetensors.torch import load_file
+
+from latentwire_server.models.files.hub import reporting_downloads
+from latentwire_server.models.loading.loading import (
+    LoadError,
+    load_model,
+    model_size,
+    outline_model,
+)
+from tests.support.models.fake_hub import COMMIT, fake_hub
+from tests.support.models.folders import UNET, source_of
+from tests.support.models.lora_files import write_diffusers
+from tests.support.models.tiny_models import build_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    # PEFT, of what is wanted here.
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
+]
+
+MODEL, STYLE, MANY = "painter/tiny", "painter/style", "painter/many"
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    model = build_folder(tmp_path_factory.mktemp("tiny"))
+    # What a repository often holds besides, and nobody needs.
+    (model / "whole.safetensors").write_bytes(bytes(1000))
+    parts = load_model(source_of(model))._parts
+    style, many = tmp_path_factory.mktemp("style"), tmp_path_factory.mktemp("many")
+    write_diffusers(style / "pytorch_lora_weights.safetensors", parts, seed=1)
+    write_diffusers(many / "ink.safetensors", parts, seed=2)
+    write_diffusers(many / "oil.safetensors", parts, seed=3)
+    return {MODEL: model, STYLE: style, MANY: many}
+
+
+@pytest.fixture
+def fetched(
+    repositories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    with fake_hub(repositories, cache=tmp_path, monkeypatch=monkeypatch) as fetched:
+        yield fetched
+
+
+def test_a_model_is_fetched_once_and_tells_how_far_it_is(
+    fetched: list[str], repositories: dict[str, Path]
+) -> None:
+    source = source_of(MODEL)
+    assert outline_model(source) is None
+    assert fetched == [], "nothing is downloaded for an outline"
+    told: list[tuple[int, int]] = []
+    with reporting_downloads(lambda *progress: told.append(progress)):
+        size = model_size(source)
+    assert size == model_size(source_of(repositories[MODEL]))
+    assert "whole.safetensors" not in fetched
+    total = sum((repositories[MODEL] / name).stat().st_size for name in fetched)
+    assert {of_all for _, of_all in told} == {total}
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (total, total)
+    assert len(told) >= len(fetched), "no file comes without a word"
+
+    num_fetched = len(fetched)
+    model = load_model(source)
+    assert model.info.revision == COMMIT
+    expected = load_file(repositories[MODEL] / UNET)["conv_in.weight"]
+    assert model._parts.unet.conv_in.weight.equal(expected)
+    assert len(fetched) == num_fetched, "what is there is not fetched again"
+    assert outline_model(source) is not None
+
+
+def test_for_an_outline_the_configuration_alone_is_fetched(fetched: list[str]) -> None:
+    source = source_of(MODEL)
+    outline = outline_model(source, fetches=True)
+    assert outline is not None
+    assert "unet/config.json" in fetched
+    assert not any(".safetensors" in name for name in fetched)
+    assert outline_model(source).info == outline.info, "it is here now"
+    assert load_model(source).info == outline.info
+
+
+def test_of_a_model_that_the_hub_has_not_there_is_no_outline(fetched: list[str]) -> None:
+    assert outline_model(source_of("painter/nothing"), fetches=True) is None
+    assert fetched == []
+
+
+def test_adapters_are_fetched_by_repository_or_by_file(fetched: list[str]) -> None:
+    model = load_model(source_of(MODEL, loras=(STYLE, f"{MANY}/oil.safetensors")))
+    assert [one.id for one in model.info.loras] == ["style", "oil"]
+    assert "ink.safetensors" not in fetched
+    assert model.with_loras(["style", "oil"]).scaled({"style": 1.0, "oil": 0.5}) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        ({"loras": (MANY,)}, "one .safetensors file, or its name behind the id; there is: ink"),
+        ({"loras": (f"{MANY}/no.safetensors",)}, "there is: none"),
+        ({"vae": "painter/nothing"}, "status 404; private models need HF_TOKEN"),
+    ],
+)
+def test_what_the_hub_has_not_is_told(
+    fetched: list[str], options: dict[str, object], because: str
+) -> None:
+    with pytest.raises(LoadError, match=because):
+        load_model(source_of(MODEL, **options))
+    assert fetched

@@ -1,0 +1,95 @@
+"""From a listed model to a loaded one, and what is told when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.app import build
+from latentwire_server.registry.chosen_models import ModelLoadError, chosen_models
+from latentwire_server.settings.settings import load_settings
+from tests.support.models.folders import edit
+from tests.support.models.lora_files import write_diffusers
+from tests.support.models.tiny_models import build_folder
+from tests.support.server.serving import Serving, events_of, kind, request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+import grpc
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_folder(tmp_path_factory.mktemp("chosen"))
+
+
+def listed(folder: Path, **more: object) -> dict[str, object]:
+    return {"source": str(folder), "dtype": "float32", "denoiser_backend": "eager", **more}
+
+
+def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
+    broken = build_folder(tmp_path / "broken")
+    edit(broken / "unet/config.json", lambda config: config.update(block_out_channels="secret"))
+    (model,) = chosen_models(load_settings({"models": [listed(broken)]}))
+    for function in (model.outline, lambda: model.load(lambda _loaded, _total: None)):
+        with pytest.raises(ModelLoadError) as caught:
+            function()
+        assert caught.value.reason == "unet does not load"
+        assert str(broken) in str(caught.value)
+
+
+async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(
+    folder: Path, tmp_path: Path
+):
+    given = {"port": 0, "max_rows": 4, "device": "cpu", "lora_folder": tmp_path}
+    settings = await asyncio.to_thread(load_settings, given | {"models": [listed(folder, id="a")]})
+    app = await build(settings, await asyncio.to_thread(chosen_models, settings))
+    await app.start()
+    try:
+        await app.load()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            server = Serving(app=app, model=None, channel=channel)
+            parts = app._catalogue.default_model._parts
+            await asyncio.to_thread(write_diffusers, tmp_path / "late.safetensors", parts, seed=1)
+            del parts
+            drawn = request("a red circle", num_inference_steps=1, loras=[pb.Lora(id="late")])
+            with pytest.raises(grpc.RpcError) as caught:
+                await events_of(server.stub.GenerateImage(drawn))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            await server.admin.UnloadModel(pb.UnloadModelRequest(name="a"))
+            loaded = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="a")))
+            assert list(loaded[-1].model.loras) == ["late"]
+            events = await events_of(server.stub.GenerateImage(drawn))
+            assert kind(events[-1]) == "completed"
+    finally:
+        await app.stop(grace_s=0)
+
+
+async def test_a_listed_folder_is_known_loaded_on_demand_and_draws(folder: Path):
+    models = [listed(folder, id="first"), listed(folder, id="second", aliases=["other"])]
+    given = {"port": 0, "max_rows": 4, "device": "cpu", "models": models}
+    settings = await asyncio.to_thread(load_settings, given)
+    app = await build(settings, await asyncio.to_thread(chosen_models, settings))
+    await app.start()
+    try:
+        await app.load()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            server = Serving(app=app, model=None, channel=channel)
+            first, second = (await server.stub.ListModels(pb.ListModelsRequest())).models
+            assert (first.state, second.state) == (pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED)
+            assert (second.limits, second.defaults) == (first.limits, first.defaults)
+            assert second.revision == first.revision
+            sent = request("a red circle", model="other", num_inference_steps=2)
+            events = await events_of(server.stub.GenerateImage(sent))
+            assert [kind(events[0]), kind(events[-1])] == ["accepted", "completed"]
+            loading = [one.model_loading for one in events if kind(one) == "model_loading"]
+            assert loading
+            assert {one.model for one in loading} == {"models/second"}
+    finally:
+        await asyncio.shield(app.stop(grace_s=0))

@@ -1,0 +1,252 @@
+"""The rules for requests, driven with plain values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from latentwire_server.engine.errors import InvalidRequest
+from latentwire_server.engine.request import ImageFormat
+from latentwire_server.models.info import LoraChoice, LoraInfo, SchedulerChoice, SchedulerInfo
+from latentwire_server.requests.completion import complete
+from latentwire_server.requests.draft import LoraDraft, RequestDraft
+from latentwire_server.requests.refused_words import RefusedWords
+from latentwire_server.requests.validation import violations
+from tests.support.fakes import FakeModel
+
+STYLE = LoraDraft(id="style", scale=0.5)
+INFO = FakeModel(
+    loras=(
+        LoraInfo(id="style", num_bytes=1_000),
+        LoraInfo(id="person", num_bytes=1_000),
+        LoraInfo(id="huge", num_bytes=2**30),
+    ),
+    unfit_loras={"wide": "unet.x: [4, 9] does not fit"},
+).info
+GOOD = RequestDraft(prompt="a red circle")
+
+
+def found(**fields: object) -> dict[str, str]:
+    return {one.field: one.reason for one in violations(replace(GOOD, **fields), INFO)}
+
+
+def test_a_sampler_can_have_a_limit_of_its_own():
+    lcm = SchedulerInfo(id="lcm", max_inference_steps=50)
+    info = replace(INFO, schedulers=(*INFO.schedulers, lcm))
+    wanted = replace(GOOD, scheduler_id="lcm", num_inference_steps=51, width=65)
+    reasons = [one.reason for one in violations(wanted, info)]
+    assert reasons == ["NOT_A_MULTIPLE", "UNSUPPORTED_STEPS"]
+    assert list(violations(replace(GOOD, scheduler_id="lcm", num_inference_steps=50), info)) == []
+
+
+def test_a_refiner_takes_over_where_it_is_told_to():
+    info = FakeModel(refiner=FakeModel()).info
+    for share in (0.0, -0.1, 1.1, float("nan")):
+        (violation,) = violations(replace(GOOD, high_noise_frac=share), info)
+        assert (violation.field, violation.reason) == ("high_noise_frac", "OUT_OF_RANGE")
+    one = {"generation_id": "g", "owner": "", "random_seed": 1}
+    asked = {None: 0.8, 0.5: 0.5, 1.0: 1.0}
+    for share, expected in asked.items():
+        completed = complete(replace(GOOD, high_noise_frac=share), info, **one)
+        assert completed.high_noise_frac == pytest.approx(expected)
+    assert complete(GOOD, INFO, **one).high_noise_frac is None
+
+
+def test_all_that_is_wrong_with_adapters_is_told_at_once():
+    loras = (LoraDraft(id="x", scale=99), *(LoraDraft(id=f"y{i}") for i in range(8)))
+    assert found(loras=loras).keys() == {"loras", "loras[0].scale"} | {
+        f"loras[{index}].id" for index in range(8)
+    }
+
+
+def test_an_adapter_without_a_scale_counts_once():
+    loras = (LoraDraft(id="style"), LoraDraft(id="person", scale=-0.5))
+    request = complete(replace(GOOD, loras=loras), INFO, generation_id="g", owner="", random_seed=1)
+    assert request.loras == (LoraChoice(id="style"), LoraChoice(id="person", scale=-0.5))
+    assert request.adapters == (("person", -0.5), ("style", 1.0))
+
+
+def told(**fields: object) -> str:
+    (violation,) = violations(replace(GOOD, **fields), INFO)
+    return violation.description
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"prompt": ""}, "prompt", "REQUIRED"),
+        ({"prompt": " \n"}, "prompt", "REQUIRED"),
+        ({"prompt": "é" * 16_001}, "prompt", "TOO_LONG"),
+        ({"negative_prompt": "x" * 32_001}, "negative_prompt", "TOO_LONG"),
+        ({"width": 65}, "width", "NOT_A_MULTIPLE"),
+        ({"height": 1023}, "height", "NOT_A_MULTIPLE"),
+        ({"width": 56}, "width", "OUT_OF_RANGE"),
+        ({"width": 1032}, "width", "OUT_OF_RANGE"),
+        ({"height": -64}, "height", "OUT_OF_RANGE"),
+        ({"num_images": 11}, "num_images", "OUT_OF_RANGE"),
+        ({"num_images": -1}, "num_images", "OUT_OF_RANGE"),
+        ({"seed": -1}, "seed", "OUT_OF_RANGE"),
+        ({"num_inference_steps": 0}, "num_inference_steps", "OUT_OF_RANGE"),
+        ({"num_inference_steps": 151}, "num_inference_steps", "OUT_OF_RANGE"),
+        ({"guidance_scale": float("nan")}, "guidance_scale", "NOT_FINITE"),
+        ({"guidance_scale": float("inf")}, "guidance_scale", "NOT_FINITE"),
+        ({"guidance_scale": float("-inf")}, "guidance_scale", "NOT_FINITE"),
+        ({"guidance_scale": -0.1}, "guidance_scale", "OUT_OF_RANGE"),
+        ({"guidance_scale": 50.1}, "guidance_scale", "OUT_OF_RANGE"),
+        ({"scheduler_id": "warp"}, "scheduler.id", "UNKNOWN_SCHEDULER"),
+        ({"sigmas": "beta"}, "scheduler.sigmas", "UNSUPPORTED_SIGMAS"),
+        ({"scheduler_id": "heun", "sigmas": "karras"}, "scheduler.sigmas", "UNSUPPORTED_SIGMAS"),
+        ({"clip_skip": -1}, "clip_skip", "OUT_OF_RANGE"),
+        ({"clip_skip": 3}, "clip_skip", "OUT_OF_RANGE"),
+        ({"high_noise_frac": 0.8}, "high_noise_frac", "UNSUPPORTED_FIELD"),
+        ({"quality": 90}, "output.quality", "NOT_APPLICABLE"),
+        ({"quality": 0, "format": ImageFormat.JPEG}, "output.quality", "OUT_OF_RANGE"),
+        ({"quality": 101, "format": ImageFormat.WEBP}, "output.quality", "OUT_OF_RANGE"),
+        ({"max_data_bytes": 65_535}, "output.max_data_bytes", "OUT_OF_RANGE"),
+        ({"max_data_bytes": 4_000_001}, "output.max_data_bytes", "OUT_OF_RANGE"),
+        ({"progress_interval_steps": -1}, "events.progress_interval_steps", "OUT_OF_RANGE"),
+        ({"preview_interval_steps": 1001}, "events.preview_interval_steps", "OUT_OF_RANGE"),
+        ({"preview_max_side": 15}, "events.preview_max_side", "OUT_OF_RANGE"),
+        ({"priority": 101}, "priority", "OUT_OF_RANGE"),
+        ({"priority": -101}, "priority", "OUT_OF_RANGE"),
+        ({"user": "é" * 33}, "user", "TOO_LONG"),
+        ({"labels": {str(i): "" for i in range(17)}}, "labels", "TOO_MANY"),
+        ({"labels": {"": "x"}}, "labels", "BAD_LABEL"),
+        ({"labels": {"k": "a\nb"}}, "labels", "BAD_LABEL"),
+        ({"labels": {"k" * 65: "x"}}, "labels", "BAD_LABEL"),
+        ({"unsupported_fields": ("resume",)}, "resume", "UNSUPPORTED_FIELD"),
+        ({"loras": (LoraDraft(id="nobody"),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraDraft(id=""),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraDraft(id="../style"),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraDraft(id="wide"),)}, "loras[0].id", "LORA_DOES_NOT_FIT"),
+        ({"loras": (STYLE, LoraDraft(id="style", scale=2))}, "loras[1].id", "DUPLICATE"),
+        ({"loras": (LoraDraft(id="style", scale=10.1),)}, "loras[0].scale", "OUT_OF_RANGE"),
+        ({"loras": (STYLE, LoraDraft(id="person", scale=-11))}, "loras[1].scale", "OUT_OF_RANGE"),
+        ({"loras": (LoraDraft(id="style", scale=math.nan),)}, "loras[0].scale", "NOT_FINITE"),
+        ({"loras": (STYLE, LoraDraft(id="huge"))}, "loras", "TOO_LARGE"),
+        ({"unknown_enums": (("output.format", 9),)}, "output.format", "UNKNOWN_VALUE"),
+    ],
+)
+def test_what_is_out_of_bounds_is_named(fields: dict[str, object], field: str, reason: str):
+    assert found(**fields) == {field: reason}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "é" * 16_000},
+        {"width": 64, "height": 1024},
+        {"width": 1024, "height": 1024},
+        {"num_images": 10},
+        {"seed": 0},
+        {"seed": 2**63 - 1},
+        {"num_inference_steps": 150},
+        {"guidance_scale": 0.0},
+        {"guidance_scale": 50.0},
+        {"sigmas": "karras"},
+        {"clip_skip": 2},
+        {"quality": 1, "format": ImageFormat.JPEG},
+        {"max_data_bytes": 65_536},
+        {"priority": -100},
+        {"user": "é" * 32},
+        {"labels": {str(i): "v" * 64 for i in range(16)}},
+    ],
+)
+def test_the_bounds_themselves_are_allowed(fields: dict[str, object]):
+    assert found(**fields) == {}
+
+
+def test_everything_that_is_wrong_is_told_at_once():
+    assert found(
+        prompt="", width=-8, height=77, seed=-5, guidance_scale=float("nan"), quality=3
+    ) == {
+        "prompt": "REQUIRED",
+        "width": "OUT_OF_RANGE",
+        "height": "NOT_A_MULTIPLE",
+        "seed": "OUT_OF_RANGE",
+        "guidance_scale": "NOT_FINITE",
+        "output.quality": "NOT_APPLICABLE",
+    }
+
+
+def test_descriptions_say_the_value_and_what_would_work():
+    assert told(width=77) == "width 77 is no multiple of 8; the nearest that work: 72 and 80"
+    assert told(num_images=11) == "num_images is 11; allowed: 1 to 10"
+    assert told(width=2048) == "width is 2048; allowed: 64 to 1024 by 8"
+    assert "'warp'" in told(scheduler_id="warp")
+    assert "euler, euler-a, heun" in told(scheduler_id="warp")
+
+
+def test_the_nearest_sizes_are_never_beyond_the_limits():
+    narrow = replace(INFO, limits=replace(INFO.limits, max_side=1000))
+    (violation,) = violations(replace(GOOD, width=999), narrow)
+    assert violation.description.endswith("992 and 1000")
+    narrow = replace(INFO, limits=replace(INFO.limits, max_side=999))
+    (violation,) = violations(replace(GOOD, width=999), narrow)
+    assert violation.description.endswith("that work: 992")
+
+
+def test_sides_that_are_fine_alone_may_be_too_many_pixels_together():
+    small = replace(INFO, limits=replace(INFO.limits, max_pixels=512 * 512))
+    (violation,) = violations(replace(GOOD, width=1024, height=512), small)
+    assert violation.reason == "TOO_LARGE"
+    assert violations(replace(GOOD, width=1024, height=256), small) == ()
+
+
+def test_a_long_label_is_not_echoed_in_full():
+    assert len(told(labels={"k" * 10_000: "v"})) < 300
+
+
+def test_gaps_are_filled_with_the_models_defaults():
+    request = complete(GOOD, INFO, generation_id="g", owner="o", random_seed=9, deadline=4.0)
+    assert (request.width, request.height, request.num_inference_steps) == (64, 64, 4)
+    assert (request.seed, request.num_images, request.guidance_scale) == (9, 1, 2.0)
+    assert request.scheduler == SchedulerChoice(id="euler", sigmas="default")
+    assert (request.model, request.owner, request.deadline) == ("fake", "o", 4.0)
+
+
+def test_a_default_guidance_that_the_wire_cannot_carry_is_rounded_to_what_it_can():
+    info = replace(INFO, defaults=replace(INFO.defaults, guidance_scale=7.3))
+    request = complete(GOOD, info, generation_id="g", owner="", random_seed=1)
+    assert request.guidance_scale == pytest.approx(7.3)
+    echoed = complete(
+        replace(GOOD, guidance_scale=request.guidance_scale),
+        info,
+        generation_id="g",
+        owner="",
+        random_seed=1,
+    )
+    assert echoed.guidance_scale == request.guidance_scale
+
+
+def test_nothing_is_completed_that_breaks_a_rule():
+    with pytest.raises(InvalidRequest) as caught:
+        complete(replace(GOOD, seed=-1), INFO, generation_id="g", owner="", random_seed=1)
+    assert [one.field for one in caught.value.violations] == ["seed"]
+
+
+def test_weights_are_read_only_where_the_model_takes_them_and_within_reason():
+    wanted = replace(GOOD, prompt="(a:11)", negative_prompt="(" * 40)
+    assert violations(wanted, INFO) == ()
+    info = replace(INFO, capabilities=("prompt-weighting",))
+    reasons = {one.field: one.reason for one in violations(wanted, info)}
+    assert reasons == {"prompt": "OUT_OF_RANGE", "negative_prompt": "TOO_DEEP"}
+    assert violations(replace(GOOD, prompt="(a:10) [b] (c:-10)"), info) == ()
+
+
+def test_a_prompt_that_is_too_long_is_not_searched_for_words():
+    long = replace(GOOD, prompt="(a) " * 8_001)
+    info = replace(INFO, capabilities=("prompt-weighting",))
+    refused = RefusedWords(["a"])
+    assert [one.reason for one in violations(long, info, refused_words=refused)] == ["TOO_LONG"]
+
+
+@pytest.mark.parametrize("prompt", [r"scun\thorpe", "(scun:1)thorpe", "[scun]thorpe", "scunthorpe"])
+def test_a_refused_word_is_not_hidden_by_the_notation_of_weights(prompt: str):
+    info = replace(INFO, capabilities=("prompt-weighting",))
+    found = violations(
+        replace(GOOD, prompt=prompt), info, refused_words=RefusedWords(["scunthorpe"])
+    )
+    assert [one.reason for one in found] == ["PROMPT_REFUSED"]

@@ -1,0 +1,312 @@
+"""Where settings come from, and what the operator is told when they are no good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from latentwire_server.engine.settings import Batching
+from latentwire_server.registry.chosen_models import chosen_models, listed_source, source_of
+from latentwire_server.settings.command_line import parse
+from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.settings import Settings, load_settings
+from latentwire_server.settings.table import markdown_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (folder / "latentwire.toml").write_text(
+        '[server]\nport = 1\nmax_rows = 2\ndtype = "float32"\n[bridge]\nport = 9\n'
+    )
+    monkeypatch.setenv("LATENTWIRE_PORT", "3")
+    monkeypatch.setenv("LATENTWIRE_MAX_ROWS", "4")
+    settings = parse(["--port", "5"])
+    assert settings.port == 5
+    assert settings.max_rows == 4
+    assert settings.dtype == "float32"
+    assert settings.max_queued == 64
+
+
+def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTWIRE_API_KEYS", "a, b")
+    settings = parse(
+        ["--batching", "reproducible", "--max-side", "512", "--model-aliases", "x,y", "--insecure"]
+    )
+    assert settings.engine.batching is Batching.REPRODUCIBLE
+    assert settings.limit_overrides == {"max_side": 512}
+    assert settings.model_aliases == ("x", "y")
+    assert settings.read_api_keys() == ("a", "b")
+    assert settings.insecure
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"port": "99999"}, ["port='99999'", "65535"]),
+        ({"port": "abc"}, ["port='abc'", "integer"]),
+        ({"max_rows": "0"}, ["max_rows='0'", "greater than or equal to 1"]),
+        ({"batching": "fast"}, ["batching='fast'", "'dynamic' or 'reproducible'"]),
+        ({"dtype": "int8"}, ["dtype='int8'", "'bfloat16'"]),
+        ({"device": "tpu"}, ["device='tpu'"]),
+        ({"grace_s": "nan"}, ["grace_s='nan'"]),
+        ({"model": ""}, ["model=''"]),
+        ({"nonsense": "1"}, ["nonsense: no such setting"]),
+        ({"tls_key_file": "x"}, ["tls_cert_file and tls_key_file belong together"]),
+        ({"api_keys_file": "nowhere"}, ["api_keys_file='nowhere'", "No such file"]),
+    ],
+)
+def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
+    flags: dict[str, object], says: list[str]
+):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags).read_api_keys()
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in says:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        (b"", "holds no word"),
+        (b"# nothing\n  \n", "holds no word"),
+        (b"fine\n*** # stars\n", "'***' has neither letter nor digit"),
+        ("na\u00efve".encode("latin-1"), "is not UTF-8"),
+    ],
+)
+def test_a_word_list_that_lists_nothing_stops_the_start(
+    folder: Path, content: bytes | None, says: str
+):
+    path = folder / "words.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match="refused_words_file=") as caught:
+        load_settings({"refused_words_file": str(path)}).read_refused_words()
+    assert says in str(caught.value)
+
+
+def test_all_bad_values_are_told_at_once():
+    with pytest.raises(SettingsError, match=r"port='-1'.*; .*max_rows='x'"):
+        load_settings({"port": "-1", "max_rows": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nprt = 1\n", "prt: no such setting"),
+        ("[server\n", "latentwire.toml"),
+        ('[server]\nport = "x"\n', "port='x'"),
+    ],
+)
+def test_a_bad_file_is_told(folder: Path, text: str, says: str):
+    (folder / "latentwire.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({})
+    assert says in str(caught.value)
+
+
+MODELS = """
+[server]
+max_images = 3
+max_side = 512
+dtype = "float32"
+
+[[models]]
+source = "embedded"
+
+[[models]]
+id = "photos"
+source = "org/photos"
+revision = "v2"
+variant = "fp16"
+dtype = "bfloat16"
+aliases = ["pictures", "org/photos"]
+denoiser_backend = "eager"
+defaults = {num_inference_steps = 20, guidance_scale = 6, scheduler = {id = "dpmpp-2m"}}
+limits = {max_side = 1024}
+"""
+
+
+def test_models_are_listed_in_the_file(folder: Path):
+    (folder / "latentwire.toml").write_text(MODELS)
+    settings = load_settings({})
+    first, second = chosen_models(settings)
+    assert (first.id, first.aliases) == ("embedded", ())
+    assert first.limits == {"max_side": 512, "max_images": 3}
+    assert (second.id, second.aliases) == ("photos", ("pictures", "org/photos"))
+    assert second.limits == {"max_images": 3}, "its own limit replaces the server's"
+    embedded, photos = (listed_source(listed, settings) for listed in settings.models)
+    assert (embedded.dtype, embedded.backend) == ("float32", "auto")
+    assert (photos.source, photos.revision, photos.variant) == ("org/photos", "v2", "fp16")
+    assert (photos.dtype, photos.backend) == ("bfloat16", "eager")
+    assert photos.overrides is not None
+    assert photos.overrides.defaults.guidance_scale == 6.0
+
+
+def test_models_are_listed_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTWIRE_MODELS", '[{"source": "embedded", "aliases": ["small"]}]')
+    (listed,) = load_settings({}).models
+    assert (listed.served_id, listed.aliases) == ("embedded", ("small",))
+
+
+def test_the_first_listed_model_is_loaded_first_unless_said_otherwise(folder: Path):
+    entries = ["", "", "preload = true", "preload = false"]
+    tables = [f'[[models]]\nsource = "a/{number}"\n{text}\n' for number, text in enumerate(entries)]
+    (folder / "latentwire.toml").write_text("".join(tables))
+    preloaded = [model.preload for model in chosen_models(load_settings({}))]
+    assert preloaded == [True, False, True, False]
+
+
+def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "keys").write_text("# ours\nc\n")
+    monkeypatch.setenv("LATENTWIRE_ADMIN_KEYS", "a, b")
+    settings = parse(["--admin-keys-file", "keys"])
+    assert settings.read_admin_keys() == ("a", "b", "c")
+    assert settings.read_api_keys() == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[[models]]\nid = "a"', "models[0].source"),
+        ('[[models]]\nsource = ""', "models[0].source=''"),
+        ('[[models]]\nsource = "a/b"\nid = "a b"', "models[0].id='a b'"),
+        ('[[models]]\nsource = "a/b"\n[[models]]\nsource = "c/b"', "models[1].id='b': already"),
+        ('[[models]]\nsource = "a/b"\naliases = ["b"]', "models[0].aliases='b': already"),
+        ('[[models]]\nsource = "a/b"\ndtype = "int8"', "models[0].dtype='int8': Input should be"),
+        ('[[models]]\nsource = "a/b"\nlimits = {max_side = "x"}', "models[0].limits.max_side='x'"),
+        ('[[models]]\nsource = "a/b"\nsteps = 3', "models[0].steps: no such setting"),
+        (
+            '[[models]]\nsource = "a/b"\nrefiner = "./none"',
+            "models[0].refiner='./none', of the model 'b': there is no",
+        ),
+        ('[[models]]\nsource = "a/b"\nvae = ""', "models[0].vae=''"),
+        ('[[models]]\nsource = "a/b"\nhigh_noise_frac = 2', "models[0].high_noise_frac=2"),
+        (
+            '[[models]]\nsource = "a/b"\nhigh_noise_frac = 0.8',
+            "high_noise_frac: says where the refiner",
+        ),
+        (
+            '[[models]]\nsource = "a/b"\nrefiner_single_file_config = "c/d"',
+            "refiner_single_file_config: is for a refiner's checkpoint",
+        ),
+        ('[[models]]\nsource = "a/b"\nloras = ["c"]', "models[0].loras[0]='c'"),
+        ('[[models]]\nsource = "a/b"\nloras = ["/etc/x"]', "models[0].loras[0]='/etc/x'"),
+        ('[[models]]\nsource = "embedded"\nvariant = "fp16"', "the embedded model has none"),
+        ('[server]\nmodel = "x/y"\n[[models]]\nsource = "a/b"', "model='x/y': models are listed"),
+        ('[[model]]\nsource = "a/b"', "no such table: model; there are: server, bridge, models"),
+        ('models = "embedded"', "models='embedded': needed: a JSON list"),
+        (
+            '[[models]]\nsource = "a/b"\n[[models]]\nid = "mine"\nsource = "./none"',
+            "models[1].source='./none', of the model 'mine': there is no such folder",
+        ),
+    ],
+)
+def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, says: str):
+    (folder / "latentwire.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        chosen_models(load_settings({}))
+    assert says in str(caught.value)
+
+
+def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Path):
+    (folder / "latentwire.toml").write_text(
+        "[server]\nprompt_weighting = true\nsafety_checker = false\nmax_prompt_chunks = 2\n"
+        f'embeddings_folder = "{folder}"\n'
+        '[[models]]\nsource = "embedded"\n'
+        '[[models]]\nid = "own"\nsource = "embedded"\nprompt_weighting = false\n'
+        'safety_checker = true\nmax_prompt_chunks = 3\nembeddings_folder = "words"\n'
+    )
+    settings = load_settings({})
+    servers, own = (listed_source(one, settings) for one in settings.models)
+    assert (servers.prompt_weighting, servers.max_prompt_chunks) == (True, 2)
+    assert (servers.safety_checker, servers.embeddings_folder) == (False, folder)
+    assert (own.prompt_weighting, own.max_prompt_chunks, own.safety_checker) == (False, 3, True)
+    with pytest.raises(
+        SettingsError, match=r"\[1\].embeddings_folder='words', of .*'own': .*no such"
+    ):
+        chosen_models(settings)
+    with pytest.raises(SettingsError, match="embeddings_folder='nowhere'"):
+        chosen_models(load_settings({"embeddings_folder": "nowhere"}))
+
+
+def test_a_named_file_must_exist(folder: Path):
+    with pytest.raises(SettingsError, match="config="):
+        load_settings({}, config_file=folder / "none.toml")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_beyond_this_machine_only_with_authentication(host: str):
+    with pytest.raises(SettingsError, match="--insecure"):
+        load_settings({"host": host})
+    assert load_settings({"host": host, "insecure": True}).host == host
+    assert load_settings({"host": host, "api_keys": "k"}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machine_needs_no_authentication(host: str):
+    assert load_settings({"host": host}).host == host
+
+
+def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTWIRE_API_KEYS", "very-secret")
+    assert "very-secret" not in repr(load_settings({}))
+    monkeypatch.setenv("LATENTWIRE_PORT", "x")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({})
+    assert "very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "auto"),
+        (["--batching", "reproducible"], "eager"),
+        (["--batching", "reproducible", "--denoiser-backend", "openvino"], "openvino"),
+        (["--batching", "reproducible", "--model", "./folder"], "eager"),
+    ],
+)
+def test_where_bytes_are_promised_no_measured_speed_chooses_the_backend(
+    flags: list[str], expected: str
+):
+    assert source_of(parse(flags)).backend == expected
+
+
+def test_the_table_has_every_setting():
+    table = markdown_table()
+    for name in Settings.model_fields:
+        assert f"`LATENTWIRE_{name.upper()}`" in table
+    assert "--api-keys`" not in table
+    assert "--models`" not in table
+    assert all(info.description for info in Settings.model_fields.values())
+
+
+def test_help_is_for_people_and_comes_without_torch():
+    code = (
+        "import sys; from latentwire_server.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    text = " ".join(ended.stdout.split())
+    assert "--max-rows" in text
+    assert "(default: 50051)" in text

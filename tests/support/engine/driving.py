@@ -1,0 +1,120 @@
+"""Driving an engine round a fake model, and what came of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from latentwire_server.engine.engine import Engine
+from latentwire_server.engine.errors import GenerationError
+from latentwire_server.engine.events import Completed, Event, Image
+from latentwire_server.engine.settings import EngineSettings
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeModel, expected_pixels
+
+if TYPE_CHECKING:
+    from latentwire_server.engine.handover.stream import GenerationStream
+    from latentwire_server.engine.request import GenerationRequest
+    from latentwire_server.engine.snapshots import GenerationState
+    from latentwire_server.models.protocol import DiffusionModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Everything that a reader got."""
+
+    request: GenerationRequest
+    events: tuple[Event, ...]
+    error: GenerationError | None
+
+    @property
+    def images(self) -> list[Image]:
+        return [event for event in self.events if isinstance(event, Image)]
+
+    @property
+    def pixels(self) -> list[np.ndarray]:
+        return [pixels_of_file(image.data) for image in self.images]
+
+    @property
+    def is_complete(self) -> bool:
+        return self.error is None and isinstance(self.events[-1], Completed)
+
+    def of_kind(self, *kinds: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+class Driver:
+    """An engine that runs, and its fake model."""
+
+    def __init__(self, model: DiffusionModel, **settings: Any) -> None:
+        self._model = model
+        self.engine = Engine({model.info.id: model}, EngineSettings(**settings))
+
+    @property
+    def model(self) -> FakeModel:
+        assert isinstance(self._model, FakeModel)
+        return self._model
+
+    async def run(self, request: GenerationRequest) -> Result:
+        return await read(self.engine.submit(request), request)
+
+    async def run_all(self, *requests: GenerationRequest) -> list[Result]:
+        """Submits all before the first can move, then reads all."""
+        streams = [self.engine.submit(request) for request in requests]
+        reading = [read(stream, request) for stream, request in zip(streams, requests, strict=True)]
+        return await asyncio.gather(*reading)
+
+    async def run_held(self, *requests: GenerationRequest) -> list[Result]:
+        """Does the same with all of them in one crowd from the first step on.
+
+        A newcomer ahead of them is held in its call until all are in the inbox.
+        """
+        self.model.hold()
+        first = asyncio.create_task(self.run(requests[0]))
+        await eventually(lambda: self.model.calls)
+        rest = asyncio.create_task(self.run_all(*requests[1:]))
+        await asyncio.sleep(0)
+        self.model.let_go()
+        return [await first, *await rest]
+
+    def state(self, request: GenerationRequest) -> GenerationState:
+        return self.engine.get(request.generation_id, owner=request.owner).state
+
+
+async def read(stream: GenerationStream, request: GenerationRequest) -> Result:
+    """Reads a stream to its end."""
+    events: list[Event] = []
+    error: GenerationError | None = None
+    try:
+        async for event in stream:
+            events.append(event)  # noqa: PERF401 - what came before an error is kept
+    except GenerationError as raised:
+        error = raised
+    return Result(request=request, events=tuple(events), error=error)
+
+
+def pixels_of_file(data: bytes) -> np.ndarray:
+    """Returns (height, width, 3) int16, so that differences do not wrap."""
+    return np.asarray(PillowImage.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
+
+
+def assert_drawn_right(result: Result) -> None:
+    """Compares every image with what can be computed by hand."""
+    wanted = result.request
+    assert result.is_complete, result.error
+    assert [image.seed for image in result.images] == list(wanted.seeds)
+    for image, pixels in zip(result.images, result.pixels, strict=True):
+        expected = expected_pixels(
+            wanted.prompt,
+            seed=image.seed,
+            negative_prompt=wanted.negative_prompt,
+            guidance_scale=wanted.guidance_scale,
+            width=wanted.width,
+            height=wanted.height,
+        )
+        assert np.abs(pixels - expected).max() <= 1

@@ -1,0 +1,33 @@
+"""Loading a folder in a test, changed or not."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def source_of(path: Path | str, **options: Any) -> ModelSource:
+    return ModelSource(id="tiny", source=str(path), device="cpu", dtype="float32", **options)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def refused(path: Path | str, *, because: str, **options: Any) -> None:
+    with pytest.raises(LoadError, match=because) as raised:
+        load_model(source_of(path, **options))
+    assert len(str(raised.value).splitlines()) == 1
+    assert "model" in str(raised.value)

@@ -1,0 +1,39 @@
+"""The real server round a FakeModel, as a process of its own: shipped code has no fault hooks.
+
+Takes the server's own flags. In the environment, ``FAKE_CALL_S`` says how long a denoiser call
+takes, ``FAKE_LOAD_S`` how long the loading, ``FAKE_BREAKS_AT`` at which call the device dies.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from latentwire_server.__main__ import run
+from latentwire_server.logging_setup import configure_logging
+from latentwire_server.registry.chosen_models import ModelToLoad
+from latentwire_server.settings.command_line import parse
+from tests.support.fake_faults import from_call, raising
+from tests.support.fakes import FakeModel
+
+
+def load(_report: object) -> FakeModel:
+    time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
+    model = FakeModel(call_s=float(os.environ.get("FAKE_CALL_S", "0")))
+    breaks_at = os.environ.get("FAKE_BREAKS_AT")
+    if breaks_at is not None:
+        error = raising(lambda: torch.AcceleratorError("CUDA error: device-side assert triggered"))
+        model.faults.append((from_call(int(breaks_at)), error))
+    return model
+
+
+def main() -> None:
+    settings = parse()
+    configure_logging(log_format=settings.log_format, log_level=settings.log_level)
+    run(settings, [ModelToLoad(id="fake", load=load)])
+
+
+if __name__ == "__main__":
+    main()
