@@ -18,7 +18,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.registry.chosen_models import ModelLoadError
 from tests.support.client.both_clients import InThreads, OnLoop
 from tests.support.fakes import FakeModel, expected_pixels
-from tests.support.server.serving import Shelf, serving, serving_shelves
+from tests.support.server.serving import ServedModel, serving, serving_models
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 5}
 
@@ -247,9 +247,9 @@ async def test_the_server_tells_about_itself(client):
 
 
 async def test_a_model_is_loaded_and_unloaded():
-    shelf = Shelf(id="b", size_bytes=100)
+    served = ServedModel(id="b", size_bytes=100)
     async with (
-        serving_shelves(Shelf(id="a", preload=True), shelf) as server,
+        serving_models(ServedModel(id="a", preload=True), served) as server,
         latentwire.AsyncClient(server.address) as client,
     ):
         told = []
@@ -264,8 +264,8 @@ async def test_a_model_is_loaded_and_unloaded():
 
 async def test_of_a_model_that_failed_the_reason_is_shown_and_nothing_made_up(tmp_path):
     error = ModelLoadError("model 'b': broken", reason="its weights are broken")
-    shelf = Shelf(id="b", preload=True, is_known=False, error=error)
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", preload=True, is_known=False, error=error)
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         pages = []
         for arguments in (["models", "b"], ["models"]):
             process = await command(server, *arguments, cwd=tmp_path)

@@ -23,9 +23,9 @@ from latentwire_server.models.info import (
     ModelDefaults,
     ModelInfo,
     ModelLimits,
+    NoiseRange,
     SchedulerChoice,
     SchedulerInfo,
-    Stretch,
 )
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 
@@ -68,15 +68,15 @@ class FakeScheduler:
         *,
         num_inference_steps: int,
         num_skipped: int,
-        stretch: Stretch,
+        noise_range: NoiseRange,
         fault: Callable[[int], None],
     ) -> None:
         self._choice = choice
         self._fault = fault
-        self.kind = choice, num_inference_steps, num_skipped, stretch
+        self.kind = choice, num_inference_steps, num_skipped, noise_range
         num_per_step = 2 if choice.id == "heun" else 1
         self._whole = num_per_step * num_inference_steps - (num_per_step - 1)
-        first, end = round(stretch.start * self._whole), round(stretch.end * self._whole)
+        first, end = round(noise_range.start * self._whole), round(noise_range.end * self._whole)
         self._begin = max(num_per_step * num_skipped, first)
         self.num_evaluations = max(0, end - self._begin)
         self.init_noise_sigma = 1.0
@@ -270,7 +270,7 @@ class FakeModel:
         *,
         num_inference_steps: int,
         num_skipped: int = 0,
-        stretch: Stretch | None = None,
+        noise_range: NoiseRange | None = None,
     ) -> FakeScheduler:
         known = {info.id: info.sigmas for info in self.info.schedulers}
         if choice.sigmas not in known.get(choice.id, ()):
@@ -286,7 +286,7 @@ class FakeModel:
             choice,
             num_inference_steps=num_inference_steps,
             num_skipped=num_skipped,
-            stretch=stretch or Stretch(),
+            noise_range=noise_range or NoiseRange(),
             fault=fault,
         )
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from latentwire_server.engine.device.batch_size_probe import compile_for, measure_knee
+from latentwire_server.engine.device.batch_size_probe import compile_for, probe_batch_size
 from latentwire_server.engine.device.faults import DeviceBroken, raise_if_broken
 from latentwire_server.engine.device.loop import DeviceLoop
 from latentwire_server.engine.diffusion.phases import phases_of
@@ -29,7 +29,7 @@ from latentwire_server.engine.errors import (
 )
 from latentwire_server.engine.events import Accepted
 from latentwire_server.engine.handover.channel import Channel
-from latentwire_server.engine.handover.device_task import Errand
+from latentwire_server.engine.handover.device_task import DeviceTask
 from latentwire_server.engine.handover.generation import Generation
 from latentwire_server.engine.handover.inbox import Inbox
 from latentwire_server.engine.handover.stream import GenerationStream
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.engine.settings import EngineSettings
     from latentwire_server.engine.snapshots import GenerationSnapshot
-    from latentwire_server.models.protocol import DiffusionModel, ModelOutline
+    from latentwire_server.models.protocol import DiffusionModel, ModelSpec
 
 ResultT = TypeVar("ResultT")
 
@@ -113,7 +113,7 @@ class Engine:
         # The same bytes under any load must be the same after the next start too.
         if not (is_reproducible or self._row_budget.knows(model.info.id)):
             try:
-                num_rows = measure_knee(model, run=self._on_device)
+                num_rows = probe_batch_size(model, run=self._on_device)
             except DeviceBroken:
                 raise
             except Exception as error:  # Border: the loading thread
@@ -152,9 +152,9 @@ class Engine:
             nothing: Future[None] = Future()
             nothing.set_result(None)
             return nothing
-        errand = Errand(partial(device_loop.forget_model, model_id))
-        self._inbox.put_errand(errand)
-        return errand.result
+        task = DeviceTask(partial(device_loop.forget_model, model_id))
+        self._inbox.put_task(task)
+        return task.result
 
     def hold_model(self, model_id: str) -> None:
         """Makes generations of a loaded model wait from now on: it is to go."""
@@ -210,7 +210,7 @@ class Engine:
         request: GenerationRequest,
         *,
         warnings: Sequence[RequestWarning] | None = None,
-        outline: ModelOutline | None = None,
+        spec: ModelSpec | None = None,
     ) -> GenerationStream:
         """Gives ``request`` its place and returns its events.
 
@@ -218,14 +218,14 @@ class Engine:
             request: what to draw.
             warnings: what ``Accepted`` warns of, where the caller has found that out in a thread;
                 tokenizing a long prompt takes milliseconds.
-            outline: of the model, for which the generation waits if it is not loaded.
+            spec: of the model, for which the generation waits if it is not loaded.
 
         Raises:
-            ModelNotFound: no such model is loaded, and there is no outline.
+            ModelNotFound: no such model is loaded, and there is no spec.
             DeviceFailed, Draining, DeadlinePassed, QueueFull, DeadlineTooShort: it is refused.
         """
         loop = self._running_loop()
-        model = self._models.get(request.model) or outline
+        model = self._models.get(request.model) or spec
         if model is None:
             raise ModelNotFound(name=request.model, known=tuple(self._models))
         generation = self._generation_of(request, model)
@@ -342,7 +342,7 @@ class Engine:
         waiting = self._register.waiting_for_models
         return [one for one in waiting if one.request.model == model_id]
 
-    def _generation_of(self, request: GenerationRequest, model: ModelOutline) -> Generation:
+    def _generation_of(self, request: GenerationRequest, model: ModelSpec) -> Generation:
         return Generation(
             request,
             arrival=self._num_submitted,
@@ -412,9 +412,9 @@ class Engine:
         """
         if self._device_loop is None:
             return work()
-        errand = Errand(work)
-        self._inbox.put_errand(errand)
-        return errand.result.result()
+        task = DeviceTask(work)
+        self._inbox.put_task(task)
+        return task.result.result()
 
     def _run(self, device_loop: DeviceLoop) -> None:
         """Is the device thread."""
@@ -430,7 +430,7 @@ class Engine:
             self._running_loop().call_soon_threadsafe(callback)
 
 
-def _group_of(model: ModelOutline) -> Group:
+def _group_of(model: ModelSpec) -> Group:
     """Returns the group of a picture of the model's own size."""
     defaults = model.info.defaults
     _, height, width = model.latent_shape(width=defaults.width, height=defaults.height)

@@ -47,7 +47,7 @@ class LoraInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class NoiseRange:
     """A part of the way from noise to picture, as shares of the noise levels' timesteps."""
 
     start: float = 0.0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
+    from latentwire_server.models.info import ModelInfo, NoiseRange, SchedulerChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,7 +145,7 @@ class AdapterSet(Protocol):
         """
 
 
-class ModelOutline(Protocol):
+class ModelSpec(Protocol):
     """What can be asked of a model before its weights are loaded. Any thread."""
 
     @property
@@ -153,7 +153,7 @@ class ModelOutline(Protocol):
         """What the model is and can do."""
 
     @property
-    def refiner(self) -> ModelOutline | None:
+    def refiner(self) -> ModelSpec | None:
         """Who may take the low noise levels; None: nobody."""
 
     @property
@@ -172,7 +172,7 @@ class ModelOutline(Protocol):
         *,
         num_inference_steps: int,
         num_skipped: int = 0,
-        stretch: Stretch | None = None,
+        noise_range: NoiseRange | None = None,
     ) -> StepScheduler:
         """Makes a scheduler for one trajectory from the model's own configuration.
 
@@ -180,14 +180,14 @@ class ModelOutline(Protocol):
             choice: Which sampler.
             num_inference_steps: How many steps its noise levels are spaced for.
             num_skipped: How many of them, the first, are not taken.
-            stretch: Which of the noise levels are taken; None: all. There may be none in it.
+            noise_range: Which of the noise levels are taken; None: all. There may be none in it.
 
         Raises:
             ValueError: the model lists no such scheduler or spacing.
         """
 
 
-class DiffusionModel(ModelOutline, Protocol):
+class DiffusionModel(ModelSpec, Protocol):
     """A loaded model: turns text into conditioning, latents into noise predictions and pixels."""
 
     @property

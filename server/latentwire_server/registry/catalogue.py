@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentwire_server.models.info import ModelInfo
-    from latentwire_server.models.protocol import DiffusionModel, ModelOutline
+    from latentwire_server.models.protocol import DiffusionModel, ModelSpec
     from latentwire_server.registry.chosen_models import ModelToLoad
 
 
@@ -45,7 +45,7 @@ class LimitConflictError(ValueError):
 @dataclass(slots=True, kw_only=True)
 class _Entry:
     state: ModelState = ModelState.UNLOADED
-    outline: ModelOutline | None = None
+    spec: ModelSpec | None = None
     """Read from its configuration, without its weights; None where that cannot be."""
     model: DiffusionModel | None = None
     memory_bytes: int = 0
@@ -92,25 +92,25 @@ class Catalogue:
         """Returns why it could not be loaded; empty unless it is failed."""
         return self._entries[model_id].failure
 
-    def known(self, model_id: str) -> tuple[ModelOutline, ModelInfo] | None:
+    def known(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
         """Returns what a request can be checked against; None: only once the model is loaded."""
         entry = self._entries[model_id]
-        outline = entry.model or entry.outline
-        return None if outline is None or entry.info is None else (outline, entry.info)
+        spec = entry.model or entry.spec
+        return None if spec is None or entry.info is None else (spec, entry.info)
 
-    def check(self, outline: ModelOutline, *, model_id: str) -> None:
+    def check(self, spec: ModelSpec, *, model_id: str) -> None:
         """Returns if the operator's limits let the model draw.
 
         Raises:
             LimitConflictError: they forbid its own defaults.
         """
-        _check(self._info_of(outline, model_id=model_id))
+        _check(self._info_of(spec, model_id=model_id))
 
-    def outlined(self, model_id: str, outline: ModelOutline) -> None:
+    def set_spec(self, model_id: str, spec: ModelSpec) -> None:
         """Takes in what is known of a model before it is loaded."""
         entry = self._entries[model_id]
-        entry.outline = outline
-        entry.info = self._info_of(outline, model_id=model_id)
+        entry.spec = spec
+        entry.info = self._info_of(spec, model_id=model_id)
 
     def loading(self, model_id: str) -> None:
         """Takes in that a model is being loaded."""
@@ -170,12 +170,12 @@ class Catalogue:
         """The default model; None while it is not loaded."""
         return self._entries[self.default_id].model
 
-    def _info_of(self, outline: ModelOutline, *, model_id: str) -> ModelInfo:
+    def _info_of(self, spec: ModelSpec, *, model_id: str) -> ModelInfo:
         own = (alias for alias, of in self._aliases.items() if of == model_id)
         return replace(
-            outline.info,
-            limits=replace(outline.info.limits, **self._limits[model_id]),
-            aliases=tuple(dict.fromkeys((*outline.info.aliases, *own))),
+            spec.info,
+            limits=replace(spec.info.limits, **self._limits[model_id]),
+            aliases=tuple(dict.fromkeys((*spec.info.aliases, *own))),
         )
 
 

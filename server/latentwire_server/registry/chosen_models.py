@@ -27,7 +27,7 @@ from latentwire_server.settings.model_entry import ListedModel, id_of_source
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from latentwire_server.models.protocol import DiffusionModel, ModelOutline
+    from latentwire_server.models.protocol import DiffusionModel, ModelSpec
     from latentwire_server.settings.settings import Settings
 
 _logger: Final = logging.getLogger(__name__)
@@ -65,12 +65,12 @@ class ModelToLoad:
 
     Raises ``ModelLoadError``.
     """
-    outline: Callable[[], ModelOutline | None] = lambda: None
+    spec: Callable[[], ModelSpec | None] = lambda: None
     """Returns what its configuration tells; None where that cannot be read without its weights.
 
     Raises ``ModelLoadError``.
     """
-    fetch_outline: Callable[[], ModelOutline | None] = lambda: None
+    fetch_spec: Callable[[], ModelSpec | None] = lambda: None
     """The same, but downloads the configuration where it is not on this machine."""
     aliases: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
@@ -211,8 +211,8 @@ def _to_load(
         load=lambda report: _load(source, report),
         load_eager=partial(_load, replace(source, backend="eager")) if may_do_without else None,
         measure=partial(_measure, source),
-        outline=partial(_outline, source),
-        fetch_outline=partial(_outline, source, fetches=True),
+        spec=partial(_spec, source),
+        fetch_spec=partial(_spec, source, fetches=True),
         preload=preload,
         aliases=aliases,
         limits={
@@ -252,11 +252,11 @@ def _measure(source: ModelSource, report: Report) -> ModelSize:
             return model_size(source)
 
 
-def _outline(source: ModelSource, *, fetches: bool = False) -> ModelOutline | None:
+def _spec(source: ModelSource, *, fetches: bool = False) -> ModelSpec | None:
     with _told_apart(source):
-        from latentwire_server.models.loading.loading import outline_model  # noqa: PLC0415
+        from latentwire_server.models.loading.loading import read_spec  # noqa: PLC0415
 
-        return outline_model(source, fetches=fetches)
+        return read_spec(source, fetches=fetches)
 
 
 def _for_callers(error: LoadError) -> str:

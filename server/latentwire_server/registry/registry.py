@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.engine import Engine
     from latentwire_server.engine.events import ModelLoading
     from latentwire_server.models.info import ModelInfo, ModelSize
-    from latentwire_server.models.protocol import DiffusionModel, ModelOutline
+    from latentwire_server.models.protocol import DiffusionModel, ModelSpec
     from latentwire_server.registry.catalogue import Catalogue
     from latentwire_server.registry.chosen_models import ModelToLoad, Report
     from latentwire_server.rpc.health import Health
@@ -96,7 +96,7 @@ class ModelRegistry:
             SettingsError: no model is left that can be served.
         """
         for model in self._models.values():
-            await self._read_outline(model)
+            await self._read_spec(model)
         for model in self._models.values():
             if model.preload and self._catalogue.state(model.id) is not ModelState.READY:
                 with self._asking(model.id):
@@ -108,7 +108,7 @@ class ModelRegistry:
         self._has_started = True
         self._tell_health()
 
-    async def known(self, name: str, *, may_load: bool) -> tuple[ModelOutline, ModelInfo]:
+    async def known(self, name: str, *, may_load: bool) -> tuple[ModelSpec, ModelInfo]:
         """Returns what a request for a model is checked against.
 
         The configuration of a model on the hub is downloaded for it. Where that does not tell, this
@@ -305,29 +305,29 @@ class ModelRegistry:
             self._ensure(model_id)
         self._tell_health()
 
-    async def _read_outline(self, model: ModelToLoad) -> None:
+    async def _read_spec(self, model: ModelToLoad) -> None:
         failure = None
         try:
-            outline = await in_loading_thread(model.outline)
-            if outline is not None:
-                self._catalogue.check(outline, model_id=model.id)
-                self._catalogue.outlined(model.id, outline)
+            spec = await in_loading_thread(model.spec)
+            if spec is not None:
+                self._catalogue.check(spec, model_id=model.id)
+                self._catalogue.set_spec(model.id, spec)
         except (LimitConflictError, ModelLoadError) as error:
             failure = self._failed(model.id, error)
         # Loading tells more of what is wrong, where it is about to be tried.
         if failure is not None and not model.preload:
             self._fail(failure)
 
-    async def _fetched(self, model_id: str) -> tuple[ModelOutline, ModelInfo] | None:
+    async def _fetched(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
         """Returns what a model's configuration tells, once it is downloaded."""
         # Loading tells what is wrong.
         with contextlib.suppress(LimitConflictError, ModelLoadError):
-            outline = await in_loading_thread(self._models[model_id].fetch_outline)
+            spec = await in_loading_thread(self._models[model_id].fetch_spec)
             known = self._catalogue.known(model_id)
-            if outline is None or known is not None:
+            if spec is None or known is not None:
                 return known
-            self._catalogue.check(outline, model_id=model_id)
-            self._catalogue.outlined(model_id, outline)
+            self._catalogue.check(spec, model_id=model_id)
+            self._catalogue.set_spec(model_id, spec)
         return self._catalogue.known(model_id)
 
     def _fail(self, failure: ModelFailed) -> None:

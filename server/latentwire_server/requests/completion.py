@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine import events
     from latentwire_server.models.info import ModelDefaults, ModelInfo
-    from latentwire_server.models.protocol import ModelOutline
+    from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.requests.draft import LoraDraft, RequestDraft
     from latentwire_server.requests.refused_words import RefusedWords
 
 
 def examined(
-    complete_: Callable[[], GenerationRequest], model: ModelOutline
+    complete_: Callable[[], GenerationRequest], model: ModelSpec
 ) -> tuple[GenerationRequest, tuple[events.Warning, ...]]:
     """Returns the request and what its caller should know about it, asking the model itself.
 
@@ -52,7 +52,7 @@ def examined(
     return request, warnings_of(request, model)
 
 
-def _steps_violation(request: GenerationRequest, model: ModelOutline) -> Violation | None:
+def _steps_violation(request: GenerationRequest, model: ModelSpec) -> Violation | None:
     choice, num_steps = request.scheduler, request.num_inference_steps
     try:
         model.create_scheduler(choice, num_inference_steps=num_steps)
@@ -66,7 +66,7 @@ def _steps_violation(request: GenerationRequest, model: ModelOutline) -> Violati
     return None
 
 
-def _mask_violation(request: GenerationRequest, model: ModelOutline) -> Violation | None:
+def _mask_violation(request: GenerationRequest, model: ModelSpec) -> Violation | None:
     if request.source is None:
         return None
     _, *latent_size = model.latent_shape(width=request.width, height=request.height)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from latentwire_server.engine.request import GenerationRequest
-    from latentwire_server.models.protocol import ModelOutline
+    from latentwire_server.models.protocol import ModelSpec
 
 
-def warnings_of(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
+def warnings_of(request: GenerationRequest, model: ModelSpec) -> tuple[RequestWarning, ...]:
     """Returns what the caller should know: what of the request the model does not do."""
     return (
         *_dropped_texts(request, model),
@@ -24,7 +24,7 @@ def warnings_of(request: GenerationRequest, model: ModelOutline) -> tuple[Reques
     )
 
 
-def _dropped_texts(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
+def _dropped_texts(request: GenerationRequest, model: ModelSpec) -> tuple[RequestWarning, ...]:
     prompts = {"prompt": request.prompt}
     if request.uses_guidance:
         prompts["negative_prompt"] = request.negative_prompt
@@ -66,7 +66,7 @@ def _larger_drawing(request: GenerationRequest) -> tuple[RequestWarning, ...]:
     return (warning,)
 
 
-def _hidden_previews(request: GenerationRequest, model: ModelOutline) -> tuple[RequestWarning, ...]:
+def _hidden_previews(request: GenerationRequest, model: ModelSpec) -> tuple[RequestWarning, ...]:
     checker = model.safety_checker
     if not request.events.preview_interval_steps or checker is None or not checker.hides_previews:
         return ()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.engine import Engine
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.engine.settings import EngineSettings
-    from latentwire_server.models.protocol import ModelOutline
+    from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.registry.catalogue import Catalogue
     from latentwire_server.registry.registry import ModelRegistry
     from latentwire_server.requests.refused_words import RefusedWords
@@ -139,7 +139,7 @@ class GenerationService:
         if self._engine.status().is_draining:
             raise Draining(retry_after_s=DRAINING_RETRY_S)
         is_only_validated = message.validate_only
-        outline, info = await self._registry.known(message.model, may_load=not is_only_validated)
+        spec, info = await self._registry.known(message.model, may_load=not is_only_validated)
         completed = partial(
             complete,
             requests.draft_from_proto(message),
@@ -152,15 +152,15 @@ class GenerationService:
         )
         # The caller's files may be large, and a generation may wait long.
         message.Clear()
-        request, warnings = await asyncio.to_thread(examined, completed, outline)
+        request, warnings = await asyncio.to_thread(examined, completed, spec)
         del completed
         if is_only_validated:
             accepted = events.accepted_to_proto(request, warnings)
             yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
             return
-        running = self._run(request, warnings, outline)
+        running = self._run(request, warnings, spec)
         # It may be the loaded model itself, whose memory is to go back once it is unloaded.
-        del outline
+        del spec
         async with aclosing(running) as responses:
             async for response in responses:
                 yield response
@@ -169,13 +169,13 @@ class GenerationService:
         self,
         request: GenerationRequest,
         warnings: Sequence[RequestWarning],
-        outline: ModelOutline,
+        spec: ModelSpec,
     ) -> AsyncGenerator[pb.GenerateImageResponse]:
         name = resources.generation_name(request.generation_id)
         sequence = 0
-        stream = self._engine.submit(request, warnings=warnings, outline=outline)
+        stream = self._engine.submit(request, warnings=warnings, spec=spec)
         self._registry.want(request.model)
-        del outline
+        del spec
         try:
             async with stream:
                 async for event in stream:

@@ -21,7 +21,7 @@ from tests.support.engine.requests import request
 from tests.support.fakes import FakeModel
 
 if TYPE_CHECKING:
-    from latentwire_server.models.info import SchedulerChoice, Stretch
+    from latentwire_server.models.info import NoiseRange, SchedulerChoice
 
 
 class RealSchedulers(FakeModel):
@@ -33,14 +33,14 @@ class RealSchedulers(FakeModel):
         *,
         num_inference_steps: int,
         num_skipped: int = 0,
-        stretch: Stretch | None = None,
+        noise_range: NoiseRange | None = None,
     ) -> DiffusersScheduler:
         return DiffusersScheduler(
             choice,
             {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"},
             num_inference_steps=num_inference_steps,
             num_skipped=num_skipped,
-            stretch=stretch,
+            noise_range=noise_range,
         )
 
 

@@ -15,7 +15,7 @@ from latentwire_server.engine.device.prompt_encoding import PromptEncoder
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.errors import LoraUnusable
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.adapters import lora_networks as lora_shelf
+from latentwire_server.models.adapters import lora_networks as lora_store
 from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
 from tests.models.families.test_image_to_image import picture
 from tests.support.engine.driving import Driver
@@ -231,12 +231,12 @@ def sharing_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keeping_the_first_scales(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_scales = lora_shelf._Scalable.set_scales
+    set_scales = lora_store._Scalable.set_scales
 
-    def once(self: lora_shelf._Scalable, scales: dict[str, float]) -> None:
+    def once(self: lora_store._Scalable, scales: dict[str, float]) -> None:
         set_scales(self, self._scales or scales)
 
-    monkeypatch.setattr(lora_shelf._Scalable, "set_scales", once)
+    monkeypatch.setattr(lora_store._Scalable, "set_scales", once)
 
 
 def remembering_prompts_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

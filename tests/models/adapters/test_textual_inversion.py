@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import save_file
 
 from latentwire_server.models.components.library_lock import LIBRARY_LOCK
-from latentwire_server.models.loading.loading import load_model, outline_model
+from latentwire_server.models.loading.loading import load_model, read_spec
 from tests.support.models.folders import source_of
 from tests.support.models.tiny_models import WIDTH, build_folder
 from tests.support.models.tiny_xl_models import SECOND_WIDTH, build_xl_folder
@@ -115,9 +115,9 @@ def test_what_it_will_know_is_told_before_it_is_loaded(
     folder: Path, words: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        outline = outline_model(source_of(folder, embeddings_folder=words))
-    assert outline is not None
-    assert "textual-inversion" in outline.info.capabilities
+        spec = read_spec(source_of(folder, embeddings_folder=words))
+    assert spec is not None
+    assert "textual-inversion" in spec.info.capabilities
     assert not any("embedding" in one for one in caplog.messages)
 
 

@@ -19,7 +19,7 @@ from diffusers.pipelines.stable_diffusion_xl import watermark
 
 from latentwire_server.engine.device.finishing import pixels_of
 from latentwire_server.models.components.watermark import LEAST_SIDE, load_watermark
-from latentwire_server.models.loading.loading import load_model, outline_model
+from latentwire_server.models.loading.loading import load_model, read_spec
 from latentwire_server.models.overrides import ModelDefaultsGiven, ModelSettings
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
@@ -145,11 +145,11 @@ def test_a_model_says_so_and_draws_nothing_too_small_for_it(
 ) -> None:
     monkeypatch.setattr(watermark, "WatermarkEncoder", FakeEncoder, raising=False)
     source = marking(folder)
-    model, outline = load_model(source), outline_model(source)
+    model, spec = load_model(source), read_spec(source)
     assert "watermark" in model.info.capabilities
     assert model.info.limits.min_side == LEAST_SIDE
-    assert outline is not None
-    assert outline.info == model.info
+    assert spec is not None
+    assert spec.info == model.info
     assert load_model(source_of(folder)).watermark is None
     refused(folder, watermark=True, because="256 at least; its default size: 64x64")
 

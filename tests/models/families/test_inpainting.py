@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentwire_server.engine.device import batch_size_probe as knee
+from latentwire_server.engine.device import batch_size_probe as batch_size
 from latentwire_server.engine.diffusion.initial_latents import Beginner
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.settings import Batching
@@ -227,10 +227,10 @@ def test_it_draws_from_words_and_from_pictures_too(model: DiffusionModel) -> Non
     assert model.latent_shape(width=SIDE, height=SIDE) == (4, 8, 8)
 
 
-def test_its_knee_is_measured_with_all_its_channels(
+def test_its_batch_size_is_probed_with_all_its_channels(
     model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knee, "MOST_ROWS", 4)
+    monkeypatch.setattr(batch_size, "MOST_ROWS", 4)
     shapes = []
     prepared = model._unet.__class__.__call__
 
@@ -239,7 +239,7 @@ def test_its_knee_is_measured_with_all_its_channels(
         return prepared(self, rows)
 
     monkeypatch.setattr(model._unet.__class__, "__call__", watched)
-    assert knee.measure_knee(model) >= 2
+    assert batch_size.probe_batch_size(model) >= 2
     assert set(shapes) == {(INPAINTING_CHANNELS, 8, 8)}
 
 

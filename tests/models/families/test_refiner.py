@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model, outline_model, weights_bytes
+from latentwire_server.models.loading.loading import load_model, read_spec, weights_bytes
 from tests.models.families.test_image_to_image import mask, picture
 from tests.support.models.folders import edit, refused, source_of
 from tests.support.models.oracle import (
@@ -190,13 +190,13 @@ def test_it_says_that_it_has_a_refiner(model: UnetModel) -> None:
     assert model.info.revision.endswith("+" + model.refiner.info.revision)
 
 
-def test_an_outline_knows_the_refiner_and_its_weights_count(folders, model: UnetModel) -> None:
+def test_a_spec_knows_the_refiner_and_its_weights_count(folders, model: UnetModel) -> None:
     base, refiner = folders
     source = source_of(base, refiner=str(refiner), high_noise_frac=0.75)
-    outline = outline_model(source)
-    assert outline is not None
-    assert outline.info == model.info
-    assert outline.refiner is not None
+    spec = read_spec(source)
+    assert spec is not None
+    assert spec.info == model.info
+    assert spec.refiner is not None
     assert weights_bytes(source) == bytes_in(base) + bytes_in(refiner, but="vae")
 
 

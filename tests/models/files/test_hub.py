@@ -12,7 +12,7 @@ from latentwire_server.models.loading.loading import (
     LoadError,
     load_model,
     model_size,
-    outline_model,
+    read_spec,
 )
 from tests.support.models.fake_hub import COMMIT, fake_hub
 from tests.support.models.folders import UNET, source_of
@@ -57,7 +57,7 @@ def test_a_model_is_fetched_once_and_tells_how_far_it_is(
     fetched: list[str], repositories: dict[str, Path]
 ) -> None:
     source = source_of(MODEL)
-    assert outline_model(source) is None
+    assert read_spec(source) is None
     assert fetched == [], "nothing is downloaded for an outline"
     told: list[tuple[int, int]] = []
     with reporting_downloads(lambda *progress: told.append(progress)):
@@ -76,21 +76,21 @@ def test_a_model_is_fetched_once_and_tells_how_far_it_is(
     expected = load_file(repositories[MODEL] / UNET)["conv_in.weight"]
     assert model._parts.unet.conv_in.weight.equal(expected)
     assert len(fetched) == num_fetched, "what is there is not fetched again"
-    assert outline_model(source) is not None
+    assert read_spec(source) is not None
 
 
-def test_for_an_outline_the_configuration_alone_is_fetched(fetched: list[str]) -> None:
+def test_for_a_spec_the_configuration_alone_is_fetched(fetched: list[str]) -> None:
     source = source_of(MODEL)
-    outline = outline_model(source, fetches=True)
-    assert outline is not None
+    spec = read_spec(source, fetches=True)
+    assert spec is not None
     assert "unet/config.json" in fetched
     assert not any(".safetensors" in name for name in fetched)
-    assert outline_model(source).info == outline.info, "it is here now"
-    assert load_model(source).info == outline.info
+    assert read_spec(source).info == spec.info, "it is here now"
+    assert load_model(source).info == spec.info
 
 
-def test_of_a_model_that_the_hub_has_not_there_is_no_outline(fetched: list[str]) -> None:
-    assert outline_model(source_of("painter/nothing"), fetches=True) is None
+def test_of_a_model_that_the_hub_has_not_there_is_no_spec(fetched: list[str]) -> None:
+    assert read_spec(source_of("painter/nothing"), fetches=True) is None
     assert fetched == []
 
 

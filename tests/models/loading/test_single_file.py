@@ -14,7 +14,7 @@ from latentwire_server.models.loading.loading import (
     LoadError,
     ModelSource,
     load_model,
-    outline_model,
+    read_spec,
     weights_bytes,
 )
 from latentwire_server.models.protocol import DenoiserInput
@@ -200,9 +200,9 @@ def test_its_configuration_tells_of_a_checkpoint_what_loading_does(
         folder, tmp_path / "configuration", ignore=shutil.ignore_patterns("*.safetensors")
     )
     source = source_of(checkpoint, single_file_config=str(configuration))
-    outline = outline_model(source)
-    assert outline is not None
-    assert outline.info == load_model(source).info
+    spec = read_spec(source)
+    assert spec is not None
+    assert spec.info == load_model(source).info
 
 
 def test_a_checkpoint_of_stable_diffusion_xl_is_told_by_its_tensors(tmp_path: Path) -> None:

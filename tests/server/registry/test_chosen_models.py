@@ -37,7 +37,7 @@ def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
     broken = build_folder(tmp_path / "broken")
     edit(broken / "unet/config.json", lambda config: config.update(block_out_channels="secret"))
     (model,) = chosen_models(load_settings({"models": [listed(broken)]}))
-    for function in (model.outline, lambda: model.load(lambda _loaded, _total: None)):
+    for function in (model.spec, lambda: model.load(lambda _loaded, _total: None)):
         with pytest.raises(ModelLoadError) as caught:
             function()
         assert caught.value.reason == "unet does not load"

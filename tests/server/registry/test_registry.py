@@ -18,13 +18,13 @@ from tests.support.eventually import eventually
 from tests.support.fake_faults import above_rows, raising
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import (
+    ServedModel,
     Serving,
-    Shelf,
     Told,
     events_of,
     kind,
     request,
-    serving_shelves,
+    serving_models,
     told,
 )
 
@@ -62,7 +62,7 @@ async def failure(call: Awaitable[object]) -> Told:
 
 
 async def test_what_is_not_loaded_is_known_nevertheless():
-    async with serving_shelves(Shelf(id="a", preload=True), Shelf(id="b")) as server:
+    async with serving_models(ServedModel(id="a", preload=True), ServedModel(id="b")) as server:
         first, second = (await server.stub.ListModels(pb.ListModelsRequest())).models
         assert (first.state, second.state) == (pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED)
         assert second.limits == first.limits
@@ -74,8 +74,8 @@ async def test_what_is_not_loaded_is_known_nevertheless():
 
 
 async def test_a_request_loads_its_model_and_hears_how_far_it_is():
-    shelf = Shelf(id="b", size_bytes=100)
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", size_bytes=100)
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         events = await events_of(server.stub.GenerateImage(request(model="b")))
         kinds = list(dict.fromkeys(map(kind, events)))
         assert kinds == ["accepted", "model_loading", "progress", "image", "completed"]
@@ -89,9 +89,9 @@ async def test_a_request_loads_its_model_and_hears_how_far_it_is():
 
 
 async def test_all_who_want_a_model_wait_for_one_load():
-    shelf = Shelf(id="b", size_bytes=100)
-    shelf.hold()
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", size_bytes=100)
+    served.hold()
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         streams = [await begun(server, request(f"{n}", model="b")) for n in range(3)]
         for _, stream in streams:
             event = await anext(stream)
@@ -102,29 +102,29 @@ async def test_all_who_want_a_model_wait_for_one_load():
         assert await state(server, "b") == pb.MODEL_STATE_LOADING
         drawn = await events_of(server.stub.GenerateImage(request(model="a")))
         assert kind(drawn[-1]) == "completed", "others are served meanwhile"
-        shelf.let_go()
+        served.let_go()
         for _, stream in streams:
             assert [kind(event) async for event in stream][-1] == "completed"
-    assert shelf.num_loads == 1
+    assert served.num_loads == 1
 
 
 async def test_a_generation_is_cancelled_while_its_model_is_loaded():
-    shelf = Shelf(id="b")
-    shelf.hold()
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b")
+    served.hold()
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         name, stream = await begun(server, request(model="b"))
         await server.stub.CancelGeneration(pb.CancelGenerationRequest(name=name))
         refused = await failure(_rest(stream))
         assert refused.info.reason == "CANCELLED_BY_REQUEST"
-        shelf.let_go()
-        await eventually(lambda: shelf.model)
-        assert shelf.model.calls == []
+        served.let_go()
+        await eventually(lambda: served.model)
+        assert served.model.calls == []
 
 
 async def test_a_deadline_holds_while_its_model_is_loaded():
-    shelf = Shelf(id="b")
-    shelf.hold()
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b")
+    served.hold()
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         name, stream = await begun(server, request(model="b"), timeout=0.3)
         with pytest.raises(grpc.RpcError) as caught:
             await _rest(stream)
@@ -136,16 +136,16 @@ async def test_a_deadline_holds_while_its_model_is_loaded():
 
 async def test_the_log_names_the_model_that_failed(caplog):
     errors = {"b": BROKEN, "c": OSError("strange")}
-    shelves = [Shelf(id=id_, preload=True, error=error) for id_, error in errors.items()]
-    async with serving_shelves(Shelf(id="a", preload=True), *shelves):
+    models = [ServedModel(id=id_, preload=True, error=error) for id_, error in errors.items()]
+    async with serving_models(ServedModel(id="a", preload=True), *models):
         told = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
     assert f"model failed model=b reason={BROKEN}" in told
     assert any(one.startswith("loading failed model=c error_id=") for one in told)
 
 
 async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
-    shelf = Shelf(id="b", error=BROKEN)
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", error=BROKEN)
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         _, stream = await begun(server, request(model="b"))
         refused = await failure(_rest(stream))
         assert (refused.code, refused.info.reason) == (
@@ -159,12 +159,12 @@ async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
 
         at_once = await failure(events_of(server.stub.GenerateImage(request(model="b"))))
         assert at_once.info.reason == "MODEL_FAILED"
-        assert shelf.num_loads == 1, "a request does not try again"
+        assert served.num_loads == 1, "a request does not try again"
         assert [await is_serving(server, name) for name in ("models/b", "")] == [False, True]
         drawn = await events_of(server.stub.GenerateImage(request()))
         assert kind(drawn[-1]) == "completed"
 
-        shelf.error = None
+        served.error = None
         loaded = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b")))
         assert loaded[-1].model.state == pb.MODEL_STATE_READY
         drawn = await events_of(server.stub.GenerateImage(request(model="b")))
@@ -172,45 +172,45 @@ async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
 
 
 async def test_an_unexpected_failure_tells_nobody_what_the_library_said():
-    shelf = Shelf(id="b", error=OSError("secret path"))
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", error=OSError("secret path"))
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         refused = await failure(events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b"))))
     assert refused.info.reason == "MODEL_FAILED"
     assert "secret" not in refused.message
 
 
 async def test_a_server_without_a_model_left_does_not_start():
-    shelves = [Shelf(id=id_, preload=True, error=BROKEN) for id_ in "ab"]
+    models = [ServedModel(id=id_, preload=True, error=BROKEN) for id_ in "ab"]
     with pytest.raises(SettingsError, match=r"/srv/b.*; .*/srv/b"):
-        async with serving_shelves(*shelves):
+        async with serving_models(*models):
             pass
 
 
 async def test_the_models_used_longest_ago_make_room():
-    shelves = {id_: Shelf(id=id_, size_bytes=40) for id_ in "abc"}
-    async with serving_shelves(*shelves.values(), memory_budget_bytes=100) as server:
+    models = {id_: ServedModel(id=id_, size_bytes=40) for id_ in "abc"}
+    async with serving_models(*models.values(), memory_budget_bytes=100) as server:
         for id_ in ("a", "b", "a", "c"):
             await events_of(server.stub.GenerateImage(request(model=id_)))
         states = [await state(server, id_) for id_ in "abc"]
         assert states == [pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED, pb.MODEL_STATE_READY]
         gc.collect()
-        assert shelves["b"].model is None, "somebody still holds it"
+        assert models["b"].model is None, "somebody still holds it"
         assert not await is_serving(server, "models/b")
         drawn = await events_of(server.stub.GenerateImage(request(model="b")))
         assert kind(drawn[-1]) == "completed"
-        assert [shelf.num_loads for shelf in shelves.values()] == [1, 2, 1]
+        assert [served.num_loads for served in models.values()] == [1, 2, 1]
         assert await state(server, "a") == pb.MODEL_STATE_UNLOADED
 
 
 async def test_nothing_is_unloaded_for_a_model_that_does_not_fit_at_all():
-    shelves = [Shelf(id="a", preload=True, size_bytes=40), Shelf(id="b", size_bytes=101)]
-    async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
+    models = [ServedModel(id="a", preload=True, size_bytes=40), ServedModel(id="b", size_bytes=101)]
+    async with serving_models(*models, memory_budget_bytes=100) as server:
         _, stream = await begun(server, request(model="b"))
         refused = await failure(_rest(stream))
         assert "101 bytes; memory_budget_bytes is 100" in refused.message
         assert await state(server, "a") == pb.MODEL_STATE_READY
         assert await state(server, "b") == pb.MODEL_STATE_FAILED
-    assert shelves[1].num_loads == 0
+    assert models[1].num_loads == 0
 
 
 async def sizes(server: Serving) -> dict[str, int]:
@@ -224,13 +224,13 @@ async def load(server: Serving, id_: str) -> pb.Model:
 
 
 async def test_what_a_model_really_takes_counts_once_it_is_loaded():
-    shelves = [
-        Shelf(id="a", preload=True, size_bytes=20),
-        Shelf(id="b", size_bytes=40, programs_bytes=10, held_bytes=90),
-        Shelf(id="c", size_bytes=40, programs_bytes=20, held_bytes=50),
-        Shelf(id="d", size_bytes=50),
+    models = [
+        ServedModel(id="a", preload=True, size_bytes=20),
+        ServedModel(id="b", size_bytes=40, programs_bytes=10, held_bytes=90),
+        ServedModel(id="c", size_bytes=40, programs_bytes=20, held_bytes=50),
+        ServedModel(id="d", size_bytes=50),
     ]
-    async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
+    async with serving_models(*models, memory_budget_bytes=100) as server:
         assert await sizes(server) == {"models/a": 20}
         await load(server, "b")
         assert await sizes(server) == {"models/b": 90}, "it is more than was expected"
@@ -243,9 +243,9 @@ async def test_what_a_model_really_takes_counts_once_it_is_loaded():
 @pytest.mark.parametrize("held_bytes", [None, 120], ids=["expected", "unexpected"])
 async def test_what_leaves_no_room_to_be_compiled_is_loaded_without(held_bytes: int | None):
     sized = {"size_bytes": 60, "programs_bytes": 60 if held_bytes is None else 10}
-    may = Shelf(id="may", may_be_eager=True, held_bytes=held_bytes, **sized)
-    must = Shelf(id="must", held_bytes=held_bytes, **sized)
-    async with serving_shelves(Shelf(id="a"), may, must, memory_budget_bytes=100) as server:
+    may = ServedModel(id="may", may_be_eager=True, held_bytes=held_bytes, **sized)
+    must = ServedModel(id="must", held_bytes=held_bytes, **sized)
+    async with serving_models(ServedModel(id="a"), may, must, memory_budget_bytes=100) as server:
         await load(server, "may")
         assert await sizes(server) == {"models/may": 60}
         refused = await failure(load(server, "must"))
@@ -261,15 +261,15 @@ async def drawn(server: Serving, sent: pb.GenerateImageRequest) -> None:
 
 
 @pytest.fixture
-async def crowded() -> AsyncIterator[tuple[Serving, Shelf, Shelf]]:
+async def crowded() -> AsyncIterator[tuple[Serving, ServedModel, ServedModel]]:
     """Room for one of two models, and one of them in use until it is let go."""
-    shelves = [Shelf(id="a", preload=True, size_bytes=60), Shelf(id="b", size_bytes=60)]
-    async with serving_shelves(*shelves, memory_budget_bytes=100) as server:
-        shelves[0].model.hold()
+    models = [ServedModel(id="a", preload=True, size_bytes=60), ServedModel(id="b", size_bytes=60)]
+    async with serving_models(*models, memory_budget_bytes=100) as server:
+        models[0].model.hold()
         running = asyncio.create_task(drawn(server, request("running", model="a")))
-        await eventually(lambda: shelves[0].model.calls)
-        yield server, *shelves
-        shelves[0].let_go()
+        await eventually(lambda: models[0].model.calls)
+        yield server, *models
+        models[0].let_go()
         await running
 
 
@@ -350,9 +350,9 @@ async def test_a_load_by_hand_waits_for_room_for_as_long_as_somebody_waits_for_i
 
 
 async def test_a_model_is_unloaded_once_nothing_needs_it_and_loaded_again_when_asked_for():
-    shelf = Shelf(id="a", preload=True)
-    async with serving_shelves(shelf) as server:
-        shelf.model.hold()
+    served = ServedModel(id="a", preload=True)
+    async with serving_models(served) as server:
+        served.model.hold()
         _, stream = await begun(server, request())
         unload = pb.UnloadModelRequest(name="models/a")
         refused = await failure(server.admin.UnloadModel(unload))
@@ -360,35 +360,35 @@ async def test_a_model_is_unloaded_once_nothing_needs_it_and_loaded_again_when_a
             grpc.StatusCode.FAILED_PRECONDITION,
             "MODEL_IN_USE",
         )
-        shelf.model.let_go()
+        served.model.let_go()
         await _rest(stream)
         answer = await server.admin.UnloadModel(unload)
         assert answer.model.state == pb.MODEL_STATE_UNLOADED
         gc.collect()
-        assert shelf.model is None, "somebody still holds it"
+        assert served.model is None, "somebody still holds it"
         assert [await is_serving(server, name) for name in ("models/a", "")] == [False, True]
         assert (await server.admin.UnloadModel(unload)).model.state == pb.MODEL_STATE_UNLOADED
         drawn = await events_of(server.stub.GenerateImage(request()))
         assert kind(drawn[-1]) == "completed"
-    assert shelf.num_loads == 2
+    assert served.num_loads == 2
 
 
 async def test_a_model_cannot_be_unloaded_while_it_is_loaded():
-    shelf = Shelf(id="b")
-    shelf.hold()
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b")
+    served.hold()
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         loading = server.admin.LoadModel(pb.LoadModelRequest(name="b"))
         await anext(aiter(loading))
         refused = await failure(server.admin.UnloadModel(pb.UnloadModelRequest(name="b")))
         assert refused.info.reason == "MODEL_LOADING"
         loading.cancel()
-        shelf.let_go()
-        await eventually(lambda: shelf.model, timeout_s=5)
+        served.let_go()
+        await eventually(lambda: served.model, timeout_s=5)
 
 
 async def test_a_load_tells_how_far_it_is_and_ends_with_the_model():
-    shelf = Shelf(id="b", size_bytes=100)
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", size_bytes=100)
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         events = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b")))
         *progress, last = events
         assert progress
@@ -396,12 +396,12 @@ async def test_a_load_tells_how_far_it_is_and_ends_with_the_model():
         assert last.model.name == "models/b"
         again = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b-alias")))
         assert [one.WhichOneof("event") for one in again] == ["model"]
-    assert shelf.num_loads == 1
+    assert served.num_loads == 1
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "REQUIRED"), ("none", "MODEL_NOT_FOUND")])
 async def test_administration_needs_a_model_that_there_is(name: str, reason: str):
-    async with serving_shelves(Shelf(id="a")) as server:
+    async with serving_models(ServedModel(id="a")) as server:
         load = server.admin.LoadModel(pb.LoadModelRequest(name=name))
         assert (await failure(events_of(load))).info.reason == reason
         unload = server.admin.UnloadModel(pb.UnloadModelRequest(name=name))
@@ -412,20 +412,20 @@ async def test_administration_needs_a_model_that_there_is(name: str, reason: str
     "sent", [request(model="b", num_images=99), request(model="b", validate_only=True)]
 )
 async def test_nothing_is_loaded_for_a_request_that_draws_nothing(sent: pb.GenerateImageRequest):
-    shelf = Shelf(id="b")
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b")
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         call = server.stub.GenerateImage(sent)
         if sent.validate_only:
             assert [kind(event) async for event in call] == ["accepted"]
         else:
             assert (await failure(events_of(call))).reasons == {"num_images": "OUT_OF_RANGE"}
         assert await state(server, "b") == pb.MODEL_STATE_UNLOADED
-    assert shelf.num_loads == 0
+    assert served.num_loads == 0
 
 
 async def test_what_can_only_be_known_from_the_weights_is_loaded_before_a_request_is_accepted():
-    shelf = Shelf(id="b", is_known=False)
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", is_known=False)
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         unknown = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
         assert (unknown.state, unknown.defaults.width) == (pb.MODEL_STATE_UNLOADED, 0)
         checked = server.stub.GenerateImage(request(model="b", validate_only=True))
@@ -438,28 +438,28 @@ async def test_what_can_only_be_known_from_the_weights_is_loaded_before_a_reques
 
 
 async def test_a_request_for_a_model_on_the_hub_is_accepted_before_it_is_downloaded():
-    shelf = Shelf(id="b", size_bytes=100, is_remote=True)
-    shelf.hold()
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b", size_bytes=100, is_remote=True)
+    served.hold()
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         unknown = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
         assert unknown.defaults.width == 0, "nothing is downloaded unasked"
         refused = server.stub.GenerateImage(request(model="b", num_images=99))
         assert (await failure(events_of(refused))).reasons == {"num_images": "OUT_OF_RANGE"}
-        assert shelf.num_loads == 0
+        assert served.num_loads == 0
         _, stream = await begun(server, request(model="b"))
         assert kind(await anext(stream)) == "model_loading"
-        shelf.let_go()
+        served.let_go()
         assert [kind(event) async for event in stream][-1] == "completed"
 
 
 async def test_those_who_wait_for_a_model_are_told_when_the_server_stops():
-    shelf = Shelf(id="b")
-    shelf.hold()
-    async with serving_shelves(Shelf(id="a", preload=True), shelf) as server:
+    served = ServedModel(id="b")
+    served.hold()
+    async with serving_models(ServedModel(id="a", preload=True), served) as server:
         _, stream = await begun(server, request(model="b"))
         stopping = asyncio.create_task(server.app.stop(grace_s=5))
         assert (await failure(_rest(stream))).info.reason == "DRAINING"
-        shelf.let_go()
+        served.let_go()
         await stopping
 
 
@@ -473,18 +473,18 @@ async def test_a_model_is_measured_between_the_steps_of_running_generations():
         model.faults.append((lambda _call: True, lambda result, _call: order.append(id_) or result))
         return model
 
-    shelves = [
-        Shelf(id="a", preload=True, make=lambda: logged("a")),
-        Shelf(id="b", make=lambda: logged("b")),
+    models = [
+        ServedModel(id="a", preload=True, make=lambda: logged("a")),
+        ServedModel(id="b", make=lambda: logged("b")),
     ]
-    async with serving_shelves(*shelves, max_rows=None) as server:
+    async with serving_models(*models, max_rows=None) as server:
         order.clear()
-        shelves[0].model.hold()
+        models[0].model.hold()
         _, running = await begun(server, request(model="a", num_inference_steps=150))
-        await eventually(lambda: shelves[0].model.calls)
+        await eventually(lambda: models[0].model.calls)
         load = asyncio.create_task(events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b"))))
-        await eventually(lambda: shelves[1].model)
-        shelves[0].model.let_go()
+        await eventually(lambda: models[1].model)
+        models[0].model.let_go()
         await load
         await _rest(running)
     whole = "".join(order)

@@ -55,7 +55,7 @@ def _to_load(model: FakeModel, settings: Settings) -> ModelToLoad:
 
 
 @dataclass(kw_only=True)
-class Shelf:
+class ServedModel:
     """Where a fake model is loaded from: it can be large, slow, or broken."""
 
     id: str
@@ -102,12 +102,12 @@ class Shelf:
             measure=lambda _report: ModelSize(
                 weights_bytes=self.size_bytes, programs_bytes=self.programs_bytes
             ),
-            outline=lambda: self._outline(is_here=not self.is_remote),
-            fetch_outline=lambda: self._outline(is_here=True),
+            spec=lambda: self._spec(is_here=not self.is_remote),
+            fetch_spec=lambda: self._spec(is_here=True),
             preload=self.preload,
         )
 
-    def _outline(self, *, is_here: bool) -> FakeModel | None:
+    def _spec(self, *, is_here: bool) -> FakeModel | None:
         return FakeModel(id=self.id) if self.is_known and is_here else None
 
     def _load(self, report: Callable[[int, int], None]) -> FakeModel:
@@ -129,18 +129,18 @@ class Shelf:
 
 
 @asynccontextmanager
-async def serving_shelves(*shelves: Shelf, **settings: object) -> AsyncIterator[Serving]:
+async def serving_models(*models: ServedModel, **settings: object) -> AsyncIterator[Serving]:
     """Serves several models, the first one by default."""
     given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
-    app = await build(given, [shelf.to_load() for shelf in shelves])
+    app = await build(given, [store.to_load() for store in models])
     await app.start()
     try:
         await app.load()
         async with grpc.aio.insecure_channel(app.address) as channel:
             yield Serving(app=app, model=FakeModel(), channel=channel)
     finally:
-        for shelf in shelves:
-            shelf.let_go()
+        for store in models:
+            store.let_go()
         await app.stop(grace_s=0)
 
 

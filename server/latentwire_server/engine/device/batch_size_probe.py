@@ -77,7 +77,7 @@ def at_once(work: Callable[[], ResultT]) -> ResultT:
     return work()
 
 
-def measure_knee(model: DiffusionModel, *, run: Runner = at_once) -> int:
+def probe_batch_size(model: DiffusionModel, *, run: Runner = at_once) -> int:
     """Returns the rows from which on a call draws no more per second, at the model's own size.
 
     Calls are made as they will be later: compiled, where the model compiles.

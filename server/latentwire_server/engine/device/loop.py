@@ -121,11 +121,11 @@ class DeviceLoop:
     def tick(self) -> bool:
         """Does one piece of work. Returns false if there is none."""
         # Before the ended are dropped: it may be to let go of what they needed.
-        errand = self._inbox.take_errand()
+        task = self._inbox.take_task()
         self._take_in()
         self._drop_ended()
-        if errand is not None:
-            errand.run()
+        if task is not None:
+            task.run()
         self._admit()
         work = self._policy.choose(self._candidates())
         started = time.monotonic()
@@ -135,7 +135,7 @@ class DeviceLoop:
             case Decode(id=id_):
                 self._decode(self._running[id_])
             case None:
-                return errand is not None
+                return task is not None
             case _:
                 assert_never(work)
         self._policy.charge(seconds=time.monotonic() - started)
@@ -236,7 +236,7 @@ class DeviceLoop:
         self._report(trajectory, PhaseName.ENCODING, rows=rows)
         self._encoder.encode(trajectory)
         generation.phases = trajectory.work
-        generation.marks.encoded = time.monotonic()
+        generation.timestamps.encoded = time.monotonic()
         self._share(trajectory)
         self._running[generation.id] = trajectory
 
@@ -289,7 +289,7 @@ class DeviceLoop:
             if step.original is not None:
                 report_preview(trajectory, step.original)
             if trajectory.stage is Stage.DECODING:
-                generation.marks.denoised = time.monotonic()
+                generation.timestamps.denoised = time.monotonic()
 
         self._guard(trajectory.generation, report)
 

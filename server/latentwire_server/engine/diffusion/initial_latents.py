@@ -36,7 +36,7 @@ class KeptPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Beginning:
+class InitialLatents:
     """What a trajectory begins with."""
 
     latents: torch.Tensor
@@ -59,13 +59,13 @@ class Beginner:
     scheduler: StepScheduler
     generators: Sequence[torch.Generator]
 
-    def begin(self) -> Beginning:
+    def begin(self) -> InitialLatents:
         """Returns what the trajectory begins with; draws from the generators."""
         source = self.request.source
         if self.model.sees_masks:
             return self._with_mask_seen(source)
         if source is None:
-            return Beginning(latents=self._noise() * self.scheduler.init_noise_sigma)
+            return InitialLatents(latents=self._noise() * self.scheduler.init_noise_sigma)
         return self._from_picture(source)
 
     def enlarged(self, latents: torch.Tensor) -> torch.Tensor:
@@ -76,20 +76,22 @@ class Beginner:
         larger = torch.nn.functional.interpolate(latents, size=self._shape[1:], mode="bicubic")
         return self.scheduler.add_noise(larger, self._noise(), 0)
 
-    def _from_picture(self, source: Source) -> Beginning:
+    def _from_picture(self, source: Source) -> InitialLatents:
         posterior = self.model.encode_image(_picture_of(source))
         original, noise = self._sampled(posterior), self._noise()
         latents = self.scheduler.add_noise(original, noise, 0)
         if source.mask is None:
-            return Beginning(latents=latents)
+            return InitialLatents(latents=latents)
         # For the masked picture, which only denoisers that are made for inpainting see.
         self._sampled(posterior)
         if source.strength == 1.0:
             latents = noise * self.scheduler.init_noise_sigma
         mask = self._on_latents(_is_redrawn(source.mask))
-        return Beginning(latents=latents, kept=KeptPart(original=original, noise=noise, mask=mask))
+        return InitialLatents(
+            latents=latents, kept=KeptPart(original=original, noise=noise, mask=mask)
+        )
 
-    def _with_mask_seen(self, source: Source | None) -> Beginning:
+    def _with_mask_seen(self, source: Source | None) -> InitialLatents:
         """Without a mask, all is redrawn; without a picture, there was none to see."""
         picture = torch.zeros((1, 3, self.height, self.width))
         redrawn = torch.ones_like(picture[:, :1])
@@ -104,7 +106,7 @@ class Beginner:
         # Zero is grey, which stands for what is not to be seen.
         seen = self._sampled(self.model.encode_image(picture * (1 - redrawn)))
         mask = self._on_latents(redrawn).expand(len(seen), -1, -1, -1)
-        return Beginning(latents=latents, mask_latents=torch.cat([mask, seen], dim=1))
+        return InitialLatents(latents=latents, mask_latents=torch.cat([mask, seen], dim=1))
 
     @property
     def _shape(self) -> tuple[int, int, int]:

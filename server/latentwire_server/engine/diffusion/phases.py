@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from latentwire_server.engine.policy.estimate import PhaseWork
 from latentwire_server.engine.policy.policy import Group
-from latentwire_server.models.info import Stretch
+from latentwire_server.models.info import NoiseRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentwire_server.engine.request import Adapters, GenerationRequest
     from latentwire_server.models.info import SchedulerChoice
-    from latentwire_server.models.protocol import ModelOutline
+    from latentwire_server.models.protocol import ModelSpec
 
 
-ModelT = TypeVar("ModelT", bound="ModelOutline")
+ModelT = TypeVar("ModelT", bound="ModelSpec")
 
 
 class Entry(Enum):
@@ -45,7 +45,7 @@ class Phase(Generic[ModelT]):
     """How many steps the scheduler's noise levels are spaced for."""
     num_skipped: int
     """How many of them, the first, are not taken."""
-    stretch: Stretch
+    noise_range: NoiseRange
     """Which of the noise levels are this phase's."""
     guidance_scale: float
     width: int
@@ -66,7 +66,7 @@ class Phase(Generic[ModelT]):
         """About how many evaluations it takes; only its scheduler knows exactly."""
         first, last = (
             round(share * self.num_inference_steps)
-            for share in (self.stretch.start, self.stretch.end)
+            for share in (self.noise_range.start, self.noise_range.end)
         )
         evaluations = {one.id: one.evaluations_per_step for one in self.model.info.schedulers}
         num_steps = max(0, last - max(first, self.num_skipped))
@@ -98,18 +98,18 @@ def _bare_phases(request: GenerationRequest, model: ModelT) -> tuple[Phase[Model
     first = replace(alone, width=fix.width, height=fix.height)
     second = replace(alone, entry=Entry.ENLARGE)
     return (
-        *first.phases(request, [(model, Stretch())], strength=1.0),
+        *first.phases(request, [(model, NoiseRange())], strength=1.0),
         *second.phases(request, _experts(request, model), strength=fix.strength),
     )
 
 
-def _experts(request: GenerationRequest, model: ModelT) -> Sequence[tuple[ModelT, Stretch]]:
+def _experts(request: GenerationRequest, model: ModelT) -> Sequence[tuple[ModelT, NoiseRange]]:
     share = request.high_noise_frac
     # Of a loaded model it is loaded too.
     refiner = cast("ModelT | None", model.refiner)
     if refiner is None or share is None or share == 1.0:
-        return [(model, Stretch())]
-    return [(model, Stretch(end=share)), (refiner, Stretch(start=share))]
+        return [(model, NoiseRange())]
+    return [(model, NoiseRange(end=share)), (refiner, NoiseRange(start=share))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class _Pass:
     def phases(
         self,
         request: GenerationRequest,
-        experts: Sequence[tuple[ModelT, Stretch]],
+        experts: Sequence[tuple[ModelT, NoiseRange]],
         *,
         strength: float,
     ) -> tuple[Phase[ModelT], ...]:
@@ -133,11 +133,11 @@ class _Pass:
                 scheduler=request.scheduler,
                 num_inference_steps=request.num_inference_steps,
                 num_skipped=request.num_inference_steps - request.steps_of(strength),
-                stretch=stretch,
+                noise_range=noise_range,
                 guidance_scale=request.guidance_scale,
                 width=self.width,
                 height=self.height,
                 entry=self.entry if number == 0 else Entry.CONTINUE,
             )
-            for number, (expert, stretch) in enumerate(experts)
+            for number, (expert, noise_range) in enumerate(experts)
         )

@@ -76,10 +76,10 @@ class Trajectory:
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
         # Its own: the generation forgets it when it ends, which may be in the middle of a step.
         self.source = self.request.source
-        beginning = self._beginner().begin()
-        self.latents = beginning.latents
-        self._kept = beginning.kept
-        self._mask_latents = beginning.mask_latents
+        initial = self._beginner().begin()
+        self.latents = initial.latents
+        self._kept = initial.kept
+        self._mask_latents = initial.mask_latents
         self._prompts: tuple[Prompts, ...] = ()
 
     @property
@@ -277,7 +277,7 @@ def _legs(phases: Sequence[Phase[DiffusionModel]]) -> list[_Leg]:
             phase.scheduler,
             num_inference_steps=phase.num_inference_steps,
             num_skipped=phase.num_skipped,
-            stretch=phase.stretch,
+            noise_range=phase.noise_range,
         )
         if scheduler.num_evaluations > 0:
             legs.append(_Leg(phase=replace(phase, entry=entry), scheduler=scheduler))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 
-class Errand(Generic[ResultT]):
+class DeviceTask(Generic[ResultT]):
     """One piece of work and the future of its result."""
 
     def __init__(self, work: Callable[[], ResultT]) -> None:

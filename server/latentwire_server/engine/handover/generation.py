@@ -31,7 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Marks:
+class Timestamps:
     """When a generation reached what, on the clock of ``time.monotonic()``."""
 
     accepted: float
@@ -71,7 +71,7 @@ class Generation:
         self.waits_for_model = waits_for_model
         """Whether its model must be loaded before the device thread hears of it. Event loop."""
         self.arrival = arrival
-        self.marks = Marks(accepted=time.monotonic())
+        self.timestamps = Timestamps(accepted=time.monotonic())
         self.create_time = time.time()
         self.end_time: float | None = None
         self.state = GenerationState.QUEUED
@@ -132,7 +132,7 @@ class Generation:
             if self.is_ended:
                 return False
             self.state = next_state(self.state, GenerationEvent.START)
-            self.marks.started = time.monotonic()
+            self.timestamps.started = time.monotonic()
         self._on_change()
         return True
 
@@ -150,7 +150,7 @@ class Generation:
             return False
         completed = Completed(
             image_count=self.request.num_images,
-            timings=self.marks.timings(),
+            timings=self.timestamps.timings(),
             peak_memory_bytes=peak_memory_bytes,
             model_revision=model_revision,
         )
@@ -198,7 +198,7 @@ class Generation:
             if after is self.state:
                 return False
             self.state = after
-            self.marks.ended = time.monotonic()
+            self.timestamps.ended = time.monotonic()
             self.end_time = time.time()
             if after is GenerationState.SUCCEEDED:
                 self.fraction = 1.0
@@ -207,7 +207,7 @@ class Generation:
         return True
 
     def _log_end(self) -> None:
-        timings = self.marks.timings()
+        timings = self.timestamps.timings()
         _LOGGER.info(
             "generation ended generation_id=%s outcome=%s queued_s=%.3f total_s=%.3f steps=%d"
             " withheld=%d",

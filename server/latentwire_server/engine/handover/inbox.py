@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentwire_server.engine.handover.device_task import Errand
+    from latentwire_server.engine.handover.device_task import DeviceTask
     from latentwire_server.engine.handover.generation import Generation
 
 
@@ -21,7 +21,7 @@ class Inbox:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._arrivals: list[Generation] = []
-        self._errands: deque[Errand[Any]] = deque()
+        self._tasks: deque[DeviceTask[Any]] = deque()
         self._is_closed = False
         self._has_news = False
         self._is_stopped = False
@@ -38,15 +38,15 @@ class Inbox:
             self._has_news = True
             self._condition.notify()
 
-    def put_errand(self, errand: Errand[Any]) -> None:
+    def put_task(self, task: DeviceTask[Any]) -> None:
         """Leaves an errand; it is cancelled if the device thread has ended, or when it does."""
         with self._condition:
             if not self._is_closed:
-                self._errands.append(errand)
+                self._tasks.append(task)
                 self._has_news = True
                 self._condition.notify()
                 return
-        errand.cancel()
+        task.cancel()
 
     def wake(self) -> None:
         """Makes the device thread look at its generations again: one of them ended."""
@@ -67,19 +67,19 @@ class Inbox:
             arrivals, self._arrivals = self._arrivals, []
             return arrivals
 
-    def take_errand(self) -> Errand[Any] | None:
+    def take_task(self) -> DeviceTask[Any] | None:
         """Returns the errand that waits longest."""
         with self._condition:
-            return self._errands.popleft() if self._errands else None
+            return self._tasks.popleft() if self._tasks else None
 
     def close(self) -> None:
         """Cancels the errands that are left, and those to come."""
         with self._condition:
             self._is_closed = True
-            left = list(self._errands)
-            self._errands.clear()
-        for errand in left:
-            errand.cancel()
+            left = list(self._tasks)
+            self._tasks.clear()
+        for task in left:
+            task.cancel()
 
     def wait(self) -> None:
         """Sleeps until there is news or the end."""

@@ -20,7 +20,7 @@ _STEP: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Knee:
+class _BatchSize:
     num_rows: int
     area: int
 
@@ -31,24 +31,26 @@ class RowBudget:
     def __init__(self, told: int | None = None) -> None:
         """Takes what holds for every model and size; None: the knee of each model."""
         self._told = told
-        self._knees: dict[str, _Knee] = {}
+        self._batch_sizes: dict[str, _BatchSize] = {}
 
     def learn(self, group: Group, *, num_rows: int) -> None:
         """Takes in the knee of a model, measured with latents of the group's size."""
-        self._knees[group.model] = _Knee(num_rows=num_rows, area=group.area)
+        self._batch_sizes[group.model] = _BatchSize(num_rows=num_rows, area=group.area)
 
     def knows(self, model_id: str) -> bool:
         """Returns whether a model need not be measured: it was, or all is told."""
-        return self._told is not None or model_id in self._knees
+        return self._told is not None or model_id in self._batch_sizes
 
     def of(self, group: Group) -> int:
         """Returns the most rows of one call."""
         if self._told is not None:
             return self._told
-        knee = self._knees.get(group.model)
-        if knee is None:
+        batch_size = self._batch_sizes.get(group.model)
+        if batch_size is None:
             return DEFAULT_ROWS
-        num_rows = min(max(knee.num_rows * knee.area // group.area, LEAST_ROWS), MOST_ROWS)
+        num_rows = min(
+            max(batch_size.num_rows * batch_size.area // group.area, LEAST_ROWS), MOST_ROWS
+        )
         # What is compiled has powers of two.
         return 1 << (num_rows.bit_length() - 1)
 

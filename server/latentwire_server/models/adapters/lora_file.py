@@ -90,7 +90,7 @@ class LoraFile:
     """How it was made, as far as diffusers may be told."""
 
 
-def examined(
+def checked(
     id_: str, path: Path, *, networks: Mapping[str, torch.nn.Module], loader: LoraLoader
 ) -> LoraFile:
     """Returns a file that fits the networks.
@@ -109,7 +109,7 @@ def examined(
             raise LoraError(id_, f"it is larger than {MAX_FILE_BYTES} bytes")
         check_safetensors(path, source=id_)
         with safe_open(path, framework="pt") as file:
-            tensors = _outlines(id_, file)
+            tensors = _tensors(id_, file)
             metadata = _metadata(id_, (file.metadata() or {}).get(_METADATA))
     except LoadError as error:
         raise LoraError(id_, error.reason) from None
@@ -154,7 +154,7 @@ class _File(Protocol):
     def get_tensor(self, name: str) -> torch.Tensor: ...
 
 
-def _outlines(id_: str, file: _File) -> dict[str, torch.Tensor]:
+def _tensors(id_: str, file: _File) -> dict[str, torch.Tensor]:
     """Returns the file's tensors without storage; of single numbers, the numbers."""
     names = list(file.keys())
     if not 0 < len(names) <= MAX_TENSORS:
@@ -164,11 +164,11 @@ def _outlines(id_: str, file: _File) -> dict[str, torch.Tensor]:
         for mark, kind in _OTHER_KINDS.items():
             if mark in name:
                 raise LoraError(id_, f"it is {kind}, which is not served; LoRA is")
-        outline = file.get_slice(name)
-        shape, dtype = outline.get_shape(), _DTYPES.get(outline.get_dtype())
+        tensor = file.get_slice(name)
+        shape, dtype = tensor.get_shape(), _DTYPES.get(tensor.get_dtype())
         if dtype is None:
             known = ", ".join(_DTYPES)
-            raise LoraError(id_, f"{_shown(name)} is {outline.get_dtype()}; allowed: {known}")
+            raise LoraError(id_, f"{_shown(name)} is {tensor.get_dtype()}; allowed: {known}")
         is_number = math.prod(shape) == 1
         if is_number:
             tensors[name] = file.get_tensor(name)

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from latentwire_server.models.adapters.lora_file import LoraFile, converted, examined
+from latentwire_server.models.adapters.lora_file import LoraFile, checked, converted
 from latentwire_server.models.components.library_lock import LIBRARY_LOCK
 from latentwire_server.models.errors import LoraError
 from latentwire_server.models.files.checked_files import digest
@@ -41,7 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
 
 
-class LoraShelf:
+class LoraStore:
     """The adapters that fit a model."""
 
     def __init__(
@@ -64,7 +64,7 @@ class LoraShelf:
                 _LOGGER.warning("adapter unused id=%s reason=another has this id", id_)
                 continue
             try:
-                self._files[id_] = examined(id_, path, networks=networks, loader=loader)
+                self._files[id_] = checked(id_, path, networks=networks, loader=loader)
             except LoraError as error:
                 self.unfit[id_] = error.reason
                 # Of many models and adapters, few fit.

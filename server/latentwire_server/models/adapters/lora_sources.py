@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import diffusers
 
-from latentwire_server.models.adapters.lora_networks import LoraShelf
+from latentwire_server.models.adapters.lora_networks import LoraStore
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.files.hub import model_folder
 
@@ -37,15 +37,15 @@ def lora_paths(source: ModelSource) -> list[tuple[str, Path]]:
     return paths + [_from_hub(name, source=source) for name in source.loras]
 
 
-def with_shelf(
+def with_loras(
     parts: Components, info: ModelInfo, *, family: Family, paths: Sequence[tuple[str, Path]]
 ) -> tuple[Components, ModelInfo]:
     """Returns a model's parts and description with the adapters that fit."""
     loader = cast("LoraLoader", getattr(diffusers, family.single_file_pipeline))
-    shelf = LoraShelf(paths, parts, loader=loader)
-    capabilities = (*info.capabilities, "lora") if shelf.infos else info.capabilities
-    return replace(parts, loras=shelf), replace(
-        info, capabilities=capabilities, loras=shelf.infos, unfit_loras=shelf.unfit
+    store = LoraStore(paths, parts, loader=loader)
+    capabilities = (*info.capabilities, "lora") if store.infos else info.capabilities
+    return replace(parts, loras=store), replace(
+        info, capabilities=capabilities, loras=store.infos, unfit_loras=store.unfit
     )
 
 

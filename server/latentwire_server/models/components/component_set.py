@@ -24,7 +24,7 @@ class LoadedLoras(Protocol):
         """Returns the parts with the adapters at these scales, by id."""
 
 
-class LoraShelf(Protocol):
+class LoraStore(Protocol):
     """The adapters that fit a model."""
 
     def loaded(self, ids: Sequence[str], parts: Components) -> LoadedLoras:
@@ -48,7 +48,7 @@ class Components:
     """What embeddings of the operator's stand for."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What the pipeline's own configuration says besides."""
-    loras: LoraShelf | None = None
+    loras: LoraStore | None = None
     """The adapters that fit it."""
 
     @property

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.components.autoencoder import VaePosterior
     from latentwire_server.models.components.component_set import Components, LoadedLoras
-    from latentwire_server.models.info import ModelInfo, SchedulerChoice, Stretch
+    from latentwire_server.models.info import ModelInfo, NoiseRange, SchedulerChoice
     from latentwire_server.models.protocol import SafetyChecker, Watermark
 
 
@@ -162,7 +162,7 @@ class UnetModel(ABC):
         *,
         num_inference_steps: int,
         num_skipped: int = 0,
-        stretch: Stretch | None = None,
+        noise_range: NoiseRange | None = None,
     ) -> DiffusersScheduler:
         """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
         return DiffusersScheduler(
@@ -170,15 +170,15 @@ class UnetModel(ABC):
             self._parts.scheduler_config,
             num_inference_steps=num_inference_steps,
             num_skipped=num_skipped,
-            stretch=stretch,
+            noise_range=noise_range,
         )
 
     def with_loras(self, ids: Sequence[str]) -> UnetAdapterSet:
         """Loads adapters beside the model, which stays as it is, weights and speed."""
-        shelf = self._parts.loras
-        if shelf is None:
+        store = self._parts.loras
+        if store is None:
             raise LoraError(ids[0], "the model has no adapters")
-        return UnetAdapterSet(shelf.loaded(ids, self._parts), self._with_parts)
+        return UnetAdapterSet(store.loaded(ids, self._parts), self._with_parts)
 
     def _with_parts(self, parts: Components) -> UnetModel:
         # What is compiled knows no adapters: their calls run as they are.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentwire_server.models.adapters.lora_sources import lora_paths, with_shelf
+from latentwire_server.models.adapters.lora_sources import lora_paths, with_loras
 from latentwire_server.models.adapters.textual_inversion import load_words, words_in
 from latentwire_server.models.components.placement import check_parts, place
 from latentwire_server.models.components.watermark import load_watermark, with_watermark
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.families.family import Family
     from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.info import ModelInfo
-    from latentwire_server.models.protocol import ModelOutline
+    from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.models.text.clip_encoder import TextEncoder
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "embedded_source",
     "load_model",
     "model_size",
-    "outline_model",
+    "read_spec",
     "weights_bytes",
 ]
 
@@ -76,7 +76,7 @@ def load_model(
         return _load_model(source)
 
 
-def outline_model(source: ModelSource, *, fetches: bool = False) -> ModelOutline | None:
+def read_spec(source: ModelSource, *, fetches: bool = False) -> ModelSpec | None:
     """Returns what a model's configuration tells, without its weights.
 
     None where that is not to be had without them: of a checkpoint whose configuration is in no
@@ -131,7 +131,7 @@ def _load_model(source: ModelSource) -> UnetModel:
     info = replace(info, revision="+".join(revisions))
     paths = lora_paths(source)
     if paths:
-        components, info = with_shelf(components, info, family=family, paths=paths)
+        components, info = with_loras(components, info, family=family, paths=paths)
     info = _with_limits(info, source.limit_overrides)
     if source.watermark:
         info = with_watermark(info, source=source.source)

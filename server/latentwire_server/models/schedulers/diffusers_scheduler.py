@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, cast, runtime_checkable
 import diffusers
 import torch
 
-from latentwire_server.models.info import SchedulerChoice, Stretch
+from latentwire_server.models.info import NoiseRange, SchedulerChoice
 from latentwire_server.models.schedulers.sampler_table import SCHEDULERS, SIGMAS_FLAGS, _spacings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class DiffusersScheduler:
         *,
         num_inference_steps: int,
         num_skipped: int = 0,
-        stretch: Stretch | None = None,
+        noise_range: NoiseRange | None = None,
     ) -> None:
         """Makes the scheduler and its timesteps.
 
@@ -75,18 +75,18 @@ class DiffusersScheduler:
             config: the model's own scheduler configuration.
             num_inference_steps: how many steps the noise levels are spaced for.
             num_skipped: how many of them, the first, are not taken.
-            stretch: which of the noise levels are taken; None: all.
+            noise_range: which of the noise levels are taken; None: all.
 
         Raises:
             ValueError: there is no such sampler or spacing, or it cannot take so many steps.
         """
-        stretch = stretch or Stretch()
-        self.kind: Hashable = (choice, num_inference_steps, num_skipped, stretch)
+        noise_range = noise_range or NoiseRange()
+        self.kind: Hashable = (choice, num_inference_steps, num_skipped, noise_range)
         self._scheduler = _build(choice, config)
         self._kind = SCHEDULERS[choice.id]
         self._set_timesteps(choice, num_inference_steps)
         # As the pipelines count them; the first evaluation of ours is not always the sampler's.
-        self._begin, end = self._evaluations(stretch, num_skipped=num_skipped)
+        self._begin, end = self._evaluations(noise_range, num_skipped=num_skipped)
         self._timesteps = self._scheduler.timesteps[self._begin : end]
         # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
         # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
@@ -194,7 +194,7 @@ class DiffusersScheduler:
             )
             raise ValueError(message) from None
 
-    def _evaluations(self, stretch: Stretch, *, num_skipped: int) -> tuple[int, int]:
+    def _evaluations(self, noise_range: NoiseRange, *, num_skipped: int) -> tuple[int, int]:
         """Returns the first evaluation, and the one after the last.
 
         A stretch is cut out as the pipelines of Stable Diffusion XL do for ``denoising_start`` and
@@ -202,13 +202,13 @@ class DiffusersScheduler:
         """
         timesteps, per_step = self._scheduler.timesteps, self._kind.evaluations_per_step
         begin, end = num_skipped * per_step, len(timesteps)
-        if stretch.start > 0.0:
-            num_left = int((timesteps < self._cutoff(stretch.start)).sum())
+        if noise_range.start > 0.0:
+            num_left = int((timesteps < self._cutoff(noise_range.start)).sum())
             # Not in the middle of a step.
             num_left += per_step == _TWO_EVALUATIONS and num_left % per_step == 0
             begin = max(begin, end - num_left)
-        if stretch.end < 1.0:
-            end = begin + int((timesteps[begin:] >= self._cutoff(stretch.end)).sum())
+        if noise_range.end < 1.0:
+            end = begin + int((timesteps[begin:] >= self._cutoff(noise_range.end)).sum())
         return begin, end
 
     def _cutoff(self, share: float) -> int:

@@ -19,7 +19,7 @@ from latentwire_server.models.info import SchedulerChoice
 from latentwire_server.models.loading.loading import (
     LoadError,
     load_model,
-    outline_model,
+    read_spec,
     weights_bytes,
 )
 from tests.support.models.folders import UNET, edit, source_of
@@ -39,38 +39,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_outline_knows_all_that_the_model_tells_and_holds_no_weights(folder: Path):
+def test_a_spec_knows_all_that_the_model_tells_and_holds_no_weights(folder: Path):
     source = source_of(folder, aliases=("other",))
-    outline, model = outline_model(source), load_model(source)
-    assert outline is not None
-    assert outline.info == model.info
-    assert outline.latent_shape(width=64, height=32) == model.latent_shape(width=64, height=32)
+    spec, model = read_spec(source), load_model(source)
+    assert spec is not None
+    assert spec.info == model.info
+    assert spec.latent_shape(width=64, height=32) == model.latent_shape(width=64, height=32)
     prompt = "red " * 90
-    assert outline.dropped_text(prompt) == model.dropped_text(prompt) != ""
-    made = outline.create_scheduler(outline.info.defaults.scheduler, num_inference_steps=4)
+    assert spec.dropped_text(prompt) == model.dropped_text(prompt) != ""
+    made = spec.create_scheduler(spec.info.defaults.scheduler, num_inference_steps=4)
     assert made.num_evaluations == 5
-    assert all(one.is_meta for one in outline._parts.unet.parameters())
+    assert all(one.is_meta for one in spec._parts.unet.parameters())
 
 
-def test_an_outline_of_what_is_not_served_is_refused(folder: Path, tmp_path: Path):
+def test_a_spec_of_what_is_not_served_is_refused(folder: Path, tmp_path: Path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     edit(copy / "unet/config.json", lambda config: config.update(class_embed_type="timestep"))
     with pytest.raises(LoadError, match="other conditions"):
-        outline_model(source_of(copy))
+        read_spec(source_of(copy))
 
 
-def test_nothing_is_downloaded_for_an_outline():
-    assert outline_model(source_of("nobody/nothing")) is None
+def test_nothing_is_downloaded_for_a_spec():
+    assert read_spec(source_of("nobody/nothing")) is None
 
 
 @pytest.mark.parametrize("part", ["refiner", "vae"])
 def test_a_part_that_is_not_on_this_machine_waits_for_loading(folder: Path, part: str):
-    assert outline_model(source_of(folder, **{part: "nobody/nothing"})) is None
+    assert read_spec(source_of(folder, **{part: "nobody/nothing"})) is None
 
 
-def test_a_checkpoint_of_unknown_configuration_has_no_outline(folder: Path):
-    assert outline_model(source_of(folder / UNET)) is None
-    assert outline_model(source_of(folder, refiner=str(folder / UNET))) is None
+def test_a_checkpoint_of_unknown_configuration_has_no_spec(folder: Path):
+    assert read_spec(source_of(folder / UNET)) is None
+    assert read_spec(source_of(folder, refiner=str(folder / UNET))) is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
