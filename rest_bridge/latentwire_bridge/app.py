@@ -1,9 +1,10 @@
-"""The bridge's life: take the port, answer, drain. Event loop only."""
+"""Starts the bridge, serves requests and drains. Event loop only."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +17,11 @@ from latentwire_bridge.edge.edge import EdgeProtocol, HttpEdge
 from latentwire_bridge.edge.rate_limits import RateLimits
 from latentwire_bridge.files.file_store import FileStore
 from latentwire_bridge.files.private_folder import PrivateFolder
+from latentwire_bridge.routes.files import FileRoutes
 from latentwire_bridge.routes.health import HealthRoutes
-from latentwire_bridge.routes.images import FILES_PATH, ImageRoutes
+from latentwire_bridge.routes.images import ImageRoutes
 from latentwire_bridge.routes.models import ModelRoutes
+from latentwire_bridge.routes.table import ROUTES, Handlers
 from latentwire_bridge.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from latentwire_bridge.settings import Settings
 
-# A server that was started again is found within a second, also after a long absence.
+# Reconnects within a second of the server's return, also after a long absence.
 _CHANNEL_OPTIONS: Final = (("grpc.max_reconnect_backoff_ms", 1_000),)
 _KEEPALIVE_S: Final = 75.0
 _SWEEP_INTERVAL_S: Final = 60.0
@@ -37,36 +40,36 @@ _logger: Final = logging.getLogger(__name__)
 def build_app(
     settings: Settings, *, client: AsyncClient, files: FileStore, limits: RateLimits
 ) -> web.Application:
-    """Returns the routes, by the paths that ``canonical_path`` makes."""
+    """Returns the application with its routes, by the paths that ``canonical_path`` makes."""
     models = ModelRoutes(client, aliases=settings.aliases)
-    images = ImageRoutes(
-        client, models=models, files=files, limits=limits, settings=settings.images
+    stored_files = FileRoutes(files, public_url=settings.public_url)
+    handlers = Handlers(
+        images=ImageRoutes(
+            client, models=models, files=stored_files, limits=limits, settings=settings.images
+        ),
+        models=models,
+        files=stored_files,
+        health=HealthRoutes(client),
+        description=DescriptionRoute(settings).get,
     )
-    health = HealthRoutes(client)
-    description = DescriptionRoute(settings)
     app = web.Application(client_max_size=settings.max_body_bytes)
-    app.add_routes(
-        [
-            web.post("/images/generations", images.generate),
-            web.post("/images/edits", images.edit),
-            web.post("/images/variations", images.vary),
-            web.get(FILES_PATH + "{name:.+}", images.file),
-            web.get("/models", models.list),
-            web.get("/models/{id:.+}", models.get),
-            web.get("/healthz", health.live),
-            web.get("/readyz", health.ready),
-            web.get("/openapi.json", description.get),
-        ]
-    )
+    for route in ROUTES:
+        # Names of models and files may contain slashes.
+        path = re.sub(r"{(\w+)}", r"{\1:.+}", route.path)
+        handler = route.handler(handlers)
+        if route.method == "GET":
+            app.router.add_get(path, handler)  # and HEAD
+        else:
+            app.router.add_route(route.method, path, handler)
     return app
 
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[str]:
-    """Runs a bridge for as long as the context lasts; gives the URL under which it answers.
+    """Runs a bridge while the context lasts, and yields its URL.
 
     Raises:
-        SettingsError: it cannot start.
+        SettingsError: The bridge cannot start.
     """
     async with AsyncExitStack() as stack:
         folder = await asyncio.to_thread(_private_folder, settings)
@@ -83,7 +86,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(limits.aclose)
         runner = web.AppRunner(
             build_app(settings, client=client, files=files, limits=limits),
-            # Without this a caller that is gone has its images drawn all the same.
+            # Otherwise a generation continues when its caller leaves.
             handler_cancellation=True,
             shutdown_timeout=settings.grace_s,
         )
@@ -98,38 +101,40 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         url = f"http://{host}:{port}"
         _logger.info("listening url=%s server=%s", url, settings.server)
         if not is_loopback(settings.host):
-            _logger.warning("reachable from other machines: only the server's keys keep them out")
+            _logger.warning(
+                "reachable from other machines, and protected by the server's keys only"
+            )
         yield url
         _logger.info("draining grace_s=%.1f", settings.grace_s)
     _logger.info("stopped")
 
 
 async def serve(settings: Settings, *, exit_at_once: Callable[[int], None]) -> None:
-    """Runs a bridge until the process is told to stop.
+    """Runs a bridge until the process receives a signal to stop.
 
     Args:
         settings: The settings.
-        exit_at_once: Is called with an exit code when told to stop for the second time.
+        exit_at_once: Called with an exit code on a second signal.
 
     Raises:
-        SettingsError: it cannot start.
+        SettingsError: The bridge cannot start.
     """
-    told_to_stop = stop_signals(exit_at_once, logger=_logger)
+    stop = stop_signals(exit_at_once, logger=_logger)
     async with running(settings):
-        await told_to_stop.wait()
+        await stop.wait()
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
-    """Takes the port, with our edge round the application's routes.
+    """Listens, with the HTTP edge around the application's routes.
 
     Raises:
-        SettingsError: the port or the host cannot be had.
+        SettingsError: The port or the host is not available.
     """
     server = runner.server
     if server is None:
-        msg = "the runner is not set up"
+        msg = "the runner was not set up"
         raise RuntimeError(msg)
-    # Outside of aiohttp's application, whose own 404, 405 and 417 pass no middleware.
+    # Outside aiohttp's application, whose own 404, 405 and 417 bypass middlewares.
     server.request_handler = HttpEdge(server.request_handler, browsers=settings.browsers)
     loop = asyncio.get_running_loop()
 
@@ -139,7 +144,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
     try:
         return await loop.create_server(connection, settings.host, settings.port)
     except OSError as error:
-        reason = error.strerror or "it is no address of this machine"
+        reason = error.strerror or "not an address of this machine"
         message = f"cannot listen on host={settings.host!r} port={settings.port}: {reason}"
         raise SettingsError(message) from None
 

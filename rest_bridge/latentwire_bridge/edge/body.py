@@ -1,58 +1,110 @@
-"""A JSON body from hostile hands: read within bounds of size and time, parsed or refused.
+"""Reads request bodies from untrusted callers: JSON objects and multipart forms, within bounds.
 
-``parse_object`` is pure; ``read_object`` reads the socket on the event loop.
+The sockets are read on the event loop; ``parse_object`` is pure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from latentwire_bridge.openai.errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 _MAX_SHOWN_CHARACTERS: Final = 64
+_MAX_PARTS: Final = 1_000
 _BIG_BODY_BYTES: Final = 65_536
-"""Parsing more than this takes milliseconds, in which the event loop serves nobody."""
+"""Parsing more than this takes milliseconds, during which the event loop would serve nobody."""
+_JSON_TYPES: Final = {
+    type(None): "null",
+    bool: "a boolean",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+}
+
+
+def is_form(request: web.Request) -> bool:
+    """Whether the body is a form with files."""
+    return request.content_type == "multipart/form-data"
 
 
 async def read_object(
     request: web.Request, *, timeout_s: float, takes_forms: bool = False
 ) -> dict[str, object]:
-    """Returns the request's JSON object.
+    """Returns the JSON object in a request's body.
 
     Args:
-        request: Whose body is read.
-        timeout_s: How long that may take.
-        takes_forms: Whether the caller might have sent a form instead.
+        request: The request.
+        timeout_s: How long the body may take to arrive.
+        takes_forms: Whether the route also takes forms; changes the error message only.
 
     Raises:
-        ApiError: the body is of another type, not JSON, no object, or does not arrive in time.
+        ApiError: The body has another type, is not a JSON object, or does not arrive in time.
     """
     _require_json(request.headers.get("Content-Type"), takes_forms=takes_forms)
+    async with _time_limit(timeout_s):
+        try:
+            data = await request.read()
+        except web.HTTPException:
+            raise
+        except (web.RequestPayloadError, ValueError):
+            # Malformed chunks, or a body that is not compressed as it says.
+            message = "the request body does not match its headers"
+            raise ApiError(message, code="invalid_body") from None
+    if len(data) > _BIG_BODY_BYTES:
+        return await asyncio.to_thread(parse_object, data)
+    return parse_object(data)
+
+
+async def read_form(request: web.Request, *, timeout_s: float) -> list[tuple[str, bytes]]:
+    """Returns the parts of a multipart form, by name.
+
+    ``aiohttp.web.Request.post`` will not do: it takes a file without a name for text.
+
+    Raises:
+        ApiError: The body is not a form, or does not arrive in time.
+    """
+    async with _time_limit(timeout_s):
+        try:
+            return [part async for part in _parts(request)]
+        except web.HTTPException:
+            raise
+        except Exception:  # Border: aiohttp's parser of hostile bytes
+            message = "the request body is not a valid multipart form"
+            raise ApiError(message, code="invalid_body") from None
+
+
+async def _parts(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
+    num_parts = 0
+    async for part in await request.multipart():
+        num_parts += 1
+        if num_parts > _MAX_PARTS or request.content.total_bytes > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size)
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            message = "a part has no name, or has parts itself"
+            raise ValueError(message)
+        yield part.name, bytes(await part.read(decode=True))
+
+
+@asynccontextmanager
+async def _time_limit(timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
-            data = await request.read()
+            yield
     except TimeoutError:
         message = f"the request body did not arrive within {timeout_s:g} s"
         raise ApiError(
             message, status=HTTPStatus.REQUEST_TIMEOUT, code="request_timeout", is_final=True
         ) from None
-    except web.HTTPException:
-        raise
-    except (web.RequestPayloadError, ValueError):
-        # Chunks that are none, a compressed body that is none.
-        message = "the request body is not what its headers say"
-        raise ApiError(message, code="invalid_body") from None
-    if len(data) > _BIG_BODY_BYTES:
-        return await asyncio.to_thread(parse_object, data)
-    return parse_object(data)
 
 
 def _require_json(content_type: str | None, *, takes_forms: bool) -> None:
@@ -76,14 +128,14 @@ def parse_object(data: bytes) -> dict[str, object]:
     """Returns the JSON object in ``data``.
 
     Raises:
-        ApiError: there is none, for whatever reason: syntax, depth, encoding, doubled names.
+        ApiError: It is not a JSON object, is nested too deeply, or names a field twice.
     """
     if not data.strip():
         _refuse('is empty; send a JSON object such as {"prompt": "a red circle"}')
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
-            object_pairs_hook=_object_without_doubles,
+            object_pairs_hook=_object_without_duplicates,
             parse_constant=_refuse_constant,
         )
     except UnicodeDecodeError:
@@ -94,42 +146,28 @@ def parse_object(data: bytes) -> dict[str, object]:
         _refuse("is nested too deeply")
     except ValueError:
         # Python's own limit on the digits of an integer.
-        _refuse("holds a number of too many digits")
+        _refuse("contains a number with too many digits")
     if not isinstance(value, dict):
-        _refuse(f"must be a JSON object, not {_kind(value)}")
+        _refuse(f"must be a JSON object, not {_JSON_TYPES[type(value)]}")
     return value
 
 
-def _object_without_doubles(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+def _object_without_duplicates(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
-            _refuse(f"names {_shown(name)} twice")
+            _refuse(f"has {_shown(name)} twice")
         found[name] = value
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    _refuse(f"is not JSON: {name} is no JSON number")
+    _refuse(f"is not JSON: {name} is not a JSON number")
 
 
 def _refuse(what: str) -> NoReturn:
     message = f"the request body {what}"
     raise ApiError(message, code="invalid_json")
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case list():
-            return "an array"
-        case str():
-            return "a string"
-        case _:
-            return "a number"
 
 
 def _shown(text: str) -> str:

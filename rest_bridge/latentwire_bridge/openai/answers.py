@@ -1,6 +1,6 @@
-"""The JSON that callers get, as types: mypy holds our code to them, the description tells them.
+"""The JSON of answers and events, as types that mypy checks and the API's description is made of.
 
-Nothing else may be in an answer. Pure.
+Answers have no other fields. Pure.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from latentwire import ModelLimits  # noqa: TC001 - pydantic resolves annotation
 _STRICT: Final = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 ErrorType = Literal["invalid_request_error", "server_error", "requests"]
-OutputFormat = Literal["png", "jpeg", "webp"]
-ToldQuality = Literal["low", "medium", "high", "xhigh", "max"]
+FileFormat = Literal["png", "jpeg", "webp"]
+AnswerQuality = Literal["low", "medium", "high", "xhigh", "max"]
 
 
 @with_config(_STRICT)
 class InputTokens(TypedDict):
-    """Nothing counts in tokens here: always 0."""
+    """Always 0: nothing counts in tokens here."""
 
     text_tokens: int
     image_tokens: int
@@ -31,7 +31,7 @@ class InputTokens(TypedDict):
 
 @with_config(_STRICT)
 class Usage(TypedDict):
-    """Denoising steps, told as tokens of output."""
+    """Denoising steps, as output tokens."""
 
     total_tokens: int
     input_tokens: int
@@ -48,16 +48,16 @@ class ImageAnswer(TypedDict):
     b64_json: NotRequired[str]
     """The file in base64; absent if ``response_format`` is ``url``."""
     url: NotRequired[str]
-    """Where the file may be fetched for a while; absent if ``response_format`` is ``b64_json``."""
+    """Where to download the file for a while; absent if ``response_format`` is ``b64_json``."""
     seed: int
-    """Draws this image again."""
+    """Reproduces this image."""
     revised_prompt: NotRequired[str]
-    """What was read of the prompt, if that was not all of it."""
+    """The part of the prompt that was used, if that was not all of it."""
 
 
 @with_config(_STRICT)
 class WarningAnswer(TypedDict):
-    """Something that was done differently from what may be expected."""
+    """Something that was done differently than may be expected."""
 
     param: str
     code: str
@@ -72,7 +72,7 @@ class WithheldAnswer(TypedDict):
     code: Literal["content_policy_violation"]
     message: str
     image_index: int
-    """Of which image, counted from 0."""
+    """The image's index, from 0."""
     seed: int
 
 
@@ -84,11 +84,11 @@ class ImagesAnswer(TypedDict):
     """Seconds since 1970."""
     data: list[ImageAnswer]
     background: Literal["opaque"]
-    output_format: OutputFormat
+    output_format: FileFormat
     size: str
-    """Of the images, as ``WIDTHxHEIGHT``."""
-    quality: NotRequired[ToldQuality]
-    """As it was drawn, by OpenAI's names; absent if ``num_inference_steps`` decided instead."""
+    """The images' size, as ``WIDTHxHEIGHT``."""
+    quality: NotRequired[AnswerQuality]
+    """Absent if ``num_inference_steps`` was given instead."""
     usage: Usage
     warnings: NotRequired[list[WarningAnswer | WithheldAnswer]]
 
@@ -100,21 +100,21 @@ class _ImageEvent(TypedDict):
     created_at: Annotated[int, Field(description="Seconds since 1970.")]
     size: Annotated[str, Field(description="As ``WIDTHxHEIGHT``.")]
     quality: Annotated[
-        ToldQuality | Literal["auto"],
-        Field(description="As drawn; ``auto`` if ``num_inference_steps`` decided instead."),
+        AnswerQuality | Literal["auto"],
+        Field(description="``auto`` if ``num_inference_steps`` was given instead."),
     ]
     background: Literal["opaque"]
-    output_format: OutputFormat
-    image_index: Annotated[int, Field(description="Of which image, counted from 0.")]
+    output_format: FileFormat
+    image_index: Annotated[int, Field(description="The image's index, from 0.")]
 
 
 @with_config(_STRICT)
 class PartialImageEvent(_ImageEvent):
-    """An image as predicted on the way."""
+    """A preview: the image as predicted at a step."""
 
     type: Literal["image_generation.partial_image", "image_edit.partial_image"]
     partial_image_index: int
-    """Counted from 0 for each image."""
+    """The number of the preview, from 0 for each image."""
     step: int
 
 
@@ -125,22 +125,22 @@ class CompletedImageEvent(_ImageEvent):
     type: Literal["image_generation.completed", "image_edit.completed"]
     usage: Usage
     seed: int
-    """Draws this image again."""
+    """Reproduces this image."""
     revised_prompt: NotRequired[str]
-    """What was read of the prompt, if that was not all of it."""
+    """The part of the prompt that was used, if that was not all of it."""
     warnings: NotRequired[list[WarningAnswer]]
 
 
 @with_config(_STRICT)
 class WarningEvent(WarningAnswer):
-    """What is done differently from what may be expected; sent only if ``progress`` is true."""
+    """A warning before the first image; sent only if ``progress`` is true."""
 
     type: Literal["latentwire.warning"]
 
 
 @with_config(_STRICT)
 class ProgressEvent(TypedDict):
-    """A step was taken; sent only if ``progress`` is true."""
+    """A finished step; sent only if ``progress`` is true."""
 
     type: Literal["latentwire.progress"]
     phase: str
@@ -152,7 +152,7 @@ class ProgressEvent(TypedDict):
 
 @with_config(_STRICT)
 class WithheldEvent(WithheldAnswer):
-    """A safety filter withheld an image; sent only if ``progress`` is true."""
+    """An image that a safety filter withheld; sent only if ``progress`` is true."""
 
     type: Literal["latentwire.withheld"]
 
@@ -165,30 +165,30 @@ class ErrorDetails(TypedDict):
     """For people."""
     type: ErrorType
     param: str | None
-    """The field that is to blame."""
+    """The field that is wrong."""
     code: str | None
     """For programs."""
 
 
 @with_config(_STRICT)
 class ErrorAnswer(TypedDict):
-    """The one form of every error; in a stream the last event's."""
+    """Every error; in a stream the last event."""
 
     error: ErrorDetails
 
 
 @with_config(_STRICT)
 class SchedulerAnswer(TypedDict):
-    """A sampler of a model."""
+    """A scheduler of a model."""
 
     id: str
     sigmas: list[str]
-    """The spacings of its noise levels."""
+    """The spacings of noise levels that it supports."""
 
 
 @with_config(_STRICT)
 class SchedulerChoiceAnswer(TypedDict):
-    """A sampler, and the spacing of its noise levels."""
+    """A scheduler and the spacing of its noise levels."""
 
     id: str
     sigmas: str
@@ -196,7 +196,7 @@ class SchedulerChoiceAnswer(TypedDict):
 
 @with_config(_STRICT)
 class DefaultsAnswer(TypedDict):
-    """What a request to a model gets when it does not say."""
+    """The values of fields that a request leaves out."""
 
     width: int
     height: int
@@ -204,10 +204,10 @@ class DefaultsAnswer(TypedDict):
     guidance_scale: float
     scheduler: SchedulerChoiceAnswer
     high_noise_frac: NotRequired[float]
-    """Where the refiner takes over; absent without one."""
+    """Where the refiner takes over; absent if there is none."""
     high_resolution_fix: NotRequired[float]
-    """How much a second pass draws over images above 1.5 times the model's own area; 0: there is
-    none; absent: the model cannot."""
+    """The strength of the second pass over images above 1.5 times the model's own area; 0: no such
+    pass; absent: not supported."""
 
 
 @with_config(_STRICT)
@@ -217,24 +217,24 @@ class ModelAnswer(TypedDict):
     id: str
     object: Literal["model"]
     created: int
-    """Since when it is offered here, in seconds since 1970."""
+    """When the bridge started, in seconds since 1970."""
     owned_by: Literal["latentwire"]
     state: str
     """``ready``, ``loading``, ``unloaded`` or ``failed``."""
     failure_message: NotRequired[str]
     """Why it failed to load."""
     capabilities: NotRequired[list[str]]
-    """What it can do; absent, as what follows, while that is not known."""
+    """Absent, like the fields below, until the model was loaded once."""
     schedulers: NotRequired[list[SchedulerAnswer]]
     limits: NotRequired[ModelLimits]
     defaults: NotRequired[DefaultsAnswer]
     loras: NotRequired[list[str]]
-    """Ids of the adapters that a request may ask for."""
+    """Ids of the LoRAs that a request may use."""
 
 
 @with_config(_STRICT)
 class ModelsAnswer(TypedDict):
-    """All models, the default one first, then further names."""
+    """All models, the default one first, then their further names."""
 
     object: Literal["list"]
     data: list[ModelAnswer]
@@ -242,7 +242,7 @@ class ModelsAnswer(TypedDict):
 
 @with_config(_STRICT)
 class StatusAnswer(TypedDict):
-    """What a probe is told."""
+    """The state of the bridge or of the server."""
 
     status: Literal["ok", "ready"]
 

@@ -1,7 +1,7 @@
-"""What goes wrong, as HTTP: the only place where an error becomes a status and OpenAI's envelope.
+"""Errors as HTTP: the only place where an error becomes a status and OpenAI's error object.
 
-Pure but for building the response. Texts of libraries, addresses and paths never get in here: a
-message is either ours or that of a server which named its reason.
+Texts of libraries, addresses and paths never get into a message: it is either the bridge's own or
+that of a server that named its reason. Pure, apart from building responses.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Problem:
     """One thing that is wrong with a request."""
 
     param: str
-    """The field, by the name under which the caller sent it."""
+    """The field, by the name that the caller used."""
     message: str
     code: str = "invalid_value"
 
 
 class ApiError(Exception):
-    """A request ended without its result; carries everything that the caller is told."""
+    """A request that fails, with everything that its response says."""
 
     def __init__(
         self,
@@ -53,17 +53,17 @@ class ApiError(Exception):
         is_final: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes the parts of the envelope.
+        """Makes an error.
 
         Args:
             message: For people.
             status: The HTTP status.
-            type_: OpenAI's kind of error.
-            param: The field that is to blame.
+            type_: OpenAI's type of error.
+            param: The field that is wrong.
             code: A constant for programs.
-            retry_after_s: When to try again.
-            is_final: Tells OpenAI's client not to repeat the request, which it otherwise does
-                after 408, 409, 429 and everything from 500 on.
+            retry_after_s: How long to wait before a retry.
+            is_final: Whether to stop OpenAI's clients from retrying, which they do by default
+                after 408, 409, 429 and every 5xx.
             headers: Further headers, such as ``Allow``.
         """
         super().__init__(message)
@@ -78,117 +78,117 @@ class ApiError(Exception):
 
 
 def invalid_request(problems: Sequence[Problem]) -> ApiError:
-    """Returns the refusal that blames the first problem's field and tells about all of them."""
+    """Returns the error for a wrong request: the first problem's field, and all messages."""
     message = "; ".join(f"'{problem.param}': {problem.message}" for problem in problems)
     return ApiError(message, param=problems[0].param, code=problems[0].code)
 
 
 def all_withheld() -> ApiError:
-    """Returns how it is told that no image is left to show."""
+    """Returns the error for a generation without any image left."""
     message = "a safety filter withheld every image"
     return ApiError(message, code=CONTENT_POLICY_VIOLATION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """How one kind of failed call is told."""
+class _Translation:
+    """The HTTP side of a failed gRPC call."""
 
     status: int
     type_: ErrorType = INVALID_REQUEST
     code: str | None = None
     """None: the server's reason, in lower case."""
     message: str
-    """Said when the server named no reason, so that its text may be anybody's."""
+    """Used when the server named no reason: then its text may come from anywhere."""
     is_final: bool = False
     is_temporary: bool = False
-    is_ours: bool = False
-    """Whether the message is said even when the server has one: its words are not HTTP's."""
+    replaces_message: bool = False
+    """Whether to use the message even if the server has one, whose words would not fit HTTP."""
 
 
-_INTERNAL: Final = _Answer(
+_INTERNAL: Final = _Translation(
     status=500, type_=SERVER_ERROR, message="the image server failed", is_final=True
 )
-_UNREADABLE: Final = _Answer(
+_UNREADABLE: Final = _Translation(
     status=400, message="the image server cannot serve this request", is_final=True
 )
-_CONFLICT: Final = _Answer(
-    status=409, message="the request collides with another one", is_final=True
+_CONFLICT: Final = _Translation(
+    status=409, message="the request conflicts with another one", is_final=True
 )
-_ANSWERS_BY_CODE: Final[Mapping[grpc.StatusCode, _Answer]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: _Answer(
-        status=400, code="invalid_value", message="the request is not valid"
+_TRANSLATIONS_BY_CODE: Final[Mapping[grpc.StatusCode, _Translation]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: _Translation(
+        status=400, code="invalid_value", message="the request is invalid"
     ),
     grpc.StatusCode.OUT_OF_RANGE: _UNREADABLE,
     grpc.StatusCode.FAILED_PRECONDITION: _UNREADABLE,
     grpc.StatusCode.UNIMPLEMENTED: _UNREADABLE,
-    grpc.StatusCode.UNAUTHENTICATED: _Answer(
+    grpc.StatusCode.UNAUTHENTICATED: _Translation(
         status=401,
         code="invalid_api_key",
         message="the API key is missing or wrong: send it as 'Authorization: Bearer <key>'",
-        is_ours=True,
+        replaces_message=True,
     ),
-    grpc.StatusCode.PERMISSION_DENIED: _Answer(
+    grpc.StatusCode.PERMISSION_DENIED: _Translation(
         status=403, message="this API key is not allowed to do this"
     ),
-    grpc.StatusCode.NOT_FOUND: _Answer(status=404, message="there is no such thing"),
+    grpc.StatusCode.NOT_FOUND: _Translation(status=404, message="the resource does not exist"),
     grpc.StatusCode.ALREADY_EXISTS: _CONFLICT,
-    grpc.StatusCode.CANCELLED: _Answer(
+    grpc.StatusCode.CANCELLED: _Translation(
         status=409,
         code="generation_cancelled",
         message="the generation was cancelled",
         is_final=True,
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: _UNREADABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED: _Answer(
+    grpc.StatusCode.DEADLINE_EXCEEDED: _Translation(
         status=504,
         type_=SERVER_ERROR,
-        message="the images were not done in the time allowed",
+        message="the images were not finished in time",
         is_final=True,
     ),
-    grpc.StatusCode.UNAVAILABLE: _Answer(
+    grpc.StatusCode.UNAVAILABLE: _Translation(
         status=503,
         type_=SERVER_ERROR,
-        message="the image server cannot be reached just now",
+        message="the image server cannot be reached at the moment",
         is_temporary=True,
     ),
     grpc.StatusCode.DATA_LOSS: _INTERNAL,
     grpc.StatusCode.INTERNAL: _INTERNAL,
     grpc.StatusCode.UNKNOWN: _INTERNAL,
 }
-_STILL_DRAWN: Final = _Answer(
+_STILL_RUNNING: Final = _Translation(
     status=504,
     type_=SERVER_ERROR,
     code="still_drawing",
-    message="not done in the time allowed, and still being drawn: ask again with the same"
-    " Idempotency-Key",
+    message="the images were not finished in time; generation continues: send the request again"
+    " with the same Idempotency-Key",
     is_temporary=True,
-    is_ours=True,
+    replaces_message=True,
 )
-_ANSWERS_BY_REASON: Final[Mapping[str, _Answer]] = {
-    "MODEL_NOT_FOUND": _Answer(status=404, message="there is no such model"),
-    # It will not fit later either.
-    "DEVICE_OUT_OF_MEMORY": _Answer(
-        status=400, message="the images do not fit the device's memory", is_final=True
+_TRANSLATIONS_BY_REASON: Final[Mapping[str, _Translation]] = {
+    "MODEL_NOT_FOUND": _Translation(status=404, message="the model does not exist"),
+    # Waiting does not help.
+    "DEVICE_OUT_OF_MEMORY": _Translation(
+        status=400, message="the images do not fit into the device's memory", is_final=True
     ),
-    # As draft-ietf-httpapi-idempotency-key-header has it.
-    "REQUEST_ID_REUSED": _Answer(
+    # As in draft-ietf-httpapi-idempotency-key-header.
+    "REQUEST_ID_REUSED": _Translation(
         status=422,
         code="idempotency_key_reused",
         message="this Idempotency-Key belongs to another request; a new request needs a new one",
         is_final=True,
-        is_ours=True,
+        replaces_message=True,
     ),
-    "MODEL_FAILED": _Answer(
+    "MODEL_FAILED": _Translation(
         status=503, type_=SERVER_ERROR, message="the model could not be loaded", is_final=True
     ),
-    "QUEUE_FULL": _Answer(
+    "QUEUE_FULL": _Translation(
         status=429,
         type_="requests",
         code="rate_limit_exceeded",
-        message="too many generations wait",
+        message="the queue is full",
         is_temporary=True,
     ),
-    "RATE_LIMITED": _Answer(
+    "RATE_LIMITED": _Translation(
         status=429,
         type_="requests",
         code="rate_limit_exceeded",
@@ -200,7 +200,7 @@ _PARAMS_BY_REASON: Final[Mapping[str, str]] = {
     "MODEL_NOT_FOUND": "model",
     "REQUEST_ID_REUSED": "Idempotency-Key",
 }
-# The contract's words for what OpenAI names otherwise.
+# The contract's fields whose OpenAI names differ.
 _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
     "width": "size",
     "height": "size",
@@ -221,13 +221,22 @@ _PARAMS_BY_FIELD: Final[Mapping[str, str]] = {
 
 
 SERVER_STATUSES: Final = frozenset(
-    answer.status for answer in (*_ANSWERS_BY_CODE.values(), *_ANSWERS_BY_REASON.values())
+    translation.status
+    for translation in (*_TRANSLATIONS_BY_CODE.values(), *_TRANSLATIONS_BY_REASON.values())
 )
-"""What a request may come to that the server has to do with."""
+"""The statuses that a failed gRPC call can become."""
 _CODES_BY_VIOLATION: Final[Mapping[str, str]] = {
     "REQUIRED": "missing_required_parameter",
     "UNSUPPORTED_FIELD": "unsupported_parameter",
     "PROMPT_REFUSED": CONTENT_POLICY_VIOLATION,
+}
+_HTTP_ERRORS: Final = {
+    HTTPStatus.NOT_FOUND: ("unknown URL", "unknown_url"),
+    HTTPStatus.METHOD_NOT_ALLOWED: (
+        "this URL does not support this method",
+        "method_not_supported",
+    ),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("the request body is too large", "request_too_large"),
 }
 
 
@@ -235,31 +244,31 @@ def api_error(
     error: LatentwireError,
     *,
     sent_names: Mapping[str, str] | None = None,
-    goes_on: bool = False,
+    continues: bool = False,
 ) -> ApiError:
-    """Returns how a failed call is told.
+    """Returns the HTTP error for a failed call.
 
     Args:
-        error: What the call ended with.
-        sent_names: The names under which the caller sent fields that have several.
-        goes_on: Whether a deadline ended the call only, and a repeat finds the generation.
+        error: The call's error.
+        sent_names: The names that the caller used for fields with several names.
+        continues: Whether the generation outlives its call's deadline, so that a retry finds it.
     """
     if error.violations:
         return invalid_request(_problems(error, sent_names or {}))
-    answer = _ANSWERS_BY_REASON.get(error.reason)
-    if answer is None:
-        # An error without a code is this side's own: the stream broke the contract's rules.
-        answer = _ANSWERS_BY_CODE.get(error.code, _INTERNAL) if error.code else _INTERNAL
-    if goes_on and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        answer = _STILL_DRAWN
+    translation = _TRANSLATIONS_BY_REASON.get(error.reason)
+    if translation is None:
+        # Errors without a code come from the client: the stream broke the contract's rules.
+        translation = _TRANSLATIONS_BY_CODE.get(error.code, _INTERNAL) if error.code else _INTERNAL
+    if continues and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        translation = _STILL_RUNNING
     return ApiError(
-        error.message if error.reason and not answer.is_ours else answer.message,
-        status=answer.status,
-        type_=answer.type_,
+        error.message if error.reason and not translation.replaces_message else translation.message,
+        status=translation.status,
+        type_=translation.type_,
         param=_PARAMS_BY_REASON.get(error.reason),
-        code=answer.code or error.reason.lower() or None,
-        retry_after_s=(error.retry_after_s or MIN_RETRY_S) if answer.is_temporary else None,
-        is_final=answer.is_final,
+        code=translation.code or error.reason.lower() or None,
+        retry_after_s=(error.retry_after_s or MIN_RETRY_S) if translation.is_temporary else None,
+        is_final=translation.is_final,
     )
 
 
@@ -273,22 +282,22 @@ def _problems(error: LatentwireError, sent_names: Mapping[str, str]) -> list[Pro
     for violation in error.violations:
         param = sent_names.get(violation.field)
         if param is None:
-            # Of a list, the whole.
+            # Items of a list are reported as the whole list.
             param = param_of(violation.field.partition("[")[0])
             param = sent_names.get(param, param)
         code = _CODES_BY_VIOLATION.get(violation.reason, "invalid_value")
         message = violation.description
         if "." in violation.field:
-            # The contract's own words, such as image_to_image.image, tell an OpenAI user nothing.
+            # OpenAI's users do not know the contract's paths, such as image_to_image.image.
             message = message.replace(violation.field, param)
         problems.append(Problem(param=param, message=message, code=code))
     return problems
 
 
 def internal_error(error_id: str) -> ApiError:
-    """Returns how a fault of the bridge itself is told."""
+    """Returns the error for a fault of the bridge itself."""
     return ApiError(
-        f"the bridge failed; its log says more under {error_id}",
+        f"the bridge failed; see its log for {error_id}",
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
         type_=SERVER_ERROR,
         code="bridge_error",
@@ -297,29 +306,20 @@ def internal_error(error_id: str) -> ApiError:
 
 
 def refused_by_http(error: web.HTTPException) -> ApiError:
-    """Returns how aiohttp's own refusals are told: no such route, wrong method, body too large."""
-    messages = {
-        HTTPStatus.NOT_FOUND: "there is nothing at this URL",
-        HTTPStatus.METHOD_NOT_ALLOWED: "this URL does not take this method",
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the request body is too large",
-    }
-    codes = {
-        HTTPStatus.NOT_FOUND: "unknown_url",
-        HTTPStatus.METHOD_NOT_ALLOWED: "method_not_supported",
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    }
+    """Returns the error for aiohttp's own: unknown route, wrong method, body too large."""
     status = HTTPStatus(error.status)
+    message, code = _HTTP_ERRORS.get(status, ("the request is invalid", None))
     allow = error.headers.get("Allow")
     return ApiError(
-        messages.get(status, "the request cannot be served as it is"),
+        message,
         status=status,
-        code=codes.get(status),
+        code=code,
         headers={"Allow": allow} if allow else None,
     )
 
 
 def envelope(error: ApiError) -> ErrorAnswer:
-    """Returns OpenAI's form of an error."""
+    """Returns OpenAI's error object."""
     return {
         "error": {
             "message": error.message,
@@ -331,7 +331,7 @@ def envelope(error: ApiError) -> ErrorAnswer:
 
 
 def error_response(error: ApiError) -> web.Response:
-    """Returns the response: OpenAI's envelope, and the headers that steer its clients."""
+    """Returns the response: OpenAI's error object, and the headers that its clients obey."""
     response = web.Response(
         status=error.status,
         body=json.dumps(envelope(error)).encode(),
@@ -341,7 +341,7 @@ def error_response(error: ApiError) -> web.Response:
     if error.is_final:
         response.headers["x-should-retry"] = "false"
     if error.retry_after_s is not None:
-        # OpenAI's clients wait up to 60 s and beyond 120 s do not try again at all.
+        # OpenAI's clients wait up to 60 s, and do not retry at all beyond 120 s.
         delay_s = min(max(error.retry_after_s, 0.05), MAX_RETRY_S)
         response.headers["Retry-After"] = str(max(MIN_RETRY_S, math.ceil(delay_s)))
         response.headers["retry-after-ms"] = str(math.ceil(delay_s * 1_000))

@@ -1,26 +1,23 @@
-"""OpenAI's request to the contract's options, and finished images to OpenAI's response. Pure.
-
-Building a response encodes megabytes as base64: callers do it on a thread.
-"""
+"""OpenAI's requests as options of the contract's ``GenerateImageRequest``. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from latentwire_bridge.openai.schema import RANDOM_SEED
+from latentwire_bridge.openai.schema import RANDOM_SEED, EditBody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from latentwire import GenerateOptions, Model
-    from latentwire_bridge.openai.schema import GenerationBody
-    from latentwire_bridge.openai.stream_options import Streaming
+    from latentwire.v1 import image_generation_pb2 as pb
+    from latentwire_bridge.openai.schema import ImageBody
+    from latentwire_bridge.openai.source_images import SourceImages
 
 MAX_USER_BYTES: Final = 64
 MAX_PREVIEW_SIDE: Final = 2_048
-"""The contract's limit: a partial image comes at the images' size up to it."""
+"""The contract's maximum: partial images have the images' own size up to it."""
 STEPS_BY_QUALITY: Final[Mapping[str, float]] = {
     "draft": 0.4,
     "low": 0.6,
@@ -29,66 +26,46 @@ STEPS_BY_QUALITY: Final[Mapping[str, float]] = {
     "xhigh": 2.0,
     "max": 2.0,
 }
-"""Shares of the model's default steps; other qualities take those as they are."""
-_IMAGE_TO_IMAGE_STRENGTH: Final = 0.8
+"""Shares of the model's default steps; other qualities leave these to the server."""
 # A JSON answer shows no progress: one event at the end of the steps is enough.
 _PROGRESS_INTERVAL_STEPS: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pictures:
-    """What an edit starts from, as the server wants it."""
-
-    image: bytes | None = None
-    mask: bytes | None = None
-    """White where it is redrawn."""
-    strength: float | None = None
-
-    @property
-    def strength_taken(self) -> float:
-        """The strength, or the contract's default."""
-        default = _IMAGE_TO_IMAGE_STRENGTH if self.mask is None else 1.0
-        return default if self.strength is None else self.strength
+def changes_default_steps(body: ImageBody) -> bool:
+    """Whether the steps follow from the quality and the model's default."""
+    return body.num_inference_steps is None and body.quality in STEPS_BY_QUALITY
 
 
-def depends_on_default_steps(body: GenerationBody) -> bool:
-    """Whether a request that names no steps needs to know how many the model takes."""
-    return bool(body.stream and body.partial_images) or _share_of_steps(body) != 1.0
-
-
-def steps_for(body: GenerationBody, model: Model) -> int:
-    """Returns the steps that a quality stands for, of a request that names none."""
-    steps = round(model.defaults.num_inference_steps * _share_of_steps(body))
+def steps_for(body: ImageBody, model: Model) -> int:
+    """Returns the steps that the request's quality stands for."""
+    steps = round(model.defaults.num_inference_steps * STEPS_BY_QUALITY[body.quality])
     return min(max(1, steps), model.limits.max_inference_steps)
 
 
-def _share_of_steps(body: GenerationBody) -> float:
-    return STEPS_BY_QUALITY.get(body.quality or "auto", 1.0)
-
-
 def generate_options(
-    body: GenerationBody,
+    body: ImageBody,
     *,
     model: str,
     num_inference_steps: int | None = None,
-    pictures: Pictures | None = None,
-    streaming: Streaming | None = None,
-    request_id: str | None = None,
+    source: SourceImages | None = None,
 ) -> GenerateOptions:
-    """Returns what the server is asked for besides the prompt.
+    """Returns the options for the server that follow from the request alone.
 
     Args:
         body: The caller's request.
         model: The model by the server's name; empty for its default.
-        num_inference_steps: How many steps, where the caller or a quality says so.
-        pictures: What it starts from, if from anything.
-        streaming: What is shown on the way, if anything.
-        request_id: What a repeat has too, if there may be one.
+        num_inference_steps: The steps; None for the model's default.
+        source: The image to start from.
     """
-    pictures = pictures or Pictures()
     width, height = body.size or (body.width, body.height)
-    is_compressible = body.output_format in ("jpeg", "webp")
-    return {
+    quality = None
+    if body.output_format != "png" and body.output_compression is not None:
+        # OpenAI's scale starts at 0, the contract's at 1.
+        quality = max(1, body.output_compression)
+    user = body.user or body.safety_identifier
+    if user is not None and len(user.encode()) > MAX_USER_BYTES:
+        user = hashlib.sha256(user.encode()).hexdigest()
+    options: GenerateOptions = {
         "model": model,
         "negative_prompt": body.negative_prompt,
         "width": width,
@@ -97,49 +74,51 @@ def generate_options(
         "seed": None if body.seed == RANDOM_SEED else body.seed,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": body.guidance_scale,
-        "scheduler": _scheduler(body),
         "clip_skip": body.clip_skip,
         "high_noise_frac": body.high_noise_frac,
         "high_resolution_fix": body.high_resolution_fix,
-        "loras": _loras(body),
-        "image": pictures.image,
-        "mask": pictures.mask,
-        "strength": pictures.strength,
         "image_format": body.output_format,
-        "quality": _quality(body.output_compression) if is_compressible else None,
-        "user": _user(body.user or body.safety_identifier),
+        "quality": quality,
+        "user": user,
+        "preview_max_side": MAX_PREVIEW_SIDE if body.stream else None,
         "progress_interval_steps": (
-            1 if streaming and streaming.wants_progress else _PROGRESS_INTERVAL_STEPS
+            1 if body.stream and body.progress else _PROGRESS_INTERVAL_STEPS
         ),
-        "preview_interval_steps": streaming.preview_interval_steps if streaming else None,
-        # There are three at most, so that each can be the picture that the model's decoder makes.
-        "preview_method": "full-vae" if streaming and streaming.partial_images else None,
-        "preview_max_side": MAX_PREVIEW_SIDE if streaming else None,
-        "request_id": request_id,
-        # Whoever can come back finds it drawn; for nobody else is it drawn to its end.
-        "disconnect_policy": "continue" if request_id else None,
     }
+    if body.scheduler is not None:
+        options["scheduler"] = (body.scheduler.id, body.scheduler.sigmas or "")
+    if body.loras is not None:
+        options["loras"] = [
+            (lora.id, 1.0 if lora.scale is None else lora.scale) for lora in body.loras
+        ]
+    if source is not None:
+        options |= {"image": source.image, "mask": source.mask}
+    if isinstance(body, EditBody):
+        options["strength"] = body.strength
+    return options
 
 
-def _scheduler(body: GenerationBody) -> tuple[str, str] | None:
-    if body.scheduler is None:
-        return None
-    return body.scheduler.id, body.scheduler.sigmas or ""
+def preview_options(partial_images: int, accepted: pb.GenerateImageRequest) -> GenerateOptions:
+    """Returns what is asked for so that partial images spread evenly over the steps.
 
-
-def _loras(body: GenerationBody) -> list[tuple[str, float]] | None:
-    if body.loras is None:
-        return None
-    return [(lora.id, 1.0 if lora.scale is None else lora.scale) for lora in body.loras]
-
-
-def _quality(output_compression: int | None) -> int | None:
-    # OpenAI's scale starts at 0, the contract's at 1.
-    return None if output_compression is None else max(1, output_compression)
-
-
-def _user(user: str | None) -> str | None:
-    """Returns the name itself where the contract takes it, else its digest."""
-    if user is None or len(user.encode()) <= MAX_USER_BYTES:
-        return user
-    return hashlib.sha256(user.encode()).hexdigest()
+    Args:
+        partial_images: How many are wanted, at least one.
+        accepted: The request with its defaults filled in, as the server accepted it.
+    """
+    match accepted.WhichOneof("source"):
+        case "image_to_image":
+            strength = accepted.image_to_image.strength
+        case "inpainting":
+            strength = accepted.inpainting.strength
+        case _:
+            strength = 1.0
+    # Only this share of the steps is taken, rounded down; 0.7 as a float32 is slightly less.
+    num_steps = int(accepted.num_inference_steps * round(strength, 6))
+    parts = partial_images + 1
+    even = (num_steps + parts // 2) // parts
+    return {
+        # The last step is the image itself: where there are enough steps, all previews precede it.
+        "preview_interval_steps": max(1, min(even, (num_steps - 1) // partial_images)),
+        # At most three, so that each can afford the model's own decoder.
+        "preview_method": "full-vae",
+    }

@@ -1,4 +1,7 @@
-"""Finished images as the body of an OpenAI Images response."""
+"""Finished images as an ``ImagesResponse``, and the parts that streams have in common with it.
+
+Pure. Building a response encodes megabytes as base64: callers use a thread.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from latentwire_bridge.openai.errors import CONTENT_POLICY_VIOLATION, param_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from latentwire import Accepted, Image, RequestWarning
+    from latentwire import Accepted, Image
     from latentwire_bridge.openai.answers import (
+        AnswerQuality,
+        FileFormat,
         ImageAnswer,
         ImagesAnswer,
-        OutputFormat,
-        ToldQuality,
         Usage,
         WarningAnswer,
         WithheldAnswer,
     )
-    from latentwire_bridge.openai.schema import GenerationBody, Quality
+    from latentwire_bridge.openai.schema import ImageBody, Quality
 
 
-_TOLD: Final[Mapping[Quality, ToldQuality]] = {
+_ANSWER_QUALITIES: Final[Mapping[Quality, AnswerQuality]] = {
     "draft": "low",
     "standard": "medium",
     "auto": "medium",
@@ -36,39 +39,34 @@ _TOLD: Final[Mapping[Quality, ToldQuality]] = {
     "xhigh": "xhigh",
     "max": "max",
 }
-"""OpenAI's responses know fewer qualities than its requests, and clients may insist on them."""
+"""OpenAI's responses have fewer qualities than its requests, and clients may insist on them."""
+_FORMATS: Final[Mapping[str, FileFormat]] = {"image/jpeg": "jpeg", "image/webp": "webp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a generation gave."""
+    """The outcome of a generation."""
 
     accepted: Accepted | None
     images: tuple[Image, ...]
-    withheld: tuple[Image, ...] = ()
-    """Those that a safety filter withheld."""
+    withheld: tuple[Image, ...]
+    """The images that a safety filter withheld."""
     num_steps: int
-    """Denoising steps of each."""
+    """Denoising steps of each image."""
 
 
-def quality_told(body: GenerationBody) -> ToldQuality | None:
-    """Returns the quality of what was drawn; None where the caller's own steps decided instead."""
-    return _TOLD[body.quality or "auto"] if body.num_inference_steps is None else None
+def answer_quality(body: ImageBody) -> AnswerQuality | None:
+    """Returns the quality of the images; None where the caller gave the steps instead."""
+    return _ANSWER_QUALITIES[body.quality] if body.num_inference_steps is None else None
 
 
-def format_of(image: Image) -> OutputFormat:
+def format_of(image: Image) -> FileFormat:
     """Returns an image's file format by OpenAI's name."""
-    match image.media_type:
-        case "image/jpeg":
-            return "jpeg"
-        case "image/webp":
-            return "webp"
-        case _:
-            return "png"
+    return _FORMATS.get(image.media_type, "png")
 
 
 def usage_of(*, num_steps: int) -> Usage:
-    """Returns OpenAI's ``usage``; nothing counts in tokens here, but denoising steps as output."""
+    """Returns OpenAI's ``usage``, with denoising steps as output tokens."""
     return {
         "total_tokens": num_steps,
         "input_tokens": 0,
@@ -82,30 +80,37 @@ def response_body(
     *,
     created: int,
     urls: Sequence[str | None],
-    is_b64_wanted: bool,
-    quality: ToldQuality | None,
+    has_data: bool,
+    quality: AnswerQuality | None,
 ) -> bytes:
     """Returns the JSON of an ``ImagesResponse``.
 
     Args:
-        result: The images.
+        result: The generation's outcome.
         created: Seconds since 1970.
-        urls: The address of each image; None where there is none.
-        is_b64_wanted: Whether the images themselves are part of the response.
-        quality: As ``quality_told`` names it.
+        urls: The URL of each image, or None.
+        has_data: Whether to include the images themselves.
+        quality: The quality to report, if any.
     """
-    first, num_drawn = result.images[0], len(result.images) + len(result.withheld)
+    first, num_images = result.images[0], len(result.images) + len(result.withheld)
     revised = revised_prompt(result.accepted)
+    data: list[ImageAnswer] = []
+    for image, url in zip(result.images, urls, strict=True):
+        answer: ImageAnswer = {"seed": image.seed}
+        if has_data:
+            answer["b64_json"] = base64.b64encode(image.data).decode()
+        if url is not None:
+            answer["url"] = url
+        if revised is not None:
+            answer["revised_prompt"] = revised
+        data.append(answer)
     body: ImagesAnswer = {
         "created": created,
-        "data": [
-            _datum(image, url=url, is_b64_wanted=is_b64_wanted, revised=revised)
-            for image, url in zip(result.images, urls, strict=True)
-        ],
+        "data": data,
         "background": "opaque",
         "output_format": format_of(first),
         "size": f"{first.width}x{first.height}",
-        "usage": usage_of(num_steps=result.num_steps * num_drawn),
+        "usage": usage_of(num_steps=result.num_steps * num_images),
     }
     if quality is not None:
         body["quality"] = quality
@@ -118,46 +123,32 @@ def response_body(
     return json.dumps(body).encode()
 
 
-def _datum(
-    image: Image, *, url: str | None, is_b64_wanted: bool, revised: str | None
-) -> ImageAnswer:
-    datum: ImageAnswer = {"seed": image.seed}
-    if is_b64_wanted:
-        datum["b64_json"] = base64.b64encode(image.data).decode()
-    if url is not None:
-        datum["url"] = url
-    if revised is not None:
-        datum["revised_prompt"] = revised
-    return datum
-
-
 def revised_prompt(accepted: Accepted | None) -> str | None:
-    """Returns what was read of a prompt, by OpenAI's name; None where all of it was."""
+    """Returns the part of the prompt that was used; None if that was all of it."""
     for warning in accepted.warnings if accepted else ():
         if warning.field == "prompt" and warning.replacement:
             return warning.replacement
     return None
 
 
+def warnings_of(accepted: Accepted | None) -> list[WarningAnswer]:
+    """Returns the server's warnings, with OpenAI's names for the fields."""
+    return [
+        {
+            "param": param_of(warning.field),
+            "code": warning.reason.lower(),
+            "message": warning.message,
+        }
+        for warning in (accepted.warnings if accepted else ())
+    ]
+
+
 def withheld_warning(image: Image) -> WithheldAnswer:
-    """Returns how it is told that an image is missing among the others."""
+    """Returns the warning for an image that is missing among the others."""
     return {
         "param": None,
         "code": CONTENT_POLICY_VIOLATION,
         "message": f"image {image.index} was withheld by a safety filter",
         "image_index": image.index,
         "seed": image.seed,
-    }
-
-
-def warnings_of(accepted: Accepted | None) -> list[WarningAnswer]:
-    """Returns what the server does differently from what a caller may expect."""
-    return [_warning(warning) for warning in accepted.warnings] if accepted else []
-
-
-def _warning(warning: RequestWarning) -> WarningAnswer:
-    return {
-        "param": param_of(warning.field),
-        "code": warning.reason.lower(),
-        "message": warning.message,
     }

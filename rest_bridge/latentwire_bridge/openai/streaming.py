@@ -12,6 +12,7 @@ import base64
 import io
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image as PillowImage
@@ -19,8 +20,8 @@ from PIL import Image as PillowImage
 from latentwire import Completed, Image, LatentwireError, Preview, Progress
 from latentwire_bridge.openai.errors import all_withheld, envelope
 from latentwire_bridge.openai.responses import (
+    answer_quality,
     format_of,
-    quality_told,
     revised_prompt,
     usage_of,
     warnings_of,
@@ -36,65 +37,76 @@ if TYPE_CHECKING:
     from latentwire_bridge.openai.answers import (
         CompletedImageEvent,
         ErrorAnswer,
-        OutputFormat,
         PartialImageEvent,
         ProgressEvent,
-        WarningAnswer,
         WarningEvent,
         WithheldEvent,
     )
     from latentwire_bridge.openai.errors import ApiError
-    from latentwire_bridge.openai.schema import ImageRequest
-    from latentwire_bridge.openai.stream_options import Streaming
+    from latentwire_bridge.openai.schema import ImageBody
 
     _Event = PartialImageEvent | CompletedImageEvent | ProgressEvent | WarningEvent | WithheldEvent
 
 CONTENT_TYPE: Final = "text/event-stream"
-_KEEP_ALIVE: Final = b": still drawing\n\n"
+_KEEP_ALIVE: Final = b": still generating\n\n"
 _NAME: Final = b"event: "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """What the reader of a stream needs."""
+
+    is_edit: bool
+    keep_alive_s: float
+    """Silence after which a comment is sent."""
+    send_timeout_s: float
+    """How long to wait for a reader that does not read."""
+    names_events: bool
+    """Whether to send ``event:`` lines, which repeat the data's type."""
 
 
 async def send_events(
     response: web.StreamResponse,
     events: AsyncIterator[Event],
     *,
-    streaming: Streaming,
-    wanted: ImageRequest,
+    body: ImageBody,
+    options: StreamOptions,
     accepted: Accepted | None,
     error_of: Callable[[LatentwireError], ApiError],
 ) -> Completed | None:
-    """Sends the warnings and what follows them, an error too; returns how it ended, None if badly.
-
-    Event loop. Waits for a slow reader, but not for ever.
+    """Sends the warnings and the events of a generation; an error becomes the last event.
 
     Args:
-        response: Where they go; its headers are sent.
-        events: The generation.
-        streaming: How it is told.
-        wanted: What the caller asked for.
-        accepted: What the server said before.
-        error_of: How a failure is told.
+        response: The response, whose headers were sent.
+        events: The generation's events after ``accepted``.
+        body: The caller's request.
+        options: What the reader needs.
+        accepted: The generation's first event.
+        error_of: Translates a failure.
+
+    Returns:
+        The generation's last event; None if it failed.
 
     Raises:
-        ConnectionError: the reader is gone, or reads nothing.
+        ConnectionError: The reader is gone or does not read.
     """
 
     async def send(data: bytes) -> None:
-        if not streaming.names_events and data.startswith(_NAME):
+        if not options.names_events and data.startswith(_NAME):
             data = data[data.index(b"\n") + 1 :]
         try:
-            async with asyncio.timeout(streaming.send_timeout_s):
+            async with asyncio.timeout(options.send_timeout_s):
                 await response.write(data)
         except TimeoutError:
-            message = "the reader reads nothing"
+            message = "the reader does not read"
             raise ConnectionResetError(message) from None
 
-    writer = _Writer(streaming, wanted=wanted, accepted=accepted)
+    writer = _Writer(body, is_edit=options.is_edit, accepted=accepted)
     completed: Completed | None = None
-    for warning in writer.warnings:
-        await send(writer.warning(warning))
+    for warning in writer.warning_messages():
+        await send(warning)
     try:
-        async for event in _with_pauses(events, every_s=streaming.keep_alive_s):
+        async for event in _with_pauses(events, every_s=options.keep_alive_s):
             if event is None:
                 await send(_KEEP_ALIVE)
                 continue
@@ -113,7 +125,7 @@ async def send_events(
 async def _with_pauses(
     events: AsyncIterator[Event], *, every_s: float
 ) -> AsyncIterator[Event | None]:
-    """Yields the events, and None after every so many seconds without one."""
+    """Yields the events, and None whenever there was none for so many seconds."""
     waiting: asyncio.Task[Event] | None = None
     try:
         while True:
@@ -134,35 +146,36 @@ async def _with_pauses(
 
 
 class _Writer:
-    """Puts the events of one generation into OpenAI's words."""
+    """Turns the events of one generation into messages of the stream."""
 
-    def __init__(
-        self, streaming: Streaming, *, wanted: ImageRequest, accepted: Accepted | None
-    ) -> None:
-        self.warnings = warnings_of(accepted)
+    def __init__(self, body: ImageBody, *, is_edit: bool, accepted: Accepted | None) -> None:
+        self.num_images = 0
+        self._body = body
+        self._is_edit = is_edit
+        self._warnings = warnings_of(accepted)
         self._revised_prompt = revised_prompt(accepted)
-        self._streaming = streaming
-        self._body = wanted.body
         self._num_partials: dict[int, int] = {}
         self._num_steps = 0
-        self.num_images = 0
 
-    def warning(self, warning: WarningAnswer) -> bytes:
-        """Tells it before the picture is there, to those who ask in an event."""
-        if not self._streaming.wants_progress:
-            return _comment(warning["message"])
-        return _event({"type": "latentwire.warning", **warning})
+    def warning_messages(self) -> list[bytes]:
+        """Returns the server's warnings, which are known before the first image."""
+        if self._body.progress:
+            return [_event({"type": "latentwire.warning", **one}) for one in self._warnings]
+        return [_comment(one["message"]) for one in self._warnings]
 
     async def message(self, event: Event) -> bytes | None:
         match event:
             case Progress():
                 self._num_steps = max(self._num_steps, event.step_count)
-                return self._progress(event) if self._streaming.wants_progress else None
+                return self._progress(event) if self._body.progress else None
             case Preview():
-                # Encoding a picture and its base64 takes milliseconds.
+                # Encoding an image and its base64 takes milliseconds.
                 return await asyncio.to_thread(self._partial, event)
             case Image() if event.is_filtered:
-                return self._withheld(event)
+                warning = withheld_warning(event)
+                if self._body.progress:
+                    return _event({"type": "latentwire.withheld", **warning})
+                return _comment(warning["message"])
             case Image():
                 self.num_images += 1
                 return await asyncio.to_thread(self._completed, event)
@@ -170,7 +183,7 @@ class _Writer:
                 return None
 
     def _progress(self, event: Progress) -> bytes:
-        # Sent only to those who ask: OpenAI's clients would take it for an image.
+        # Sent only on request: OpenAI's clients would take it for an image.
         return _event(
             {
                 "type": "latentwire.progress",
@@ -184,20 +197,28 @@ class _Writer:
 
     def _partial(self, event: Preview) -> bytes | None:
         index = self._num_partials.get(event.image_index, 0)
-        if index == self._streaming.partial_images:
+        if index == self._body.partial_images:
             return None
         self._num_partials[event.image_index] = index + 1
-        output_format = self._body.output_format or "png"
-        is_edit = self._streaming.is_edit
+        data = event.data
+        if self._body.output_format != "jpeg":  # which previews are
+            out = io.BytesIO()
+            with PillowImage.open(io.BytesIO(data)) as image:
+                image.save(out, self._body.output_format.upper())
+            data = out.getvalue()
         return _event(
             {
-                "type": "image_edit.partial_image" if is_edit else "image_generation.partial_image",
-                "b64_json": _base64(_converted(event.data, output_format)),
+                "type": (
+                    "image_edit.partial_image"
+                    if self._is_edit
+                    else "image_generation.partial_image"
+                ),
+                "b64_json": base64.b64encode(data).decode(),
                 "created_at": int(time.time()),
                 "size": f"{event.width}x{event.height}",
-                "quality": quality_told(self._body) or "auto",
+                "quality": answer_quality(self._body) or "auto",
                 "background": "opaque",
-                "output_format": output_format,
+                "output_format": self._body.output_format,
                 "partial_image_index": index,
                 "image_index": event.image_index,
                 "step": event.step,
@@ -205,13 +226,12 @@ class _Writer:
         )
 
     def _completed(self, event: Image) -> bytes:
-        is_edit = self._streaming.is_edit
-        told: CompletedImageEvent = {
-            "type": "image_edit.completed" if is_edit else "image_generation.completed",
-            "b64_json": _base64(event.data),
+        answer: CompletedImageEvent = {
+            "type": "image_edit.completed" if self._is_edit else "image_generation.completed",
+            "b64_json": base64.b64encode(event.data).decode(),
             "created_at": int(time.time()),
             "size": f"{event.width}x{event.height}",
-            "quality": quality_told(self._body) or "auto",
+            "quality": answer_quality(self._body) or "auto",
             "background": "opaque",
             "output_format": format_of(event),
             "usage": usage_of(num_steps=self._num_steps),
@@ -219,26 +239,19 @@ class _Writer:
             "seed": event.seed,
         }
         if self._revised_prompt is not None:
-            told["revised_prompt"] = self._revised_prompt
-        if self.warnings:
-            told["warnings"] = self.warnings
-        return _event(told)
-
-    def _withheld(self, event: Image) -> bytes:
-        """Tells it where OpenAI's clients do not look, and in an event to those who ask."""
-        warning = withheld_warning(event)
-        if not self._streaming.wants_progress:
-            return _comment(warning["message"])
-        return _event({"type": "latentwire.withheld", **warning})
+            answer["revised_prompt"] = self._revised_prompt
+        if self._warnings:
+            answer["warnings"] = self._warnings
+        return _event(answer)
 
 
 def error_event(error: ApiError) -> bytes:
-    """Returns the one form of an error that OpenAI's clients raise in the middle of a stream."""
+    """Returns an error in the one form that OpenAI's clients raise in the middle of a stream."""
     return _lines("error", envelope(error))
 
 
 def _comment(text: str) -> bytes:
-    # A line's end would end the comment, and with it what clients do not look at.
+    # A line break would end the comment and begin a field.
     return f": {' '.join(text.split())}\n\n".encode()
 
 
@@ -248,17 +261,3 @@ def _event(event: _Event) -> bytes:
 
 def _lines(name: str, data: _Event | ErrorAnswer) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-def _converted(preview: bytes, output_format: OutputFormat) -> bytes:
-    """Returns a preview, which the server makes as a JPEG, in the images' format."""
-    if output_format == "jpeg":
-        return preview
-    out = io.BytesIO()
-    with PillowImage.open(io.BytesIO(preview)) as image:
-        image.save(out, output_format.upper())
-    return out.getvalue()
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""``/healthz`` and ``/readyz``: whether the bridge lives, and whether the server can draw."""
+"""``/healthz`` and ``/readyz``: whether the bridge answers, and whether the server is ready."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ _TIMEOUT_S: Final = 0.5
 
 
 class HealthRoutes:
-    """Answers probes; however many there are, the server is asked once a second at most."""
+    """Answers probes; asks the server once a second at most, however many there are."""
 
     def __init__(self, client: AsyncClient) -> None:
-        """Takes the server whose readiness is told."""
         self._client = client
         self._lock = asyncio.Lock()
         self._is_ready = False
         self._checked_at = -_CACHED_S
 
     async def live(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Says that the bridge itself answers, whatever the server does."""
+        """Confirms that the bridge answers, whatever the state of the server."""
         return _status("ok")
 
     async def ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Says whether a generation would be drawn now."""
+        """Reports whether the server can generate images."""
         if not await self._server_is_ready():
             message = "the image server is not ready"
             raise ApiError(

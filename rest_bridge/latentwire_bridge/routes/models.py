@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 class ModelRoutes:
-    """Answers what models there are."""
+    """Lists the models."""
 
     def __init__(self, client: AsyncClient, *, aliases: Mapping[str, str]) -> None:
-        """Takes the server's client.
+        """Makes the routes.
 
         Args:
             client: The server.
-            aliases: What each further name stands for; the empty string is the default model.
+            aliases: Further names of models; an empty model is the default one.
         """
         self._client = client
         self._aliases = aliases
-        # The contract dates no models; this is since when they are offered here.
+        # The contract has no date for models.
         self._created = int(time.time())
 
     def resolve(self, name: str | None) -> str:
-        """Returns the server's name for a model; empty for its default one."""
+        """Returns the server's name for a model; empty for the default model."""
         return self._aliases.get(name, name) if name else ""
 
     async def list(self, request: web.Request) -> web.Response:
-        """Lists the real models, the default one first, then the aliases."""
+        """Lists the models, the default one first, then the aliases."""
         try:
             models = await client_of(request.headers, client=self._client).models()
         except LatentwireError as error:
@@ -48,9 +48,9 @@ class ModelRoutes:
         named = {name: one for one in models for name in (_id(one.name), *one.aliases)}
         default = next((one for one in models if one.is_default), None)
         for alias, target in self._aliases.items():
-            meant = named.get(_id(target)) if target else default
-            if meant is not None:
-                named.setdefault(alias, meant)
+            model = named.get(_id(target)) if target else default
+            if model is not None:
+                named.setdefault(alias, model)
         data = [self._model(name, model) for name, model in named.items()]
         answer: ModelsAnswer = {"object": "list", "data": data}
         return _json(answer)
@@ -66,8 +66,8 @@ class ModelRoutes:
         return _json(self._model(name if is_alias else _id(model.name), model))
 
     def _model(self, id_: str, model: Model) -> ModelAnswer:
-        """Returns OpenAI's four fields, and beside them what the model can do and its state."""
-        told: ModelAnswer = {
+        """Returns OpenAI's four fields, and the model's state and abilities."""
+        answer: ModelAnswer = {
             "id": id_,
             "object": "model",
             "created": self._created,
@@ -75,22 +75,22 @@ class ModelRoutes:
             "state": model.state,
         }
         if model.failure_message:
-            told["failure_message"] = model.failure_message
+            answer["failure_message"] = model.failure_message
         if model.family:
-            told["capabilities"] = ["text-to-image", *model.capabilities]
-            told["schedulers"] = [
+            answer["capabilities"] = ["text-to-image", *model.capabilities]
+            answer["schedulers"] = [
                 {"id": one.id, "sigmas": [*one.sigmas]} for one in model.schedulers
             ]
-            told["limits"] = model.limits
-            told["defaults"] = _defaults(model)
-            told["loras"] = [*model.loras]
-        return told
+            answer["limits"] = model.limits
+            answer["defaults"] = _defaults(model)
+            answer["loras"] = [*model.loras]
+        return answer
 
 
 def _defaults(model: Model) -> DefaultsAnswer:
     defaults = model.defaults
     scheduler_id, sigmas = defaults.scheduler
-    told: DefaultsAnswer = {
+    answer: DefaultsAnswer = {
         "width": defaults.width,
         "height": defaults.height,
         "num_inference_steps": defaults.num_inference_steps,
@@ -98,10 +98,10 @@ def _defaults(model: Model) -> DefaultsAnswer:
         "scheduler": {"id": scheduler_id, "sigmas": sigmas},
     }
     if defaults.high_noise_frac is not None:
-        told["high_noise_frac"] = defaults.high_noise_frac
+        answer["high_noise_frac"] = defaults.high_noise_frac
     if defaults.high_resolution_fix is not None:
-        told["high_resolution_fix"] = defaults.high_resolution_fix
-    return told
+        answer["high_resolution_fix"] = defaults.high_resolution_fix
+    return answer
 
 
 def _id(name: str) -> str:

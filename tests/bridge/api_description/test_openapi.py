@@ -16,11 +16,14 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import latentwire_bridge
 from latentwire import AsyncClient
-from latentwire_bridge.api_description.operations import ALWAYS, OF_FAILURES, OF_TEMPORARY, SENT
+from latentwire_bridge.api_description.headers import (
+    ERROR_HEADERS,
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+)
 from latentwire_bridge.app import build_app
 from latentwire_bridge.edge import browsers
 from latentwire_bridge.edge.rate_limits import RateLimits
-from latentwire_bridge.edge.uploads import IMAGE_FIELDS, MASK_FIELDS
 from latentwire_bridge.files.file_store import FileStore
 from latentwire_bridge.openai.errors import ApiError
 from latentwire_bridge.openai.schema import (
@@ -30,10 +33,11 @@ from latentwire_bridge.openai.schema import (
     VariationBody,
     parse_request,
 )
+from latentwire_bridge.openai.source_images import IMAGE_FIELDS, MASK_FIELDS
 from latentwire_bridge.settings import Settings
 from tests.bridge.openai.test_schema import attempted, bodies
 from tests.support.bridge.bridging import Answer, bridging
-from tests.support.bridge.described import DESCRIPTION, assert_described
+from tests.support.bridge.described import DESCRIPTION, assert_described, body_schema, plain
 
 PATH = "/openapi.json"
 KINDS = {"generations": GenerationBody, "edits": EditBody, "variations": VariationBody}
@@ -47,8 +51,7 @@ STANDARD = {
 
 
 def fields_of(kind: str, media_type: str = "application/json") -> dict:
-    content = DESCRIPTION["paths"][f"/images/{kind}"]["post"]["requestBody"]["content"]
-    return content[media_type]["schema"]["properties"]
+    return body_schema(f"/images/{kind}", media_type)["properties"]
 
 
 def test_it_is_openapi_3_1():
@@ -110,7 +113,7 @@ def test_every_field_is_described_by_all_its_names(kind, media_type):
     if (kind, media_type) == ("generations", "multipart/form-data"):
         return
     fields = fields_of(kind, media_type)
-    names = {*KINDS[kind].model_fields, *ALIASES, *KINDS[kind].unserved}
+    names = {*KINDS[kind].model_fields, *ALIASES, *KINDS[kind].refused}
     assert names <= set(fields)
     assert [name for name, field in fields.items() if not field.get("description")] == []
 
@@ -119,13 +122,25 @@ def test_every_field_is_described_by_all_its_names(kind, media_type):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_taken_is_described_as_taken(sent, kind):
     schema = {"properties": fields_of(kind), "components": DESCRIPTION["components"]}
-    # Pictures are taken out before a request is made of the rest.
-    sent = {name: value for name, value in sent.items() if name not in PICTURES}
+    # Pictures are taken out before a request is made of the rest; a blank prompt is the server's.
+    sent = {name: value for name, value in sent.items() if name not in (*PICTURES, "prompt")}
     wanted = attempted(partial(parse_request, kind=KINDS[kind]), {"prompt": "a", **sent})
 
     if not isinstance(wanted, ApiError):
         json_body = json.loads(json.dumps({"prompt": "a", **sent}))
-        Draft202012Validator(schema).validate(json_body)
+        Draft202012Validator(schema).validate(plain(json_body, schema))
+
+
+@pytest.mark.parametrize(
+    ("field", "spelling"),
+    [("n", "2"), ("n", 2.0), ("n", None), ("n", ""), ("quality", "HD"), ("size", "64 X 64"),
+     ("output_format", "JPG"), ("guidance_scale", "1e0"), ("svg", False)],
+)  # fmt: skip
+async def test_more_spellings_are_taken_than_described(bridge, field, spelling):
+    assert (await bridge.generate(**{field: spelling})).status == 200
+    schema = body_schema("/images/generations")
+    described = plain({"prompt": "a", field: spelling}, schema)
+    Draft202012Validator({**schema, "components": DESCRIPTION["components"]}).validate(described)
 
 
 async def test_defaults_are_what_absence_means(bridge):
@@ -158,7 +173,9 @@ def test_every_header_that_is_read_is_described():
         read |= {
             getattr(module, name) for name in re.findall(r"headers(?:\.get\(|\[)([A-Z_]+)", text)
         }
-    described = {name.lower() for name in (*SENT, *STANDARD, *ALWAYS, *OF_FAILURES, *OF_TEMPORARY)}
+    described = {
+        name.lower() for name in (*REQUEST_HEADERS, *STANDARD, *RESPONSE_HEADERS, *ERROR_HEADERS)
+    }
     assert "idempotency-key" in {name.lower() for name in read}
     set_by_every_server = {"server", "x-content-type-options"}
     assert {name.lower() for name in read} - described <= set_by_every_server

@@ -70,7 +70,7 @@ def test_any_bytes_are_an_object_or_are_refused(data):
 
 def test_all_that_is_wrong_is_told_at_once():
     with pytest.raises(ApiError) as refused:
-        parse_request({"n": 99, "stream": 1, "steps": 0, "size": "big"})
+        parse_request({"n": 0, "stream": 1, "steps": 0, "size": "big"})
 
     for param in ("'prompt'", "'n'", "'stream'", "'steps'", "'size'"):
         assert param in refused.value.message

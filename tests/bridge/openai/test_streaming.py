@@ -257,7 +257,7 @@ async def test_silence_is_filled_with_comments(server):
         await asyncio.sleep(0.4)
         server.model.let_go()
         answer = await drawing
-    assert answer.data.count(b": still drawing\n\n") >= 3
+    assert answer.data.count(b": still generating\n\n") >= 3
     assert len(events_in(answer.data)) == 1
 
 

@@ -131,13 +131,13 @@ async def test_json_brings_its_pictures_as_data_urls(bridge, wrapped):
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ({"image_url": "https://example.com/a.png"}, "fetches nothing"),
-        ({"image_url": "file:///etc/passwd"}, "fetches nothing"),
+        ({"image_url": "https://example.com/a.png"}, "does not fetch URLs"),
+        ({"image_url": "file:///etc/passwd"}, "does not fetch URLs"),
         ({"file_id": "file-abc"}, "keeps no files"),
-        ({"image_url": "data:image/png;base64,@@@"}, "no data: URL in base64"),
-        ({"image_url": "data:image/png,abc"}, "no data: URL in base64"),
-        ({}, "needed"),
-        (7, "needed"),
+        ({"image_url": "data:image/png;base64,@@@"}, "not a base64 data: URL"),
+        ({"image_url": "data:image/png,abc"}, "not a base64 data: URL"),
+        ({}, "should be"),
+        (7, "should be"),
     ],
     ids=str,
 )
@@ -154,7 +154,7 @@ async def test_several_pictures_are_more_than_the_model_takes(bridge, server):
         data.add_field("image[]", file_of(picture()), filename="a.png")
     answer = await bridge.send("POST", EDITS, data=data)
     assert (answer.status, answer.error["param"]) == (400, "image")
-    assert "1 picture; got 2" in answer.error["message"]
+    assert "1 image; got 2" in answer.error["message"]
     assert server.model.calls == []
 
 
