@@ -12,8 +12,13 @@ import hypothesis
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.support.crash_safe_scheduling import CrashSafeScheduling
+from tests.support.time_limits import SCALE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from xdist.remote import Producer
 
 TESTS = Path(__file__).parent
 # Cheapest first: a broken contract or rule is heard of within seconds.
@@ -41,8 +46,17 @@ hypothesis.settings.register_profile("latentwire", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("latentwire")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> CrashSafeScheduling:
+    return CrashSafeScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the folders in the order above, and in each the slow tests last."""
+    """Runs the folders in the order above, and in each the slow tests last; scales time limits."""
+    for item in items if SCALE != 1 else ():
+        limit = item.get_closest_marker("timeout")
+        seconds = limit.args[0] if limit else float(item.config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * SCALE), append=False)
     rank = {folder: number for number, folder in enumerate(FOLDERS)}
     items.sort(
         key=lambda item: (
