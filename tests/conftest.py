@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,22 @@ for _name in [name for name in os.environ if name.startswith("LATENTWIRE_")]:
         del os.environ[_name]
 # A shell starts background jobs deaf to Ctrl-C; the programs under test must hear it nevertheless.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# OpenVINO reports its use from a forked child. A child of a worker inherits the worker's threads'
+# locks, which kills it or leaves it waiting, and the pipe to the controller: while it lives, the
+# controller does not notice that the worker is dead. Where the package that reports is missing,
+# OpenVINO does without.
+sys.modules["openvino_telemetry"] = None
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _refuse_to_fork() -> None:
+    message = "a test forks its worker"
+    raise RuntimeError(message)
+
+
+# What is raised there is reported as unraisable, and so fails the test.
+os.register_at_fork(before=_refuse_to_fork)
 
 # Time limits are pytest-timeout's; the same examples in every run.
 hypothesis.settings.register_profile("latentwire", deadline=None, derandomize=True)
