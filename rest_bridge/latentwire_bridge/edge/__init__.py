@@ -1,1 +1,1 @@
-"""The HTTP edge: callers, bodies, uploads, browsers, rate limits."""
+"""The HTTP edge: callers, bodies, browsers, rate limits."""

@@ -1,8 +1,8 @@
-"""Which web pages may call the bridge: none that nobody has allowed. Pure.
+"""Decides which web pages may call the bridge: only those that the operator allows. Pure.
 
-A bridge on somebody's own machine is reachable from every page that this machine's browser shows.
-A page of another origin betrays itself by ``Origin``; one that turned its own name into our
-address (DNS rebinding) by ``Host``. Programs send no ``Origin`` and are not touched.
+A bridge on a user's machine is reachable from every page that the user's browser shows. ``Origin``
+reveals a page of another origin, ``Host`` a page whose name was made to resolve to the bridge's
+address (DNS rebinding). Programs send no ``Origin`` and are not affected.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _PREFLIGHT_S: Final = 600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrowserPolicy:
-    """What the operator allows."""
+    """The origins and host names that the operator allows."""
 
     cors_origins: frozenset[str] = frozenset()
     """Origins such as ``"https://app.example"`` whose pages may call; ``"*"`` is all of them."""
     allowed_hosts: frozenset[str] = frozenset({ANY})
-    """Names under which we may be called besides addresses; ``"*"`` is all of them."""
+    """Host names by which the bridge may be called, besides addresses; ``"*"`` is all of them."""
 
     def check(self, *, host: str | None, origin: str | None) -> None:
-        """Lets a request pass, or not.
+        """Checks where a request comes from.
 
         Raises:
-            ApiError: it comes from a page that is not allowed, or asks for somebody else.
+            ApiError: The host name or the web page is not allowed.
         """
         if host is not None and not self._is_allowed_host(host):
-            message = "this Host is not served here; the operator may allow it: allowed_hosts"
+            message = "this Host is not allowed; the operator can allow it: allowed_hosts"
             raise ApiError(message, status=HTTPStatus.FORBIDDEN, code="host_not_allowed")
         if origin is not None and not self._is_allowed_origin(origin):
-            message = "pages of this Origin may not call; the operator may allow it: cors_origins"
+            message = "this Origin is not allowed; the operator can allow it: cors_origins"
             raise ApiError(message, status=HTTPStatus.FORBIDDEN, code="origin_not_allowed")
 
     def cors_headers(self, origin: str | None) -> Mapping[str, str]:
-        """Returns what tells a browser that its page may read the response."""
+        """Returns the headers with which a browser lets an allowed page read the response."""
         if origin is None or not self._is_allowed_origin(origin):
             return {}
         return {
@@ -69,7 +69,7 @@ class BrowserPolicy:
         if match is None:
             return False
         name = match[1].strip("[]").lower().rstrip(".")
-        # An address cannot be rebound: only names resolve to somewhere else tomorrow.
+        # An address cannot be rebound: only names can resolve to another address tomorrow.
         return (
             ANY in self.allowed_hosts
             or name in self.allowed_hosts
@@ -80,7 +80,7 @@ class BrowserPolicy:
 
 
 def preflight_headers(requested: str | None) -> Mapping[str, str]:
-    """Returns the answer to a browser that asks whether it may send these headers."""
+    """Returns the response headers to a browser's preflight request for these headers."""
     names = requested if requested and _HEADER_NAMES.fullmatch(requested) else "content-type"
     return {
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",

@@ -1,4 +1,4 @@
-"""Who calls, how long they wait, what they repeat, what they misread, by their headers. Pure."""
+"""What a caller's headers say: the key, the time they wait, and the id of a retry. Pure."""
 
 from __future__ import annotations
 
@@ -19,69 +19,69 @@ if TYPE_CHECKING:
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_KEY_CHARACTERS: Final = 4_096
 """gRPC drops calls whose metadata exceeds 8 KiB."""
-PATIENCE_HEADERS: Final = ("x-stainless-read-timeout", "x-stainless-timeout")
-"""Seconds that OpenAI's clients will wait: those for Python's, and, whole ones, Node.js's."""
-_SHARE_OF_PATIENCE: Final = 0.95
-"""Leaves the rest for our answer: a caller that gives up first asks again, and we draw twice."""
+TIMEOUT_HEADERS: Final = ("x-stainless-read-timeout", "x-stainless-timeout")
+"""How many seconds OpenAI's clients wait: Python's, and Node.js's in whole seconds."""
+_SHARE_OF_TIMEOUT: Final = 0.95
+"""The rest is for the response: a client that times out first retries, and pays twice."""
 _SHARE_OF_SILENCE: Final = 1 / 3
-"""A comment may be late."""
+"""Leaves room for a comment that is late."""
 _CONFUSED_BY_EVENT_NAMES: Final = frozenset(
     {"AsyncOpenAI/Python 1.97.0", "AsyncOpenAI/Python 1.97.1"}
 )
-"""Wrap every named event of an image; the data alone, which tells its type, they read well."""
+"""Clients that misread named events; they read the data alone, which has the type too."""
 
 
 def client_of(headers: Mapping[str, str], *, client: AsyncClient) -> AsyncClient:
-    """Returns a client that calls the server in the caller's name.
+    """Returns a client that calls the server with the caller's key.
 
     Raises:
-        ApiError: the key is none that could be right.
+        ApiError: The key cannot be valid.
     """
     key = _key(headers)
     if not key:
         return client
     if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
-        message = "the API key is not of printable ASCII characters, or too long"
+        message = "the API key must be printable ASCII of at most 4,096 characters"
         raise ApiError(message, status=HTTPStatus.UNAUTHORIZED, code="invalid_api_key")
     return client.with_api_key(key)
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """Returns the id under which the server knows a repeat; None if the caller gave no key for it.
+    """Returns the id by which the server recognises a retry; None without ``Idempotency-Key``.
 
-    An ``Idempotency-Key`` may be any text, and each caller has keys of their own.
+    The key may be any text, and each caller has keys of their own.
 
     Raises:
-        ApiError: the key is empty.
+        ApiError: The key is empty.
     """
     idempotency_key = headers.get(IDEMPOTENCY_KEY)
     if idempotency_key is None:
         return None
     if not idempotency_key.strip():
-        message = f"'{IDEMPOTENCY_KEY}': is empty; send a text of your own, such as a UUID"
+        message = f"'{IDEMPOTENCY_KEY}': must not be empty; send any text, such as a UUID"
         raise ApiError(message, param=IDEMPOTENCY_KEY, code="invalid_value")
     named = json.dumps([_key(headers), idempotency_key]).encode()
     return str(uuid.UUID(bytes=hashlib.sha256(named).digest()[:16], version=5))
 
 
-def patience_s(headers: Mapping[str, str], *, most_s: float) -> float:
-    """Returns how long a generation may take; OpenAI's clients tell how long they will wait."""
-    told_s = (_seconds(headers.get(name, "")) for name in PATIENCE_HEADERS)
-    return min(most_s, *(_SHARE_OF_PATIENCE * seconds for seconds in told_s))
+def timeout_s(headers: Mapping[str, str], *, most_s: float) -> float:
+    """Returns how long a generation may take, given how long the caller waits."""
+    waits_s = (_seconds(headers.get(name, "")) for name in TIMEOUT_HEADERS)
+    return min(most_s, *(_SHARE_OF_TIMEOUT * wait_s for wait_s in waits_s))
 
 
-def _seconds(told: str) -> float:
-    """Returns the time that a header tells; infinite if it tells none."""
+def _seconds(header: str) -> float:
+    """Returns a header's positive number of seconds, or infinity."""
     try:
-        seconds = float(told)
+        seconds = float(header)
     except ValueError:
         return math.inf
     return seconds if seconds > 0 else math.inf
 
 
 def keep_alive_s(headers: Mapping[str, str], *, most_s: float) -> float:
-    """Returns how long a stream may be silent: clients wait so long for each piece of it."""
-    return min(most_s, patience_s(headers, most_s=math.inf) * _SHARE_OF_SILENCE)
+    """Returns how long a stream may be silent: clients wait that long for each chunk."""
+    return min(most_s, timeout_s(headers, most_s=math.inf) * _SHARE_OF_SILENCE)
 
 
 def _key(headers: Mapping[str, str]) -> str:
@@ -91,5 +91,5 @@ def _key(headers: Mapping[str, str]) -> str:
 
 
 def reads_event_names(headers: Mapping[str, str]) -> bool:
-    """Whether the caller can be sent ``event:`` lines."""
+    """Whether the caller's client understands ``event:`` lines."""
     return headers.get("User-Agent") not in _CONFUSED_BY_EVENT_NAMES

@@ -1,7 +1,7 @@
-"""The HTTP edge: every request enters and every response leaves here, whatever becomes of it.
+"""The HTTP edge: every request enters and every response leaves here.
 
-Paths are brought into one form, browsers are checked, every error becomes OpenAI's envelope, and
-every response carries the headers that OpenAI's clients read. Event loop only.
+Brings paths into one form, checks browsers, turns every error into OpenAI's error object, and adds
+the headers that OpenAI's clients read. Event loop only.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 PREPARE: Final[web.RequestKey[Callable[[web.StreamResponse], None]]] = web.RequestKey("prepare")
-"""Sets what every response carries; for those that are sent before they are returned."""
+"""Adds the common headers; for responses that are sent before they are returned."""
 OPENAI_VERSION: Final = "2020-10-01"
-"""The version of OpenAI's API that clients are told; it never had another one."""
+"""The only version that OpenAI's API ever had."""
 _SERVER_NAME: Final = "latentwire"
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_LOGGED_PATH: Final = 200
@@ -44,7 +44,7 @@ _logger: Final = logging.getLogger(__name__)
 
 
 def canonical_path(raw_path: str) -> str:
-    """Returns the path under which a route is known.
+    """Returns a path as the table of routes has it.
 
     Clients build URLs by hand: a base URL with a slash at its end gives ``/v1//images``, one
     without a version gives ``/images``, and the original service wrote ``/image/generations``.
@@ -58,7 +58,7 @@ def canonical_path(raw_path: str) -> str:
 
 
 class HttpEdge:
-    """Stands between the listener and the application's routes."""
+    """Wraps the application's routes."""
 
     def __init__(
         self,
@@ -66,12 +66,11 @@ class HttpEdge:
         *,
         browsers: BrowserPolicy,
     ) -> None:
-        """Takes what answers requests that may pass."""
         self._routes = routes
         self._browsers = browsers
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers one request. Never raises, but when there is nobody left to be answered."""
+        """Answers a request. Raises only if the caller is gone."""
         started = time.monotonic()
         if not isinstance(request, web.Request):
             raise TypeError(request)
@@ -92,8 +91,8 @@ class HttpEdge:
             status = response.status
             return response
         finally:
-            # Status 0: the caller left before there was an answer.
-            # A probe asks every few seconds: worth a line only when the answer is bad news.
+            # Status 0: the caller left before there was a response.
+            # Probes call every few seconds: only failures are worth a line.
             is_probe = request.rel_url.raw_path in _PROBES and status == HTTPStatus.OK
             _logger.log(
                 logging.DEBUG if is_probe else logging.INFO,
@@ -128,7 +127,7 @@ class HttpEdge:
 
 
 class EdgeProtocol(web.RequestHandler):
-    """One connection; speaks OpenAI's envelope even where a request is not HTTP at all."""
+    """A connection; answers with OpenAI's error object even what is not HTTP at all."""
 
     __slots__ = ()
 
@@ -139,7 +138,7 @@ class EdgeProtocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - the parser's text, which quotes the request
     ) -> web.StreamResponse:
-        """Answers what the parser could not read, and closes the connection."""
+        """Answers a request that the parser cannot read, and closes the connection."""
         request_id = request_id_from(None)
         if request.writer.output_size > 0:
             msg = "the response has begun and cannot become an error"
@@ -157,14 +156,14 @@ class EdgeProtocol(web.RequestHandler):
 
 
 def request_id_from(sent: str | None) -> str:
-    """Returns the caller's own id if it may stand in a log, else a new one."""
+    """Returns the caller's own id if it is safe to log, else a new one."""
     return sent if sent and _SANE_REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
 
 
 def stamp(response: web.StreamResponse, request_id: str, *, started: float) -> None:
-    """Sets what every response carries."""
+    """Sets the headers of every response."""
     response.headers["x-request-id"] = request_id
-    # The last OpenAI client before 1.0 reads this one, and demands a number in the next.
+    # OpenAI's last client before 1.0 reads this one, and requires a number in the next.
     response.headers["request-id"] = request_id
     response.headers["openai-processing-ms"] = str(_milliseconds_since(started))
     response.headers["openai-version"] = OPENAI_VERSION

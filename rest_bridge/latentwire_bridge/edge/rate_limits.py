@@ -1,7 +1,6 @@
-"""How much room the queue has, as OpenAI's ``x-ratelimit-*`` headers. Event loop only.
+"""The free places in the server's queue, as OpenAI's ``x-ratelimit-*`` headers. Event loop only.
 
-The server is asked while it draws, and once a second at most: whoever waits for a picture does not
-wait for this.
+The server is asked while it generates, and once a second at most, so that nobody waits for this.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _MINUTE_S: Final = 60
 
 
 class RateLimits:
-    """The state of the server's queue, as it was a moment ago."""
+    """The latest known state of the server's queue."""
 
     def __init__(self) -> None:
         self._info: ServerInfo | None = None
@@ -33,10 +32,10 @@ class RateLimits:
         self._asking: asyncio.Task[None] | None = None
 
     def refresh(self, client: AsyncClient) -> None:
-        """Asks the server in the background, unless that was done just now.
+        """Asks the server in the background, unless it was asked within the last second.
 
         Args:
-            client: One that the server lets in.
+            client: A client with a key that the server accepts.
         """
         is_asking = self._asking is not None and not self._asking.done()
         if is_asking or time.monotonic() - self._asked_at < _CACHED_S:
@@ -44,55 +43,37 @@ class RateLimits:
         self._asked_at = time.monotonic()
         self._asking = asyncio.create_task(self._ask(client))
 
-    async def headers(self) -> Mapping[str, str]:
-        """Returns what a caller who was let in is told; nothing if the server never answered."""
-        info = await self._latest()
-        if info is None:
-            return {}
-        return limit_headers(
-            limit=info.max_queued,
-            remaining=max(0, info.max_queued - info.queued_count),
-            reset_s=info.estimated_wait_s or 0.0,
-        )
+    async def headers(self, *, full_for_s: float | None = None) -> Mapping[str, str]:
+        """Returns the headers; none if the server never answered.
 
-    async def headers_when_full(self, retry_after_s: float) -> Mapping[str, str]:
-        """Returns what a caller is told for whom there was no room."""
-        info = await self._latest()
+        Args:
+            full_for_s: When there will be room again, for a caller whom the full queue refused.
+        """
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
+        info = self._info
         if info is None:
             return {}
-        return limit_headers(limit=info.max_queued, remaining=0, reset_s=retry_after_s)
+        remaining, reset_s = max(0, info.max_queued - info.queued_count), info.estimated_wait_s
+        if full_for_s is not None:
+            remaining, reset_s = 0, full_for_s
+        return {
+            "x-ratelimit-limit-requests": str(info.max_queued),
+            "x-ratelimit-remaining-requests": str(remaining),
+            "x-ratelimit-reset-requests": _duration(reset_s or 0.0),
+        }
 
     async def aclose(self) -> None:
-        """Stops asking."""
+        """Cancels a call that is under way."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
 
-    async def _latest(self) -> ServerInfo | None:
-        if self._asking is not None:
-            await asyncio.wait([self._asking])
-        return self._info
-
     async def _ask(self, client: AsyncClient) -> None:
-        # A server that does not answer costs the headers, and says itself what is wrong with it.
+        # If the server does not answer, the headers are left out; the generation reports why.
         with contextlib.suppress(LatentwireError, TimeoutError):
             async with asyncio.timeout(_TIMEOUT_S):
                 self._info = await client.server_info()
-
-
-def limit_headers(*, limit: int, remaining: int, reset_s: float) -> Mapping[str, str]:
-    """Returns the headers.
-
-    Args:
-        limit: How many requests may wait.
-        remaining: How many more may come now.
-        reset_s: When the queue will be empty, in seconds from now.
-    """
-    return {
-        "x-ratelimit-limit-requests": str(limit),
-        "x-ratelimit-remaining-requests": str(remaining),
-        "x-ratelimit-reset-requests": _duration(reset_s),
-    }
 
 
 def _duration(seconds: float) -> str:

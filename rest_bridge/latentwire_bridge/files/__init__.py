@@ -1,1 +1,1 @@
-"""Finished images, stored for results that are URLs."""
+"""Storage of the images behind URLs."""

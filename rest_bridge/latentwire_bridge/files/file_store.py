@@ -1,7 +1,7 @@
-"""Finished images that are fetched by their URL: few, for a while, under names nobody can guess.
+"""Keeps finished images for their URLs: a bounded number, for a while, under unguessable names.
 
-Blocking, and safe from any thread; the event loop calls everything but ``get`` on a thread. A name
-is looked up in a table, so that no path of a caller ever reaches the file system.
+Blocking and thread-safe; the event loop calls everything but ``get`` on a thread. Names are looked
+up in a table, so that a caller's path never reaches the file system.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME_BYTES: Final = 16
-"""128 random bits: knowing a name is the permission to fetch it, as with OpenAI's own URLs."""
+"""128 random bits: knowing a name is enough to download the file, as with OpenAI's own URLs."""
 _SUFFIXES: Final = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
@@ -32,7 +32,7 @@ class StoredFile:
 
 
 class FileStore:
-    """Keeps files in a folder; the oldest leave when there are too many or too old ones."""
+    """Files in a folder; the oldest are deleted beyond a number, a size or an age."""
 
     def __init__(
         self,
@@ -43,7 +43,6 @@ class FileStore:
         ttl_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes an empty folder of its own, and the bounds."""
         self._folder = folder
         self._max_files = max_files
         self._max_bytes = max_bytes
@@ -57,7 +56,7 @@ class FileStore:
         """Stores a file and returns its name.
 
         Raises:
-            OSError: the disk is full or the folder is gone; nothing is left of the file.
+            OSError: The disk is full or the folder is gone; no part of the file remains.
         """
         name = secrets.token_urlsafe(_NAME_BYTES) + _SUFFIXES.get(media_type, "")
         path = self._folder / name
@@ -77,7 +76,7 @@ class FileStore:
         return name
 
     def get(self, name: str) -> StoredFile | None:
-        """Returns the file of that name; None when there is none, or none any more."""
+        """Returns a file by name; None if it does not exist or has expired."""
         stored = self._files.get(name)
         return None if stored is None or stored.expires_at <= self._clock() else stored
 
@@ -86,23 +85,13 @@ class FileStore:
         return max(0.0, stored.expires_at - self._clock())
 
     def remove_expired(self) -> None:
-        """Deletes the files whose time is over."""
+        """Deletes the files that have expired."""
         with self._lock:
             self._remove_surplus()
 
-    @property
-    def num_files(self) -> int:
-        """How many files there are."""
-        return len(self._files)
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes they have."""
-        return sum(stored.size_bytes for stored in list(self._files.values()))
-
     def _remove_surplus(self) -> None:
         now = self._clock()
-        size_bytes = self.size_bytes
+        size_bytes = sum(stored.size_bytes for stored in self._files.values())
         for name, stored in list(self._files.items()):
             is_within = len(self._files) <= self._max_files and size_bytes <= self._max_bytes
             if is_within and stored.expires_at > now:

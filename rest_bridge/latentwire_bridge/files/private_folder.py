@@ -1,7 +1,7 @@
-"""A temporary folder that ends with its process, even one that was killed.
+"""A temporary folder that does not outlive its process for long, even if that is killed.
 
-Each folder is locked by its owner for as long as that lives; the next bridge to start removes the
-folders that nobody holds any more. Blocking; called at start and stop only.
+The owner locks its folder; a bridge that starts removes all folders that are no longer locked.
+Blocking; used at start and stop only.
 """
 
 from __future__ import annotations
@@ -11,48 +11,34 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import Final
 
 _PREFIX: Final = "latentwire-bridge-"
 
 
 class PrivateFolder:
-    """A folder that only this user can enter, removed when it is closed."""
+    """A folder that only this user can enter. Closing removes it."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Makes the folder, and removes those of bridges that are no more.
+        """Creates the folder, and removes those of bridges that were killed.
 
         Args:
-            parent: Where to make it; None is the system's folder for temporary files.
+            parent: Where to create it; None is the system's folder for temporary files.
 
         Raises:
-            OSError: ``parent`` is no folder in which we may write.
+            OSError: ``parent`` is not a writable folder.
         """
         parent = parent or Path(tempfile.gettempdir())
         remove_abandoned(parent)
         while True:
-            # mkdtemp gives it mode 0700 and a name that cannot be prepared by somebody else.
+            # mkdtemp gives it mode 0700 and a name that no other user can predict.
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             self._lock = os.open(self.path, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             if self.path.exists():
                 return
-            # Another bridge took it for an abandoned one before it was locked.
+            # Another bridge took it for abandoned before it was locked.
             os.close(self._lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Removes the folder and everything in it."""
@@ -61,7 +47,7 @@ class PrivateFolder:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes what killed bridges of this user left behind."""
+    """Removes the folders that killed bridges of this user left behind."""
     for path in parent.glob(f"{_PREFIX}*"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -72,7 +58,7 @@ def remove_abandoned(parent: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:
-            # Its owner lives.
+            # Its owner is alive.
             continue
         finally:
             os.close(lock)

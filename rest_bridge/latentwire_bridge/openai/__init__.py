@@ -1,1 +1,1 @@
-"""The shape of OpenAI's Images API: fields, requests, responses, streams, errors."""
+"""OpenAI's Images API: fields, requests, responses, streams, errors."""

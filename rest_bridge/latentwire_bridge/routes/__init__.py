@@ -1,1 +1,1 @@
-"""The handlers of the REST routes."""
+"""The REST routes and their table."""

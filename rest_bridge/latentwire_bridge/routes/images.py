@@ -16,9 +16,9 @@ from latentwire_bridge.edge.body import is_form, read_form, read_object
 from latentwire_bridge.edge.callers import (
     client_of,
     keep_alive_s,
-    patience_s,
     reads_event_names,
     request_id_of,
+    timeout_s,
 )
 from latentwire_bridge.edge.edge import PREPARE, REQUEST_ID
 from latentwire_bridge.openai.errors import ApiError, all_withheld, api_error, internal_error
@@ -104,13 +104,13 @@ class ImageRoutes:
     async def _answer_upload(
         self, request: web.Request, kind: type[ImageBody]
     ) -> web.StreamResponse:
-        timeout_s = self._settings.body_timeout_s
+        longest_s = self._settings.body_timeout_s
         larger = request.clone(client_max_size=self._settings.max_upload_bytes)
         if is_form(larger):
-            parts = await read_form(larger, timeout_s=timeout_s)
+            parts = await read_form(larger, timeout_s=longest_s)
             upload = await asyncio.to_thread(from_form, parts)
         else:
-            sent = await read_object(larger, timeout_s=timeout_s, takes_forms=True)
+            sent = await read_object(larger, timeout_s=longest_s, takes_forms=True)
             upload = await asyncio.to_thread(from_json, sent)
         wanted = parse_request(upload.fields, kind=kind, is_form=upload.is_form)
         takes_mask = kind is not VariationBody
@@ -166,15 +166,15 @@ class ImageRoutes:
             options |= await self._preview_options(client, body, options)
         if request_id is not None:
             options |= {"request_id": request_id, "disconnect_policy": "continue"}
-        timeout_s = self._settings.generation_timeout_s
+        longest_s = self._settings.generation_timeout_s
         if not body.stream:
-            # Clients wait that long without hearing anything; a stream keeps them informed.
-            timeout_s = patience_s(request.headers, most_s=timeout_s)
+            # Clients time out when nothing arrives; in a stream, comments do.
+            longest_s = timeout_s(request.headers, most_s=longest_s)
         return _Generation(
             request=request,
             wanted=wanted,
             is_edit=source is not None,
-            events=client.stream(body.prompt, timeout_s=timeout_s, **options),
+            events=client.stream(body.prompt, timeout_s=longest_s, **options),
             outlives_call=request_id is not None,
         )
 
@@ -182,9 +182,9 @@ class ImageRoutes:
         self, client: AsyncClient, body: ImageBody, options: GenerateOptions
     ) -> GenerateOptions:
         """Asks the server for the defaults of the request, on which its steps depend."""
-        timeout_s = self._settings.generation_timeout_s
         options = {**options, "validate_only": True}
-        stream = client.stream(body.prompt, timeout_s=timeout_s, **options)
+        longest_s = self._settings.generation_timeout_s
+        stream = client.stream(body.prompt, timeout_s=longest_s, **options)
         async with stream as events:
             async for event in events:
                 if isinstance(event, Accepted):
@@ -257,7 +257,8 @@ class ImageRoutes:
     async def _with_limits(self, error: ApiError) -> ApiError:
         """Adds the state of the queue to an error that is about the queue."""
         if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-            error.headers.update(await self._limits.headers_when_full(error.retry_after_s or 0.0))
+            full_for_s = error.retry_after_s or 0.0
+            error.headers.update(await self._limits.headers(full_for_s=full_for_s))
         return error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_beyond_the_number_of_files_the_oldest_leave(tmp_path, clock):
     names = [store.put(b"x", media_type="image/png") for _ in range(5)]
 
     assert [store.get(name) is not None for name in names] == [False, False, True, True, True]
-    assert len(list(tmp_path.iterdir())) == store.num_files == 3
+    assert len(list(tmp_path.iterdir())) == len(store._files) == 3
 
 
 def test_beyond_the_bytes_the_oldest_leave(tmp_path, clock):
@@ -58,7 +59,7 @@ def test_beyond_the_bytes_the_oldest_leave(tmp_path, clock):
     names = [store.put(bytes(40), media_type="image/png") for _ in range(3)]
 
     assert [store.get(name) is not None for name in names] == [False, True, True]
-    assert store.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()) == 80
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 80
 
 
 def test_a_file_that_alone_is_too_much_is_not_kept(tmp_path, clock):
@@ -91,7 +92,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, clock):
     with pytest.raises(OSError, match="gone"):
         store.put(b"x", media_type="image/png")
 
-    assert store.num_files == 0
+    assert store._files == {}
 
 
 TRICKS = (
@@ -180,7 +181,7 @@ def test_what_a_killed_bridge_left_is_removed_at_the_next_start(tmp_path):
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as process:
         left = process.stdout.readline().strip()
-        with PrivateFolder(tmp_path) as living:
+        with closing(PrivateFolder(tmp_path)) as living:
             assert {str(path) for path in tmp_path.iterdir()} == {left, str(living.path)}
 
             process.kill()

@@ -163,7 +163,7 @@ def test_a_key_becomes_the_same_uuid_in_every_bridge():
     assert len(set(different)) == len(different)
     assert request_id_of({}) is None
     for empty in ("", "  "):
-        with pytest.raises(ApiError, match="is empty"):
+        with pytest.raises(ApiError, match="must not be empty"):
             of(empty)
 
 
