@@ -1,4 +1,4 @@
-"""Redraws one half of a picture with today's ``openai``: ``python edit.py``."""
+"""Edits one half of an image with today's ``openai``: ``python edit.py``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from PIL import Image
 
 
 def png(image: Image.Image) -> bytes:
-    """Returns a picture as a PNG file."""
+    """Returns an image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
 def main() -> None:
-    """Draws a circle, lets a star take its right half, and writes ``edited.png``."""
+    """Generates a circle, replaces its right half by a star, and writes ``edited.png``."""
     address = os.environ.get("LATENTWIRE_BRIDGE", "http://localhost:9225")
     client = OpenAI(base_url=f"{address}/v1", api_key="random-string")
-    drawn = client.images.generate(prompt="a red circle on a white background", size="512x512")
-    # What is transparent in the mask is redrawn; the rest comes back as it is.
+    generated = client.images.generate(prompt="a red circle on a white background", size="512x512")
+    # The image changes where the mask is transparent, and nowhere else.
     mask = Image.new("RGBA", (512, 512), "black")
     mask.paste((0, 0, 0, 0), (256, 0, 512, 512))
     edited = client.images.edit(
-        image=("circle.png", base64.b64decode(drawn.data[0].b64_json)),
+        image=("circle.png", base64.b64decode(generated.data[0].b64_json)),
         mask=("mask.png", png(mask)),
         prompt="a green star on a white background",
     )

@@ -1,4 +1,4 @@
-"""Draws a picture through the REST bridge with ``openai==0.28.1``: ``python legacy.py``."""
+"""Generates an image through the REST bridge with ``openai==0.28.1``: ``python legacy.py``."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def main() -> None:
-    """Draws one picture into ``square.png``."""
+    """Writes one image to ``square.png``."""
     address = os.environ.get("LATENTWIRE_BRIDGE", "http://localhost:9225")
     openai.api_base = f"{address}/v1"
     openai.api_key = "random-string"

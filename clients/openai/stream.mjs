@@ -1,4 +1,4 @@
-// Shows a picture while it forms, with OpenAI's client for Node.js: `node stream.mjs`.
+// Writes an image while it forms, with OpenAI's client for Node.js: `node stream.mjs`.
 import { writeFile } from "node:fs/promises";
 import OpenAI from "openai";
 

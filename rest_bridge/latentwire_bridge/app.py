@@ -26,6 +26,7 @@ from latentwire_bridge.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from latentwire_bridge.settings import Settings
 
@@ -81,7 +82,12 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             ttl_s=settings.files_ttl_s,
         )
         stack.callback(asyncio.create_task(_sweep(files)).cancel)
-        client = await stack.enter_async_context(_open_client(settings))
+        try:
+            client = AsyncClient(settings.server, channel_options=_CHANNEL_OPTIONS)
+        except ValueError:
+            message = f"server={settings.server!r}: must be host:port"
+            raise SettingsError(message) from None
+        await stack.enter_async_context(client)
         limits = RateLimits()
         stack.push_async_callback(limits.aclose)
         runner = web.AppRunner(
@@ -96,7 +102,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.callback(listener.close)
         port: int = listener.sockets[0].getsockname()[1]
         if settings.port_file is not None:
-            await asyncio.to_thread(_write_port, settings, port)
+            await asyncio.to_thread(_write_port, settings.port_file, port)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{port}"
         _logger.info("listening url=%s server=%s", url, settings.server)
@@ -149,14 +155,6 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
         raise SettingsError(message) from None
 
 
-def _open_client(settings: Settings) -> AsyncClient:
-    try:
-        return AsyncClient(settings.server, channel_options=_CHANNEL_OPTIONS)
-    except ValueError:
-        message = f"server={settings.server!r}: needed: host:port"
-        raise SettingsError(message) from None
-
-
 def _private_folder(settings: Settings) -> PrivateFolder:
     try:
         return PrivateFolder(settings.files_folder)
@@ -171,10 +169,7 @@ async def _sweep(files: FileStore) -> None:
         await asyncio.to_thread(files.remove_expired)
 
 
-def _write_port(settings: Settings, port: int) -> None:
-    path = settings.port_file
-    if path is None:
-        return
+def _write_port(path: Path, port: int) -> None:
     try:
         write_port_file(path, port)
     except OSError as error:
