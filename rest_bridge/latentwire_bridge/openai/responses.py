@@ -10,7 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from latentwire_bridge.openai.errors import CONTENT_POLICY_VIOLATION, param_of
+from latentwire_bridge.openai.errors import CONTENT_POLICY_VIOLATION
+from latentwire_bridge.openai.failed_calls import param_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -21,7 +21,8 @@ from latentwire_bridge.edge.callers import (
     timeout_s,
 )
 from latentwire_bridge.edge.edge import PREPARE, REQUEST_ID
-from latentwire_bridge.openai.errors import ApiError, all_withheld, api_error, internal_error
+from latentwire_bridge.openai.errors import ApiError, all_withheld, internal_error
+from latentwire_bridge.openai.failed_calls import api_error
 from latentwire_bridge.openai.requests import (
     changes_default_steps,
     generate_options,

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from latentwire import LatentwireError
 from latentwire_bridge.edge.callers import client_of
-from latentwire_bridge.openai.errors import api_error
+from latentwire_bridge.openai.failed_calls import api_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

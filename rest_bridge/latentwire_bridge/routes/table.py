@@ -19,7 +19,7 @@ from latentwire_bridge.openai.answers import (
     ModelsAnswer,
     StatusAnswer,
 )
-from latentwire_bridge.openai.errors import SERVER_STATUSES
+from latentwire_bridge.openai.failed_calls import SERVER_STATUSES
 from latentwire_bridge.openai.schema import EditBody, GenerationBody, ImageBody, VariationBody
 from latentwire_bridge.routes.files import FILES_PATH
 
