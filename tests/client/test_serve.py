@@ -98,7 +98,7 @@ def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
         child.terminate()
         rest = child.stderr.read()
         assert child.wait(40) == 0
-    assert "the server ended with status -9; it starts again in 1 s" in rest
+    assert "the server ended with status -9; restarting it in 1 s" in rest
     assert starts(tmp_path, "server")[1]["argv"][-2:] == ["--port", "40000"]
 
 

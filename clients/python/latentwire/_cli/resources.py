@@ -1,4 +1,4 @@
-"""``latentwire models``, ``info``, ``list`` and ``cancel``: what the server has and does."""
+"""``latentwire models``, ``info``, ``list`` and ``cancel``: the server's resources."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Final
 
-from latentwire._cli.exit_code import ExitCode
-from latentwire._cli.records import json_line, value_record
-from latentwire._cli.text import columns, fields, one_line
-from latentwire._cli.usage import UsageError
+from latentwire._cli.exit_status import ExitCode, UsageError
+from latentwire._cli.formatting import columns, fields, json_line, one_line, value_record
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
-    """Calls the server and prints what it answers."""
+    """Calls the server and prints its response."""
     values, text = _ANSWERS[arguments.command](client, arguments)
     if arguments.json:
         text = "".join(json_line(value_record(value)) for value in values)
@@ -121,7 +119,7 @@ def _model_page(model: Model) -> str:
 
 
 def _is_known(model: Model) -> bool:
-    """Whether the server knows what it can do: not of all that are not loaded or have failed."""
+    """Whether the server knows the model's abilities; it may not before the model is loaded."""
     return bool(model.schedulers)
 
 
