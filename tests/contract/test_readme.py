@@ -139,3 +139,10 @@ class TestLive:
             assert part in said
         (printed,) = commands(said.replace("\n\n", "\n"), "grpcurl")
         assert live.server in shlex.join(printed)
+
+    def test_make_serve_says_what_it_does_while_it_loads(self, live):
+        said = live.said.read_text()
+
+        assert "Starting the server, usually " in said
+        assert "Loading the embedded model, usually " in said
+        assert "/readyz" not in said

@@ -62,11 +62,12 @@ class StartUpDisplay:
             say(f"{phase}, usually {usually}.")
 
     async def follow_load(self, server: str) -> None:
-        """Shows which model the server loads, and how far that is.
+        """Shows which model the server is loading, with progress if the server permits that.
 
-        A server that requires keys may refuse; then the phase stays without progress.
+        A server with API keys tells only those who send one in ``LATENTWIRE_API_KEY``: the model
+        to any key, the progress to an admin key.
         """
-        with contextlib.suppress(LatentwireError, ValueError):
+        try:
             async with AsyncClient(server, api_key=os.environ.get("LATENTWIRE_API_KEY")) as client:
                 model, *_ = await client.models()
                 while model.state == "unloaded":
@@ -77,8 +78,11 @@ class StartUpDisplay:
                 else:
                     self.begin(f"Loading {model.name}", usually=_OTHERS_USUALLY)
                 if model.state == "loading":
-                    # Joins the load that the server has begun.
-                    await client.load_model(model.name, on_progress=self._set_progress)
+                    with contextlib.suppress(LatentwireError):
+                        # Joins the load that the server has begun.
+                        await client.load_model(model.name, on_progress=self._set_progress)
+        except (LatentwireError, ValueError):
+            self.begin("Loading the model", usually=_OTHERS_USUALLY)
 
     def _set_progress(self, loaded_bytes: int, total_bytes: int) -> None:
         if total_bytes:
