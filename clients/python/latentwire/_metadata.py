@@ -58,7 +58,9 @@ def _png_description(data: bytes) -> str | None:
             is_compressed = rest[0] == 1
             _language, _, rest = rest[2:].partition(b"\0")
             _translated_keyword, _, text = rest.partition(b"\0")
-            return (_inflate(text) if is_compressed else text).decode()
+            if is_compressed:
+                text = zlib.decompressobj().decompress(text, _MAX_TEXT_BYTES)
+            return text.decode()
     return None
 
 
@@ -68,10 +70,6 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = struct.unpack_from(">I4s", data, position)
         yield kind, data[position + 8 : position + 8 + length]
         position += 12 + length
-
-
-def _inflate(text: bytes) -> bytes:
-    return zlib.decompressobj().decompress(text, _MAX_TEXT_BYTES)
 
 
 def _jpeg_exif(data: bytes) -> bytes:
