@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.support.time_limits import scaled
 from tests.support.tooling import BUF, ROOT, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = scaled(240)
 CALL_TIMEOUT_S = 120
 SERVER = "localhost:50051"
 BRIDGE = "localhost:9225"
@@ -117,8 +118,8 @@ def _wait_until_ready(live: Live) -> None:
 
 
 def _wait_until_gone(process: subprocess.Popen[bytes], started: list[psutil.Process]) -> None:
-    process.wait(timeout=30)
-    _, alive = psutil.wait_procs(started, timeout=30)
+    process.wait(timeout=scaled(30))
+    _, alive = psutil.wait_procs(started, timeout=scaled(30))
     for child in alive:
         child.kill()
     assert alive == [], "Ctrl-C leaves processes behind"
