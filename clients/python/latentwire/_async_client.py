@@ -30,7 +30,6 @@ from latentwire.v1 import image_generation_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from types import TracebackType
     from typing import Unpack
 
     from latentwire._events import Event
@@ -76,8 +75,10 @@ class AsyncGenerationStream:
                 await self.aclose()
                 raise error_from_rpc(error) from None
             except asyncio.CancelledError:
-                # gRPC raises it too when another task closed this stream, and then it is the end.
-                if self._closed.is_set() and not _is_cancelling():
+                # gRPC raises this too if another task closed the stream, which is then at its end.
+                task = asyncio.current_task()
+                is_cancelling = task is not None and task.cancelling() > 0
+                if self._closed.is_set() and not is_cancelling:
                     break
                 await self.aclose()
                 raise
@@ -92,12 +93,7 @@ class AsyncGenerationStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -133,12 +129,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -252,11 +243,6 @@ class AsyncClient:
                     return await cast("Awaitable[Outcome]", call)
                 except grpc.RpcError as error:
                     return error_from_rpc(error)
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _open_channel(target: Target) -> grpc.aio.Channel:

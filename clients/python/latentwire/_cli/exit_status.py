@@ -31,7 +31,6 @@ class ExitCode(IntEnum):
 
 
 def exit_code_for(error: errors.LatentwireError) -> ExitCode:
-    """Returns the exit status for an error."""
     match error:
         case (
             errors.InvalidRequestError()
@@ -49,7 +48,6 @@ def exit_code_for(error: errors.LatentwireError) -> ExitCode:
 
 
 def error_lines(error: errors.LatentwireError) -> str:
-    """Returns the lines that tell people about an error."""
     lines = [f"latentwire: {error}"]
     if error.retry_after_s is not None:
         lines.append(f"try again in {duration(error.retry_after_s)}")

@@ -57,7 +57,6 @@ def one_line(text: str) -> str:
 
 
 def json_line(record: Mapping[str, object]) -> str:
-    """Returns one line of JSON."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

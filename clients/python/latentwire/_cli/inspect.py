@@ -27,7 +27,9 @@ def run(arguments: argparse.Namespace, *, server: str) -> ExitCode:
     if arguments.json:
         text = json.dumps(description, ensure_ascii=False) + "\n"
     elif arguments.as_grpcurl:
-        text = _grpcurl_command(request_in(description, path=arguments.file), server=server)
+        request = request_in(description, path=arguments.file)
+        body = shlex.quote(MessageToJson(request, indent=None))
+        text = f"grpcurl -plaintext -d {body} {server} {SERVICE}/GenerateImage\n"
     else:
         text = fields(_flat(description))
     sys.stdout.write(text)
@@ -71,11 +73,6 @@ def request_in(description: Mapping[str, object], *, path: Path) -> pb.GenerateI
         cause = error
     msg = f"{path}: contains a request that this version does not understand"
     raise UsageError(msg) from cause
-
-
-def _grpcurl_command(request: pb.GenerateImageRequest, *, server: str) -> str:
-    body = MessageToJson(request, indent=None)
-    return f"grpcurl -plaintext -d {shlex.quote(body)} {server} {SERVICE}/GenerateImage\n"
 
 
 def _flat(description: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -83,7 +83,6 @@ class LiveReporter:
         self._print(saved_line(image, path=path))
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Prints what happened to the generation."""
         self._print(interrupted_line(generation, is_confirmed=is_confirmed))
 
     def failed(self, error: LatentwireError) -> None:

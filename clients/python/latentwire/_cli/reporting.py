@@ -65,16 +65,16 @@ class QuietReporter:
         pass
 
     def show(self, event: Event) -> None:
-        """Reports nothing."""
+        pass
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Reports nothing."""
+        pass
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Reports nothing."""
+        pass
 
     def failed(self, error: LatentwireError) -> None:
-        """Reports nothing."""
+        pass
 
 
 class JsonReporter(QuietReporter):
@@ -84,21 +84,17 @@ class JsonReporter(QuietReporter):
         self._stream = stream
 
     def show(self, event: Event) -> None:
-        """Writes the event."""
         self._write(event_record(event))
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Writes the image's event with its path."""
         self._write(event_record(image, path=path))
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Writes an ``interrupted`` line."""
         self._write(
             {"event": "interrupted", "generation": generation, "is_cancelled": is_confirmed}
         )
 
     def failed(self, error: LatentwireError) -> None:
-        """Writes an ``error`` line."""
         self._write(error_record(error))
 
     def _write(self, record: dict[str, object]) -> None:
@@ -116,7 +112,6 @@ class PlainReporter(QuietReporter):
         self._last_line = ""
 
     def show(self, event: Event) -> None:
-        """Writes the lines of an event; of progress, every phase and every tenth."""
         if isinstance(event, Progress):
             is_new = event.phase != self._phase or event.fraction >= self._next_fraction
             if not is_new:
@@ -127,11 +122,9 @@ class PlainReporter(QuietReporter):
             self._write(line)
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Writes where the image was written."""
         self._write(saved_line(image, path=path))
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Writes what happened to the generation."""
         self._write(interrupted_line(generation, is_confirmed=is_confirmed))
 
     def _write(self, line: str) -> None:
@@ -171,12 +164,10 @@ def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per ki
 
 
 def saved_line(image: Image, *, path: Path | None) -> str:
-    """Returns the line about an image that was written."""
     return f"{path or 'standard output'}: {image.width}x{image.height}, seed {image.seed}"
 
 
 def interrupted_line(generation: str, *, is_confirmed: bool) -> str:
-    """Returns the line about a generation that Ctrl-C ended."""
     if is_confirmed:
         return f"interrupted; {generation} is cancelled on the server"
     return f"interrupted; cancelled {generation or 'the generation'}, but without confirmation"
