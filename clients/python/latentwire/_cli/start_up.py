@@ -33,7 +33,7 @@ _POLL_INTERVAL_S: Final = 0.5
 
 
 class StartUpDisplay:
-    """Shows the current phase: what goes on, for how long, and how long it usually takes."""
+    """Shows the current phase, how long it has taken so far, and how long it usually takes."""
 
     def __init__(self) -> None:
         self._line = _status_line()
@@ -64,8 +64,8 @@ class StartUpDisplay:
     async def follow_load(self, server: str) -> None:
         """Shows which model the server is loading, with progress if the server permits that.
 
-        A server with API keys tells only those who send one in ``LATENTWIRE_API_KEY``: the model
-        to any key, the progress to an admin key.
+        A server with API keys requires one in ``LATENTWIRE_API_KEY`` for the model, and an admin
+        key for the progress.
         """
         try:
             async with AsyncClient(server, api_key=os.environ.get("LATENTWIRE_API_KEY")) as client:
