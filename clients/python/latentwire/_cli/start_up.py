@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from latentwire._cli.live import StatusLine
 
 _EMBEDDED_MODEL: Final = "models/embedded"
-# Measured on two CPU cores, idle and busy; most of the time is imports and compilation.
-_EMBEDDED_USUALLY: Final = "10 to 60 s"
+# Two CPU cores took 46 s with little other work and 70 to 90 s when busy, most of it for imports
+# and compilation.
+_EMBEDDED_USUALLY: Final = "20 to 60 s"
 _OTHERS_USUALLY: Final = "seconds for each GB on disk, minutes for a download"
 
 _REDRAW_S: Final = 0.1
