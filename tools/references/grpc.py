@@ -55,7 +55,8 @@ def page() -> str:
 def _rows(block: Block, names: set[str]) -> list[str]:
     linked = [tuple(_linked(cell, names) for cell in row[:-1]) + row[-1:] for row in block.rows]
     if block.kind == "service":
-        return table(("method", "request", "response", "meaning"), linked)
+        calls = [(method, f"{sent}<br>→ {got}", said) for method, sent, got, said in linked]
+        return table(("method", "request → response", "meaning"), calls)
     if block.kind == "enum":
         return table(("value", "number", "meaning"), linked)
     return table(("field", "type", "number", "meaning"), linked)
