@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+import tomllib
 
 import pytest
 
 import latentwire
+from tests.support.live import blocks
 from tests.support.tooling import ROOT, run
 from tools.references import errors, grpc
 
@@ -64,6 +67,51 @@ def test_every_target_of_make_exists():
 
     assert {"serve", "test", "docs"} <= asked
     assert asked <= targets
+
+
+def test_examples_of_files_can_be_parsed():
+    for page in PAGES:
+        for text in blocks(page, "toml"):
+            assert tomllib.loads(text), page
+        for text in blocks(page, "json"):
+            assert json.loads(text), page
+
+
+def test_flags_that_pages_name_exist():
+    flag = re.compile(r"--[a-z][a-z0-9-]+")
+    known = {
+        word
+        for page in ("cli.md", "settings.md")
+        for word in flag.findall((ROOT / "docs/reference" / page).read_text())
+    }
+    named = {
+        word
+        for page in (ROOT / "docs").rglob("*.md")
+        if page.parent.name in ("docs", "guides", "operating", "reference")
+        for word in flag.findall(page.read_text())
+    }
+
+    # Settings that are true or false have a second flag; the rest are pip's.
+    opposites = {word.replace("--", "--no-", 1) for word in known}
+    assert named - known - opposites <= {"--no-deps", "--extra-index-url"}
+
+
+def test_reasons_that_pages_name_exist():
+    constant = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
+    folder = ROOT / "docs/reference"
+    known = {
+        word
+        for page in ("errors.md", "grpc.md", "settings.md", "cli.md")
+        for word in re.findall(r"[A-Z]+(?:_[A-Z]+)+", (folder / page).read_text())
+    }
+    named = {
+        word
+        for room in ("guides", "operating")
+        for page in (ROOT / "docs" / room).glob("*.md")
+        for word in constant.findall(page.read_text())
+    }
+
+    assert named - known <= {"NOT_SERVING"}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +171,7 @@ def test_the_python_reference_has_every_public_name():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_the_site_builds_strictly(tmp_path):
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
 
