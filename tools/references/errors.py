@@ -167,7 +167,7 @@ def _template(text: ast.expr | None, function: ast.AST) -> str:
         case ast.Constant(value=str(value)) if not _CONSTANT.fullmatch(value):
             return value
         case ast.JoinedStr(values=parts):
-            return "".join(_part(part) for part in parts)
+            return "".join(_part(part) for part in parts).replace("*x*", "*\u00d7*")
         case ast.Name(id=name):
             for node in ast.walk(function):
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
