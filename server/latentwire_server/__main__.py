@@ -8,26 +8,26 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from latentwire._process import fail
 from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import chosen_models
-from latentwire_server.settings.command_line import fail, parse
 from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentwire_server.registry.chosen_models import ModelToLoad
-    from latentwire_server.settings.settings import Settings
 
 
 def main() -> None:
     """Runs the server of the command line."""
-    settings = parse()
+    settings = Settings.parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     try:
         models = chosen_models(settings)
     except SettingsError as error:
-        fail(str(error))
+        fail(Settings.program, str(error))
     run(settings, models)
 
 
@@ -39,7 +39,7 @@ def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
     try:
         _exit(asyncio.run(serve(settings, models, exit_at_once=_exit)))
     except SettingsError as error:
-        fail(str(error))
+        fail(Settings.program, str(error))
 
 
 def _exit(code: int) -> NoReturn:

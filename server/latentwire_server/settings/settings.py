@@ -1,35 +1,23 @@
 """Everything an operator may set, read once by ``__main__`` and handed down in parts.
 
-A flag beats the environment (``LATENTWIRE_*``), which beats ``[server]`` of ``latentwire.toml``,
-which beats the default. Nothing else in the server reads the environment.
+``latentwire._service_settings`` says where settings come from. Nothing else in the server reads the
+environment.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003 - pydantic resolves annotations at run time
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import CLI_SUPPRESS, NoDecode, SettingsConfigDict
 
 from latentwire._process import is_loopback
+from latentwire._service_settings import ANY_CASE, COMMA_SEPARATED, ServiceSettings
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.models.info import DEFAULT_LORA_BYTES
 from latentwire_server.models.source import MAX_PROMPT_CHUNKS
-from latentwire_server.requests.refused_words import NoWordError, RefusedWords
-from latentwire_server.settings.files import (
-    CONFIG_FILE,
-    SettingsError,
-    _ConfigurationFile,
-    _lines,
-    read_file,
-)
 from latentwire_server.settings.model_entry import (
     ID_PATTERN,
     HubLora,
@@ -37,11 +25,13 @@ from latentwire_server.settings.model_entry import (
     name_conflicts,
 )
 
-ENV_PREFIX: Final = "LATENTWIRE_"
-SECRET_FIELDS: Final = frozenset({"api_keys", "admin_keys"})
-"""Never taken from the command line, where every user of the machine could read them."""
-STRUCTURED_FIELDS: Final = frozenset({"models"})
-"""Too much for a flag: tables of the configuration file."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TABLES: Final = ("server", "bridge", "models")
+"""What the configuration file may hold."""
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, COMMA_SEPARATED, CLI_SUPPRESS]
+"""Without a flag: every user of the machine could read it."""
 _OF_ONE_MODEL: Final = (
     "model",
     "revision",
@@ -52,17 +42,13 @@ _OF_ONE_MODEL: Final = (
 )
 
 
-class Settings(BaseSettings):
+class Settings(ServiceSettings):
     """The server's settings."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix=ENV_PREFIX,
-        toml_file=None,
-        hide_input_in_errors=True,
-    )
-    config_file: ClassVar[Path | None] = None
+    model_config = SettingsConfigDict(env_prefix="LATENTWIRE_")
+    program: ClassVar = "latentwire-server"
+    summary: ClassVar = "Serves image generation over gRPC, every denoising step on the wire."
+    table: ClassVar = "server"
 
     # Listening
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -77,13 +63,11 @@ class Settings(BaseSettings):
     )
 
     # Access
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Keys that callers must show, separated by commas."
-    )
+    api_keys: Keys = Field((), description="Keys that callers must show, separated by commas.")
     api_keys_file: Path | None = Field(
         None, description="File with one key per line; '#' starts a comment."
     )
-    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    admin_keys: Keys = Field(
         (),
         description="Keys that callers of ModelAdmin must show, separated by commas; without any,"
         " it is open to this machine where nothing else asks for keys, and closed elsewhere.",
@@ -107,7 +91,7 @@ class Settings(BaseSettings):
         64 * 1024 * 1024, ge=65_536, le=2**31 - 1, description="Largest request message."
     )
     log_format: Literal["human", "json"] = Field("human", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], ANY_CASE] = Field(
         "info", description="The least severe lines that are logged."
     )
 
@@ -124,7 +108,7 @@ class Settings(BaseSettings):
     single_file_config: str | None = Field(
         None, description="Diffusers folder or hub id with the configuration of a checkpoint."
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], ANY_CASE] = Field(
         "auto",
         description="Number format of the denoiser; 'auto' takes the device's fastest exact one.",
     )
@@ -133,7 +117,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.",
     )
-    denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] = Field(
+    denoiser_backend: Annotated[Literal["auto", "eager", "inductor", "openvino"], ANY_CASE] = Field(
         "auto",
         description="How the denoiser runs: 'inductor' and 'openvino' compile it before the server"
         " is ready, 'eager' does not; 'auto' is 'openvino' on a CPU where that is installed and"
@@ -144,11 +128,11 @@ class Settings(BaseSettings):
         pattern=ID_PATTERN,
         description="Id under which the model is served; by default the last part of its name.",
     )
-    model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+    model_aliases: Annotated[tuple[str, ...], NoDecode, COMMA_SEPARATED] = Field(
         (), description="Other names under which the model is served, separated by commas."
     )
 
-    models: Annotated[tuple[ListedModel, ...], NoDecode] = Field(
+    models: Annotated[tuple[ListedModel, ...], NoDecode, CLI_SUPPRESS] = Field(
         (),
         description="Several models in the place of one: `[[models]]` of latentwire.toml, or the"
         " same as a JSON list; see docs/models.md.",
@@ -182,7 +166,7 @@ class Settings(BaseSettings):
     lora_folder: Path | None = Field(
         None, description="Folder of LoRA files (.safetensors) that requests may ask for by name."
     )
-    loras: Annotated[tuple[HubLora, ...], NoDecode] = Field(
+    loras: Annotated[tuple[HubLora, ...], NoDecode, COMMA_SEPARATED] = Field(
         (),
         description="LoRA files from the hub, separated by commas: 'owner/repository', or"
         " 'owner/repository/file.safetensors' where there are several.",
@@ -214,7 +198,7 @@ class Settings(BaseSettings):
     )
 
     # Engine
-    batching: Batching = Field(
+    batching: Annotated[Batching, ANY_CASE] = Field(
         Batching.DYNAMIC,
         description="'dynamic' is fastest; 'reproducible' gives the same bytes under any load.",
     )
@@ -272,24 +256,18 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Orders the sources: flags, environment, ``latentwire.toml``."""
-        file = _ConfigurationFile(settings_cls, toml_file=cls.config_file)
-        return (init_settings, env_settings, file)
+    def from_tables(cls, tables: Mapping[str, object]) -> dict[str, object]:
+        """Returns the fields that a configuration file sets: ``[server]`` and ``[[models]]``.
 
-    @field_validator("api_keys", "admin_keys", "model_aliases", "loras", mode="before")
-    @classmethod
-    def _split_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        Raises:
+            ValueError: The file has unknown tables, or ``server`` is no table.
+        """
+        strange = [name for name in tables if name not in TABLES]
+        if strange:
+            message = f"no such table: {', '.join(strange)}; there are: {', '.join(TABLES)}"
+            raise ValueError(message)
+        listed = {"models": tables["models"]} if "models" in tables else {}
+        return super().from_tables(tables) | listed
 
     @field_validator("models", mode="before")
     @classmethod
@@ -301,11 +279,6 @@ class Settings(BaseSettings):
         except ValueError:
             message = "needed: a JSON list of models"
             raise ValueError(message) from None
-
-    @field_validator("log_level", "batching", "dtype", "denoiser_backend", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:
@@ -359,22 +332,6 @@ class Settings(BaseSettings):
         names = (*sizes, "max_inference_steps", "max_images")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def read_api_keys(self) -> tuple[str, ...]:
-        """Returns every key, of the setting and of the file.
-
-        Raises:
-            SettingsError: the file cannot be read or holds no key.
-        """
-        return self._read_keys("api_keys_file", self.api_keys)
-
-    def read_admin_keys(self) -> tuple[str, ...]:
-        """Returns every key for ``ModelAdmin``, of the setting and of the file.
-
-        Raises:
-            SettingsError: the file cannot be read or holds no key.
-        """
-        return self._read_keys("admin_keys_file", self.admin_keys)
-
     @property
     def admin_is_open(self) -> bool:
         """Whether ``ModelAdmin`` may be called without an admin key, if there are none.
@@ -383,77 +340,3 @@ class Settings(BaseSettings):
         """
         asks = self.api_keys or self.api_keys_file or self.tls_client_ca_file
         return is_loopback(self.host) and not asks
-
-    def _read_keys(self, field: str, given: tuple[SecretStr, ...]) -> tuple[str, ...]:
-        keys = [key.get_secret_value() for key in given]
-        path: Path | None = getattr(self, field)
-        if path is not None:
-            found = _lines(field, path)
-            if not found:
-                message = f"{field}={str(path)!r}: holds no key"
-                raise SettingsError(message)
-            keys += found
-        return tuple(keys)
-
-    def read_refused_words(self) -> RefusedWords | None:
-        """Returns the words that prompts must not have; None: there is no list.
-
-        Raises:
-            SettingsError: the file cannot be read, holds no word, or something that is none.
-        """
-        path = self.refused_words_file
-        if path is None:
-            return None
-        entries = _lines("refused_words_file", path)
-        try:
-            if entries:
-                return RefusedWords(entries)
-            reason = "holds no word"
-        except NoWordError as error:
-            reason = f"{str(error)!r} has neither letter nor digit"
-        message = f"refused_words_file={str(path)!r}: {reason}"
-        raise SettingsError(message)
-
-
-def load_settings(flags: dict[str, object], *, config_file: Path | None = None) -> Settings:
-    """Reads the settings from flags, environment and file.
-
-    Args:
-        flags: what the command line gave, by field.
-        config_file: a TOML file that must exist; None: ``latentwire.toml`` if it does.
-
-    Raises:
-        SettingsError: something is wrong; all of it is named in one line.
-    """
-    path = config_file or CONFIG_FILE
-    if config_file is not None:
-        read_file("config", config_file)
-    located: type[Settings] = type("Settings", (Settings,), {"config_file": path})
-    try:
-        return located(**flags)  # type: ignore[arg-type] # pydantic checks them, that is the point
-    except ValidationError as error:
-        raise SettingsError("; ".join(_describe(error, flags))) from None
-    except ValueError as error:  # tomllib.TOMLDecodeError, a table that means nothing
-        message = f"{path}: {error}"
-        raise SettingsError(message) from None
-
-
-def _place(parts: tuple[int | str, ...]) -> str:
-    """Returns ``models[1].dtype`` and the like."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)[1:]
-
-
-def _describe(error: ValidationError, flags: dict[str, object]) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False, include_context=False):
-        field = _place(problem["loc"])
-        reason = problem["msg"].removeprefix("Value error, ")
-        if not field:
-            lines.append(reason)
-        elif problem["type"] == "extra_forbidden":
-            lines.append(f"{field}: no such setting")
-        elif problem["loc"][0] in SECRET_FIELDS:
-            lines.append(f"{field}: {reason}")
-        else:
-            lines.append(f"{field}={problem.get('input', flags.get(field))!r}: {reason}")
-    return lines

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from latentwire._service_settings import SettingsError
 from latentwire_bridge.app import running
-from latentwire_bridge.command_line import parse
-from latentwire_bridge.settings import Settings, SettingsError, load_settings
+from latentwire_bridge.settings import Settings
 from tests.support.bridge.bridging import bridging
 from tests.support.client.scripted_server import (
     ScriptedServicer,
@@ -167,7 +167,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(
         monkeypatch.setenv(name, value)
 
     with pytest.raises(SystemExit) as ended:
-        parse(arguments)
+        Settings.parse(arguments)
 
     assert ended.value.code == 2
     output, errors = capsys.readouterr()
@@ -188,7 +188,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(
     ],
 )
 async def test_what_cannot_be_had_stops_the_start_in_one_line(settings, named):
-    loaded = await asyncio.to_thread(load_settings, {"port": 0, **settings})
+    loaded = await asyncio.to_thread(Settings.load, {"port": 0, **settings})
 
     with pytest.raises(SettingsError, match=named) as refused:
         async with running(loaded):
@@ -253,7 +253,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path, monkeypatch
     monkeypatch.setenv("LATENTWIRE_BRIDGE_PORT", "2")
     monkeypatch.setenv("LATENTWIRE_BRIDGE_SERVER", "environment:1")
 
-    settings = load_settings({"port": 3}, config_file=config)
+    settings = Settings.load({"port": 3}, config_file=config)
 
     assert (settings.port, settings.server, settings.max_files) == (3, "environment:1", 7)
 
@@ -263,7 +263,7 @@ def test_a_file_need_not_speak_of_the_bridge(tmp_path, content):
     config = tmp_path / "latentwire.toml"
     config.write_text(content)
 
-    assert load_settings({}, config_file=config).port == 9225
+    assert Settings.load({}, config_file=config).port == 9225
 
 
 def test_a_bridge_that_is_no_table_is_refused(tmp_path):
@@ -271,7 +271,7 @@ def test_a_bridge_that_is_no_table_is_refused(tmp_path):
     config.write_text("bridge = 1\n")
 
     with pytest.raises(SettingsError, match=r"bridge=1: needed: a table, \[bridge\]"):
-        load_settings({}, config_file=config)
+        Settings.load({}, config_file=config)
 
 
 def test_settings_are_the_documented_ones():
@@ -291,4 +291,4 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path):
     config.write_text("[bridge]\nprot = 1\n")
 
     with pytest.raises(SettingsError, match="prot: no such setting"):
-        load_settings({}, config_file=config)
+        Settings.load({}, config_file=config)

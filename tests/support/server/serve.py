@@ -14,7 +14,7 @@ import torch
 from latentwire_server.__main__ import run
 from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import ModelToLoad
-from latentwire_server.settings.command_line import parse
+from latentwire_server.settings.settings import Settings
 from tests.support.fake_faults import from_call, raising
 from tests.support.fakes import FakeModel
 
@@ -30,7 +30,7 @@ def load(_report: object) -> FakeModel:
 
 
 def main() -> None:
-    settings = parse()
+    settings = Settings.parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     run(settings, [ModelToLoad(id="fake", load=load)])
 

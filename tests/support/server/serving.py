@@ -17,13 +17,11 @@ from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.app import Application, build
 from latentwire_server.models.info import ModelSize
 from latentwire_server.registry.chosen_models import ModelToLoad
-from latentwire_server.settings.settings import load_settings
+from latentwire_server.settings.settings import Settings
 from tests.support.fakes import FakeModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-
-    from latentwire_server.settings.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +129,7 @@ class ServedModel:
 @asynccontextmanager
 async def serving_models(*models: ServedModel, **settings: object) -> AsyncIterator[Serving]:
     """Serves several models, the first one by default."""
-    given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
+    given = await asyncio.to_thread(Settings.load, {"port": 0, "max_rows": 8, **settings})
     app = await build(given, [store.to_load() for store in models])
     await app.start()
     try:
@@ -153,7 +151,7 @@ async def serving(
     **settings: object,
 ) -> AsyncIterator[Serving]:
     fake = model or FakeModel()
-    given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
+    given = await asyncio.to_thread(Settings.load, {"port": 0, "max_rows": 8, **settings})
     app = await build(
         given,
         [
