@@ -13,10 +13,11 @@ from latentwire._cli.arguments import build_parser
 from latentwire._process import version
 from latentwire._service_settings import default_text, flag
 from latentwire_bridge.settings import Settings as BridgeSettings
+from latentwire_server.models.model_options import ModelOptions
 from latentwire_server.settings.settings import Settings as ServerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from latentwire._service_settings import ServiceSettings
 
@@ -43,6 +44,12 @@ max_files = 100
 separated by commas in flags and in the environment, and are lists in the file. A setting that is
 `true` or `false` has two flags, such as `--watermark` and `--no-watermark`.
 """
+_OPTIONS: Final = """\
+### Options of models
+
+They hold for every model; each is also a key of an entry of `[[models]]`, which beats it there
+(`loras` add up, and `device` is the server's alone).
+"""
 _COMMANDS: Final = f"""\
 # Command lines
 
@@ -52,10 +59,24 @@ _COMMANDS: Final = f"""\
 
 def settings_page() -> str:
     """Returns the page with every setting of both services."""
-    return "\n".join([_SETTINGS, *map(_settings_section, (ServerSettings, BridgeSettings))])
+    return "\n".join(
+        [
+            _SETTINGS,
+            f"## {ServerSettings.program}\n",
+            _settings_table(ServerSettings, without=ModelOptions.model_fields),
+            _OPTIONS,
+            _settings_table(ServerSettings, without=_own_fields()),
+            f"## {BridgeSettings.program}\n",
+            _settings_table(BridgeSettings),
+        ]
+    )
 
 
-def _settings_section(settings: type[ServiceSettings]) -> str:
+def _own_fields() -> set[str]:
+    return ServerSettings.model_fields.keys() - ModelOptions.model_fields.keys()
+
+
+def _settings_table(settings: type[ServiceSettings], *, without: Collection[str] = ()) -> str:
     rows = (
         (
             _code(flag(name, info) or ""),
@@ -65,9 +86,9 @@ def _settings_section(settings: type[ServiceSettings]) -> str:
             info.description or "",
         )
         for name, info in settings.model_fields.items()
+        if name not in without
     )
-    head = ("flag", "environment", f"`[{settings.table}]`", "default", "meaning")
-    return f"## {settings.program}\n\n{settings.summary}\n\n{_table(head, rows)}"
+    return _table(("flag", "environment", f"`[{settings.table}]`", "default", "meaning"), rows)
 
 
 def command_line_page() -> str:

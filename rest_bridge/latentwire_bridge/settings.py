@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - pydantic resolves annotations at run time
-from typing import Annotated, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from latentwire._service_settings import ANY_CASE, COMMA_SEPARATED, ServiceSettings
+from latentwire._service_settings import ServiceSettings
 
 OPENAI_MODELS: Final = (
     "dall-e-2",
@@ -32,9 +32,7 @@ OPENAI_MODELS: Final = (
     "gpt-image-2.6-flare",
     "chatgpt-image-latest",
 )
-"""Names that programs written for OpenAI ask for."""
-
-Names = Annotated[tuple[str, ...], NoDecode, COMMA_SEPARATED]
+"""The model names that programs written for OpenAI use."""
 
 
 class Settings(ServiceSettings):
@@ -52,40 +50,43 @@ class Settings(ServiceSettings):
         None, description="File that receives the chosen port once the bridge listens."
     )
     public_url: str | None = Field(
-        None, description="What image URLs begin with; without it, what the caller called."
+        None, description="Start of image URLs; by default the address that the caller used."
     )
 
     # Server
     server: str = Field(
         "localhost:50051",
         min_length=1,
-        description="The gRPC server; with 'https://' before it, TLS is used.",
+        description="Address of the gRPC server; 'https://' before it turns TLS on.",
     )
-    model_aliases: Names = Field(
+    model_aliases: tuple[str, ...] = Field(
         OPENAI_MODELS,
-        description="Names that stand for the default model, or NAME=MODEL for another one.",
+        description="Names for the default model, or NAME=MODEL for another one.",
     )
 
     # Browsers
-    cors_origins: Names = Field(
+    cors_origins: tuple[str, ...] = Field(
         (),
         description="Origins whose web pages may call, such as https://app.example; '*' for all.",
     )
-    allowed_hosts: Names = Field(
+    allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Host names under which callers may reach a bridge on a loopback address,"
-        " besides localhost; '*' for all.",
+        description="Host names besides localhost under which a bridge on a loopback address may be"
+        " reached; '*' for all.",
     )
 
     # Limits
     max_body_bytes: int = Field(
-        1_048_576, ge=1_024, le=2**31 - 1, description="Largest request body without pictures."
+        1_048_576,
+        ge=1_024,
+        le=2**31 - 1,
+        description="Largest request body without images.",
     )
     max_upload_bytes: int = Field(
         64 * 1024 * 1024,
         ge=1_024,
         le=2**31 - 1,
-        description="Largest request body with pictures.",
+        description="Largest request body with images.",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request body may take to arrive."
@@ -94,35 +95,39 @@ class Settings(ServiceSettings):
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long a stream may be silent before it gets a comment.",
+        description="How long a stream is silent before it gets a comment.",
     )
     send_timeout_s: float = Field(
         120.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long the reader of a stream may read nothing.",
+        description="How long to wait for a client that does not read its stream.",
     )
     generation_timeout_s: float = Field(
-        3_600.0, gt=0, allow_inf_nan=False, description="How long a generation may take in all."
+        3_600.0, gt=0, allow_inf_nan=False, description="Longest time for one generation."
     )
     grace_s: float = Field(
-        60.0, ge=0, allow_inf_nan=False, description="How long requests may go on after SIGTERM."
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long requests may go on after SIGTERM.",
     )
 
     # Files behind image URLs
     files_folder: Path | None = Field(
-        None, description="Where the images' folder is made; without it, the system's for such."
+        None,
+        description="Parent of the images' folder; by default the system's temporary folder.",
     )
-    max_files: int = Field(1_000, ge=1, description="Most images kept for their URLs.")
+    max_files: int = Field(1_000, ge=1, description="Most images kept behind URLs.")
     max_files_bytes: int = Field(
-        1_073_741_824, ge=67_108_864, description="Most bytes of images kept for their URLs."
+        1_073_741_824, ge=67_108_864, description="Most bytes of images kept behind URLs."
     )
     files_ttl_s: float = Field(
         3_600.0, gt=0, allow_inf_nan=False, description="How long an image URL works."
     )
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], ANY_CASE] = Field(
-        "info", description="The least severe lines that are logged."
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
     )
 
     @field_validator("public_url")
@@ -138,7 +143,7 @@ class Settings(ServiceSettings):
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The further names of models, and what they stand for; empty is the default model."""
+        """The model that each alias stands for; empty for the default model."""
         pairs = (alias.partition("=") for alias in self.model_aliases)
         return {name.strip(): model.strip() for name, _, model in pairs}
 
@@ -160,7 +165,7 @@ class ImageSettings:
     """The images' part of the settings."""
 
     public_url: str | None
-    """What callers' URLs begin with; None: as the caller wrote it."""
+    """Start of image URLs; None: the address that the caller used."""
     body_timeout_s: float
     max_upload_bytes: int
     keep_alive_s: float

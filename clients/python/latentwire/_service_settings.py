@@ -9,10 +9,21 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NoReturn,
+    Self,
+    get_args,
+    get_origin,
+)
 
-from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     CLI_SUPPRESS,
     BaseSettings,
@@ -35,25 +46,17 @@ class SettingsError(Exception):
     """The settings cannot be used; the text is one line for the operator."""
 
 
-def _split_commas(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-COMMA_SEPARATED: Final = BeforeValidator(_split_commas)
-"""Reads a list from one text; needs ``NoDecode`` beside it."""
-ANY_CASE: Final = BeforeValidator(_lower)
-
-
 class ServiceSettings(BaseSettings):
     """The settings of one service."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        # Flags and the environment are text.
+        strict=False,
+        enable_decoding=False,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
     program: ClassVar[str]
     summary: ClassVar[str]
     """What the program does, for ``--help``."""
@@ -110,6 +113,19 @@ class ServiceSettings(BaseSettings):
             message = f"{cls.table}={own!r}: needed: a table, [{cls.table}]"
             raise ValueError(message)  # noqa: TRY004 - a setting that is wrong
         return own
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_text(cls, value: object, field: ValidationInfo) -> object:
+        if not isinstance(value, str):
+            return value
+        annotation = cls.model_fields[field.field_name or ""].annotation
+        if get_origin(annotation) is tuple:
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        is_choice = get_origin(annotation) is Literal or (
+            isinstance(annotation, type) and issubclass(annotation, StrEnum)
+        )
+        return value.lower() if is_choice else value
 
     @classmethod
     def environment_name(cls, field: str) -> str:
@@ -176,7 +192,10 @@ def command_line(settings: type[ServiceSettings]) -> CliSettingsSource[_Parser]:
     )
 
     def add_flag(parser: _Parser, *names: str, **options: Any) -> None:  # noqa: ANN401 - argparse's
-        info = fields[options["dest"]]
+        info = fields.get(options["dest"])
+        if info is None:
+            # pydantic-settings before 2.16 adds a flag for each field of a list's entries.
+            return
         if flag(options["dest"], info) is not None:
             # pydantic-settings shows Python's values: "None", "DYNAMIC", a tuple.
             default = default_text(info)

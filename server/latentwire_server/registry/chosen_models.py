@@ -6,35 +6,25 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from latentwire_server.engine.settings import Batching
+from latentwire_server.models.components.watermark import MISSING_WATERMARK
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.info import ModelSize
-from latentwire_server.models.overrides import ModelSettings
-from latentwire_server.models.source import (
-    EMBEDDED_ID,
-    MISSING_WATERMARK,
-    ModelSource,
-    embedded_source,
-)
+from latentwire_server.models.model_options import EMBEDDED_ID
 from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.model_entry import ListedModel, id_of_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from latentwire_server.models.model_options import ModelEntry
     from latentwire_server.models.protocol import DiffusionModel, ModelSpec
     from latentwire_server.settings.settings import Settings
 
 _logger: Final = logging.getLogger(__name__)
-
-_AUTO_BACKEND: Final = "auto"
-
-ValueT = TypeVar("ValueT")
 
 
 Report = Callable[[int, int], None]
@@ -83,76 +73,26 @@ def chosen_models(settings: Settings) -> tuple[ModelToLoad, ...]:
     """Returns the models that the settings name, the default one first.
 
     Raises:
-        SettingsError: one is a folder or file that is not there.
+        SettingsError: one names a folder, a file or a package that is not there.
     """
     _check_folder(settings.embeddings_folder, field="embeddings_folder")
     if not settings.models:
         _check_there(settings.model, field="model")
-        source = source_of(settings)
-        _check_watermark(source, field="watermark")
-        return (_to_load(source, settings, aliases=settings.model_aliases),)
     for index, listed in enumerate(settings.models):
-        entry, owner = f"models[{index}]", f", of the model {listed.served_id!r}"
-        _check_folder(listed.embeddings_folder, field=f"{entry}.embeddings_folder", owner=owner)
-        for name in ("source", "refiner", "vae"):
-            _check_there(getattr(listed, name), field=f"{entry}.{name}", owner=owner)
-        _check_watermark(listed_source(listed, settings), field=f"{entry}.watermark")
+        place, owner = f"models[{index}].", f", of the model {listed.id!r}"
+        _check_folder(listed.embeddings_folder, field=f"{place}embeddings_folder", owner=owner)
+        _check_there(listed.source, field=f"{place}source", owner=owner)
+    for index, entry in enumerate(settings.entries):
+        place = f"models[{index}]." if settings.models else ""
+        owner = f", of the model {entry.id!r}" if settings.models else ""
+        for name in ("refiner", "vae"):
+            _check_there(getattr(entry, name), field=f"{place}{name}", owner=owner)
+        if entry.watermark and importlib.util.find_spec("imwatermark") is None:
+            message = f"{place}watermark=true: {MISSING_WATERMARK}"
+            raise SettingsError(message)
     return tuple(
-        _to_load(
-            listed_source(listed, settings),
-            settings,
-            aliases=listed.aliases,
-            own_limits=frozenset(listed.limits.model_dump(exclude_none=True)),
-            preload=index == 0 if listed.preload is None else listed.preload,
-        )
-        for index, listed in enumerate(settings.models)
-    )
-
-
-def source_of(settings: Settings) -> ModelSource:
-    """Returns where the one model comes from; its id is the last part of that, if none is given."""
-    backend = _backend(settings.denoiser_backend, settings)
-    if settings.model == EMBEDDED_ID:
-        source = embedded_source(device=settings.device, dtype=settings.dtype, backend=backend)
-        source = replace(source, id=settings.model_id or source.id)
-        return _with_options(source, settings)
-    source = ModelSource(
-        id=settings.model_id or id_of_source(settings.model),
-        source=settings.model,
-        revision=settings.revision,
-        variant=settings.variant,
-        dtype=settings.dtype,
-        device=settings.device,
-        backend=backend,
-        single_file_config=settings.single_file_config,
-    )
-    return _with_options(source, settings)
-
-
-def listed_source(listed: ListedModel, settings: Settings) -> ModelSource:
-    """Returns where a listed model comes from; what it leaves open is the server's."""
-    dtype = listed.dtype or settings.dtype
-    backend = _backend(listed.denoiser_backend or settings.denoiser_backend, settings)
-    source = embedded_source(device=settings.device, dtype=dtype, backend=backend)
-    if listed.source != EMBEDDED_ID:
-        source = replace(
-            source,
-            source=listed.source,
-            revision=listed.revision,
-            variant=listed.variant,
-            single_file_config=listed.single_file_config,
-            refiner=listed.refiner,
-            refiner_single_file_config=listed.refiner_single_file_config,
-            vae=listed.vae,
-        )
-    if listed.high_noise_frac is not None:
-        source = replace(source, high_noise_frac=listed.high_noise_frac)
-    return replace(
-        _with_options(source, settings, listed),
-        id=listed.served_id,
-        display_name=listed.display_name or "",
-        aliases=listed.aliases,
-        overrides=ModelSettings(defaults=listed.defaults, limits=listed.limits),
+        _to_load(entry, settings, is_first=index == 0)
+        for index, entry in enumerate(settings.entries)
     )
 
 
@@ -160,67 +100,6 @@ def _check_folder(folder: Path | None, *, field: str, owner: str = "") -> None:
     if folder is not None and not folder.expanduser().is_dir():
         message = f"{field}={str(folder)!r}{owner}: there is no such folder"
         raise SettingsError(message)
-
-
-def _check_watermark(source: ModelSource, *, field: str) -> None:
-    if source.watermark and importlib.util.find_spec("imwatermark") is None:
-        message = f"{field}=true: {MISSING_WATERMARK}"
-        raise SettingsError(message)
-
-
-def _with_options(
-    source: ModelSource, settings: Settings, listed: ListedModel | None = None
-) -> ModelSource:
-    """Returns the source with what the model's entry says, and else the server's settings."""
-    own = ListedModel(source=source.source) if listed is None else listed
-    return replace(
-        source,
-        safety_checker=_first_given(own.safety_checker, settings.safety_checker),
-        unchecked_previews=_first_given(own.unchecked_previews, settings.unchecked_previews),
-        watermark=_first_given(own.watermark, settings.watermark),
-        embeddings_folder=_first_given(own.embeddings_folder, settings.embeddings_folder),
-        prompt_weighting=_first_given(own.prompt_weighting, settings.prompt_weighting),
-        max_prompt_chunks=_first_given(own.max_prompt_chunks, settings.max_prompt_chunks),
-        lora_folder=settings.lora_folder,
-        loras=tuple(dict.fromkeys((*settings.loras, *own.loras))),
-    )
-
-
-def _first_given(own: ValueT | None, servers: ValueT) -> ValueT:
-    return servers if own is None else own
-
-
-def _backend(wanted: str, settings: Settings) -> str:
-    if wanted == _AUTO_BACKEND and settings.batching is Batching.REPRODUCIBLE:
-        # A choice by measured speed may fall otherwise after the next start, and bytes with it.
-        return "eager"
-    return wanted
-
-
-def _to_load(
-    source: ModelSource,
-    settings: Settings,
-    *,
-    aliases: tuple[str, ...],
-    own_limits: frozenset[str] = frozenset(),
-    preload: bool = True,
-) -> ModelToLoad:
-    may_do_without = source.backend == _AUTO_BACKEND
-    return ModelToLoad(
-        id=source.id,
-        load=lambda report: _load(source, report),
-        load_eager=partial(_load, replace(source, backend="eager")) if may_do_without else None,
-        measure=partial(_measure, source),
-        spec=partial(_spec, source),
-        fetch_spec=partial(_spec, source, fetches=True),
-        preload=preload,
-        aliases=aliases,
-        limits={
-            name: limit
-            for name, limit in settings.limit_overrides.items()
-            if name not in own_limits
-        },
-    )
 
 
 def _check_there(source: str | None, *, field: str, owner: str = "") -> None:
@@ -236,27 +115,47 @@ def _looks_local(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") != 1
 
 
-def _load(source: ModelSource, report: Report) -> DiffusionModel:
-    with _told_apart(source):
+def _to_load(entry: ModelEntry, settings: Settings, *, is_first: bool) -> ModelToLoad:
+    may_do_without = entry.denoiser_backend == "auto"
+    eager = entry.model_copy(update={"denoiser_backend": "eager"})
+    return ModelToLoad(
+        id=entry.id,
+        load=partial(_load, entry),
+        load_eager=partial(_load, eager) if may_do_without else None,
+        measure=partial(_measure, entry),
+        spec=partial(_spec, entry),
+        fetch_spec=partial(_spec, entry, fetches=True),
+        preload=is_first if entry.preload is None else entry.preload,
+        aliases=entry.aliases,
+        limits={
+            name: limit
+            for name, limit in settings.limit_overrides.items()
+            if getattr(entry.limits, name, None) is None
+        },
+    )
+
+
+def _load(entry: ModelEntry, report: Report) -> DiffusionModel:
+    with _told_apart(entry):
         from latentwire_server.models.loading.loading import load_model  # noqa: PLC0415
 
-        return load_model(source, report=report)
+        return load_model(entry, report=report)
 
 
-def _measure(source: ModelSource, report: Report) -> ModelSize:
-    with _told_apart(source):
+def _measure(entry: ModelEntry, report: Report) -> ModelSize:
+    with _told_apart(entry):
         from latentwire_server.models.files.hub import reporting_downloads  # noqa: PLC0415
         from latentwire_server.models.loading.loading import model_size  # noqa: PLC0415
 
         with reporting_downloads(report):
-            return model_size(source)
+            return model_size(entry)
 
 
-def _spec(source: ModelSource, *, fetches: bool = False) -> ModelSpec | None:
-    with _told_apart(source):
+def _spec(entry: ModelEntry, *, fetches: bool = False) -> ModelSpec | None:
+    with _told_apart(entry):
         from latentwire_server.models.loading.loading import read_spec  # noqa: PLC0415
 
-        return read_spec(source, fetches=fetches)
+        return read_spec(entry, fetches=fetches)
 
 
 def _for_callers(error: LoadError) -> str:
@@ -265,7 +164,7 @@ def _for_callers(error: LoadError) -> str:
 
 
 @contextmanager
-def _told_apart(source: ModelSource) -> Iterator[None]:
+def _told_apart(entry: ModelEntry) -> Iterator[None]:
     """Tells what goes wrong to the operator, and the part of it that is theirs to callers."""
     # Diffusers and transformers take seconds to import: the server listens meanwhile.
     from diffusers.utils import logging as diffusers_logging  # noqa: PLC0415
@@ -285,7 +184,7 @@ def _told_apart(source: ModelSource) -> Iterator[None]:
         raise ModelLoadError(str(error), reason=str(error)) from error
     except Exception as error:
         # The libraries fail in many ways; the operator gets one line, and the rest on demand.
-        _logger.debug("loading failed model=%s source=%s", source.id, source.source, exc_info=True)
+        _logger.debug("loading failed model=%s source=%s", entry.id, entry.location, exc_info=True)
         reason = f"it cannot be loaded ({type(error).__name__})"
-        message = f"model {source.source!r}: cannot be loaded ({type(error).__name__}: {error})"
+        message = f"model {entry.location!r}: cannot be loaded ({type(error).__name__}: {error})"
         raise ModelLoadError(message, reason=reason) from error

@@ -11,39 +11,41 @@ from pathlib import Path  # noqa: TC003 - pydantic resolves annotations at run t
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import CLI_SUPPRESS, NoDecode, SettingsConfigDict
+from pydantic_settings import CLI_SUPPRESS, SettingsConfigDict
 
 from latentwire._process import is_loopback
-from latentwire._service_settings import ANY_CASE, COMMA_SEPARATED, ServiceSettings
+from latentwire._service_settings import ServiceSettings
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.models.info import DEFAULT_LORA_BYTES
-from latentwire_server.models.source import MAX_PROMPT_CHUNKS
-from latentwire_server.settings.model_entry import (
+from latentwire_server.models.model_options import (
+    EMBEDDED_ID,
     ID_PATTERN,
-    HubLora,
-    ListedModel,
-    name_conflicts,
+    OF_ONE_SOURCE,
+    ModelEntry,
+    ModelOptions,
+    id_of_source,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 TABLES: Final = ("server", "bridge", "models")
 """What the configuration file may hold."""
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, COMMA_SEPARATED, CLI_SUPPRESS]
+Keys = Annotated[tuple[SecretStr, ...], CLI_SUPPRESS]
 """Without a flag: every user of the machine could read it."""
-_OF_ONE_MODEL: Final = (
-    "model",
-    "revision",
-    "variant",
-    "single_file_config",
-    "model_id",
-    "model_aliases",
+_LIMITS: Final = (
+    "max_side",
+    "max_pixels",
+    "max_prompt_bytes",
+    "max_lora_bytes",
+    "max_inference_steps",
+    "max_images",
 )
+_OF_ONE_MODEL: Final = ("model", "model_id", "model_aliases", *OF_ONE_SOURCE)
 
 
-class Settings(ServiceSettings):
-    """The server's settings."""
+class Settings(ModelOptions, ServiceSettings):
+    """The server's settings, including the default options of its models."""
 
     model_config = SettingsConfigDict(env_prefix="LATENTWIRE_")
     program: ClassVar = "latentwire-server"
@@ -59,25 +61,26 @@ class Settings(ServiceSettings):
     tls_cert_file: Path | None = Field(None, description="PEM certificate chain; turns TLS on.")
     tls_key_file: Path | None = Field(None, description="PEM private key of the certificate.")
     tls_client_ca_file: Path | None = Field(
-        None, description="PEM authorities; clients must show a certificate signed by one of them."
+        None,
+        description="PEM authorities; clients must present a certificate signed by one of them.",
     )
 
     # Access
-    api_keys: Keys = Field((), description="Keys that callers must show, separated by commas.")
+    api_keys: Keys = Field((), description="API keys that callers may use, separated by commas.")
     api_keys_file: Path | None = Field(
-        None, description="File with one key per line; '#' starts a comment."
+        None, description="File with one API key per line; '#' starts a comment."
     )
     admin_keys: Keys = Field(
         (),
-        description="Keys that callers of ModelAdmin must show, separated by commas; without any,"
-        " it is open to this machine where nothing else asks for keys, and closed elsewhere.",
+        description="Keys for ModelAdmin, separated by commas. Without any, ModelAdmin is open on a"
+        " loopback address that needs no authentication, and closed otherwise.",
     )
     admin_keys_file: Path | None = Field(
-        None, description="File with one such key per line; '#' starts a comment."
+        None, description="File with one ModelAdmin key per line; '#' starts a comment."
     )
     insecure: bool = Field(
         default=False,
-        description="Allows to listen beyond this machine without any authentication.",
+        description="Allow listening on non-loopback addresses without authentication.",
     )
 
     # Life
@@ -85,14 +88,14 @@ class Settings(ServiceSettings):
         60.0,
         ge=0,
         allow_inf_nan=False,
-        description="How long running generations may go on after SIGTERM.",
+        description="How long to let running generations finish after SIGTERM.",
     )
     max_request_bytes: int = Field(
-        64 * 1024 * 1024, ge=65_536, le=2**31 - 1, description="Largest request message."
+        64 * 1024 * 1024, ge=65_536, le=2**31 - 1, description="Largest request message in bytes."
     )
-    log_format: Literal["human", "json"] = Field("human", description="How log lines look.")
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], ANY_CASE] = Field(
-        "info", description="The least severe lines that are logged."
+    log_format: Literal["human", "json"] = Field("human", description="Format of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
     )
 
     # Model
@@ -101,104 +104,40 @@ class Settings(ServiceSettings):
         min_length=1,
         description="'embedded', a hub id, a diffusers folder or a .safetensors checkpoint.",
     )
-    revision: str | None = Field(
-        None, description="Revision of a hub model: branch, tag or commit."
-    )
-    variant: str | None = Field(None, description="Variant of the weights, such as 'fp16'.")
-    single_file_config: str | None = Field(
-        None, description="Diffusers folder or hub id with the configuration of a checkpoint."
-    )
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], ANY_CASE] = Field(
-        "auto",
-        description="Number format of the denoiser; 'auto' takes the device's fastest exact one.",
-    )
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.",
-    )
-    denoiser_backend: Annotated[Literal["auto", "eager", "inductor", "openvino"], ANY_CASE] = Field(
-        "auto",
-        description="How the denoiser runs: 'inductor' and 'openvino' compile it before the server"
-        " is ready, 'eager' does not; 'auto' is 'openvino' on a CPU where that is installed and"
-        " faster, and the batching dynamic.",
-    )
     model_id: str | None = Field(
         None,
         pattern=ID_PATTERN,
         description="Id under which the model is served; by default the last part of its name.",
     )
-    model_aliases: Annotated[tuple[str, ...], NoDecode, COMMA_SEPARATED] = Field(
+    model_aliases: tuple[str, ...] = Field(
         (), description="Other names under which the model is served, separated by commas."
     )
 
-    models: Annotated[tuple[ListedModel, ...], NoDecode, CLI_SUPPRESS] = Field(
+    models: Annotated[tuple[ModelEntry, ...], CLI_SUPPRESS] = Field(
         (),
-        description="Several models in the place of one: `[[models]]` of latentwire.toml, or the"
-        " same as a JSON list; see docs/models.md.",
+        description="Several models instead of one: `[[models]]` in latentwire.toml, or the same as"
+        " a JSON list; see docs/models.md.",
     )
 
     memory_budget_bytes: int | None = Field(
         None,
         ge=1,
-        description="Most bytes that loaded models take together, weights and what is compiled; by"
-        " default three quarters of the device's memory. Models that nobody needs are unloaded to"
-        " make room.",
+        description="Most bytes that loaded models may take together, weights and compiled code; by"
+        " default three quarters of the device's memory. Idle models are unloaded to make room.",
     )
 
-    # Prompts
-    embeddings_folder: Path | None = Field(
-        None,
-        description="Folder with .safetensors of textual inversion, one for each word.",
-    )
-    prompt_weighting: bool = Field(
-        default=False,
-        description="Takes brackets in prompts for weights: (word:1.3), (word), [word].",
-    )
-    max_prompt_chunks: int = Field(
-        1,
-        ge=1,
-        le=MAX_PROMPT_CHUNKS,
-        description="How often the text encoder reads on: 3 reads prompts of up to 225 tokens.",
-    )
-
-    # Adapters
-    lora_folder: Path | None = Field(
-        None, description="Folder of LoRA files (.safetensors) that requests may ask for by name."
-    )
-    loras: Annotated[tuple[HubLora, ...], NoDecode, COMMA_SEPARATED] = Field(
-        (),
-        description="LoRA files from the hub, separated by commas: 'owner/repository', or"
-        " 'owner/repository/file.safetensors' where there are several.",
-    )
     max_lora_bytes: int | None = Field(
-        None, ge=1, description="Most memory that adapters take on the device; by default 1 GiB."
-    )
-
-    # Safety
-    safety_checker: bool = Field(
-        default=True,
-        description="Withholds what the model's own safety checker flags, if it brings one.",
-    )
-    unchecked_previews: bool = Field(
-        default=False,
-        description="Sends previews of a model with a safety checker too, which they do not pass.",
-    )
-
-    watermark: bool = Field(
-        default=False,
-        description="Writes diffusers' invisible watermark into pictures; needs"
-        " `latentwire[watermark]`.",
+        None, ge=1, description="Most bytes of LoRAs kept on the device; by default 1 GiB."
     )
 
     refused_words_file: Path | None = Field(
         None,
-        description="File with one word or phrase per line that prompts must not have; '#' starts"
-        " a comment.",
+        description="File with one word or phrase per line that prompts must not contain; '#'"
+        " starts a comment.",
     )
 
     # Engine
-    batching: Annotated[Batching, ANY_CASE] = Field(
+    batching: Batching = Field(
         Batching.DYNAMIC,
         description="'dynamic' is fastest; 'reproducible' gives the same bytes under any load.",
     )
@@ -206,41 +145,43 @@ class Settings(ServiceSettings):
         None,
         ge=1,
         le=1024,
-        description="Most rows in one denoiser call; by default as many as pay, measured at the"
-        " start, or 8 with reproducible batching.",
+        description="Most rows in one denoiser call; by default as many as are worth it, measured"
+        " when a model is loaded, or 8 with reproducible batching.",
     )
-    max_queued: int = Field(64, ge=1, le=100_000, description="Most generations that wait.")
+    max_queued: int = Field(64, ge=1, le=100_000, description="Most generations in the queue.")
     max_running: int = Field(
         16, ge=1, le=10_000, description="Most generations in progress at once."
     )
     send_timeout_s: float = Field(
-        120.0, gt=0, allow_inf_nan=False, description="How long a client may read nothing."
+        120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long to wait for a client that does not read.",
     )
     queued_event_interval_s: float = Field(
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How often a waiting client hears of its place.",
+        description="How often a queued client is told its position.",
     )
     replay_ttl_s: float = Field(
         600.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long a generation with a request id is remembered for repeats after its"
-        " end, and goes on with nobody reading it where its caller wants that.",
+        description="How long a finished generation with a request id can be repeated, and how long"
+        " one runs on without a reader if its caller asked for that.",
     )
     replay_max_bytes: int = Field(
         256 * 1024 * 1024,
         ge=0,
-        description="Most bytes of ended generations that are remembered for repeats.",
+        description="Most bytes of finished generations kept for repeats.",
     )
     mask_feather: float = Field(
         4.0,
         ge=0,
         le=256,
         allow_inf_nan=False,
-        description="Pixels inside a mask's edge over which what was drawn passes into what was"
-        " kept.",
+        description="Pixels inside a mask's edge over which new content blends into what is kept.",
     )
     decode_interval_ticks: int = Field(
         1, ge=1, description="Denoiser calls between two decodes of finished images."
@@ -288,8 +229,7 @@ class Settings(ServiceSettings):
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             message = "tls_client_ca_file needs tls_cert_file and tls_key_file"
             raise ValueError(message)
-        authenticates = self.api_keys or self.api_keys_file or self.tls_client_ca_file
-        if not (is_loopback(self.host) or authenticates or self.insecure):
+        if not (is_loopback(self.host) or self._authenticates or self.insecure):
             message = (
                 f"host={self.host!r} is reachable from other machines: set api_keys, api_keys_file"
                 " or tls_client_ca_file, or pass --insecure"
@@ -299,8 +239,13 @@ class Settings(ServiceSettings):
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:
-        found = list(name_conflicts(self.models))
+        found = [*_name_conflicts(self.models), *_embedded_conflicts(self)]
         if self.models:
+            found += [
+                f"models[{index}].device: one device serves all models, say it in [server]"
+                for index, entry in enumerate(self.models)
+                if "device" in entry.model_fields_set
+            ]
             found += [
                 f"{name}={getattr(self, name)!r}: models are listed, say it in [[models]]"
                 for name in _OF_ONE_MODEL
@@ -326,17 +271,61 @@ class Settings(ServiceSettings):
         )
 
     @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        """The models to serve, the default one first, with the server's options filled in."""
+        one = ModelEntry.model_construct(
+            source=self.model,
+            id=self.model_id or id_of_source(self.model),
+            aliases=self.model_aliases,
+        )
+        entries = tuple(entry.with_defaults(self) for entry in self.models or (one,))
+        if self.batching is not Batching.REPRODUCIBLE:
+            return entries
+        # Measured speed may choose another backend after the next start, and change the bytes.
+        return tuple(
+            entry.model_copy(update={"denoiser_backend": "eager"})
+            if entry.denoiser_backend == "auto"
+            else entry
+            for entry in entries
+        )
+
+    @property
     def limit_overrides(self) -> dict[str, int]:
-        """The limits that replace a model's own, by the name of ``ModelLimits``' field."""
-        sizes = ("max_side", "max_pixels", "max_prompt_bytes", "max_lora_bytes")
-        names = (*sizes, "max_inference_steps", "max_images")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        """The limits that replace a model's own, by field of ``ModelLimits``."""
+        return {name: getattr(self, name) for name in _LIMITS if getattr(self, name) is not None}
 
     @property
     def admin_is_open(self) -> bool:
-        """Whether ``ModelAdmin`` may be called without an admin key, if there are none.
+        """Whether ``ModelAdmin`` needs no key if there are no admin keys.
 
-        Whoever may use this machine may do as much to the server by other means.
+        A user of this machine can do as much to the server by other means.
         """
-        asks = self.api_keys or self.api_keys_file or self.tls_client_ca_file
-        return is_loopback(self.host) and not asks
+        return is_loopback(self.host) and not self._authenticates
+
+    @property
+    def _authenticates(self) -> bool:
+        return bool(self.api_keys or self.api_keys_file or self.tls_client_ca_file)
+
+
+def _name_conflicts(models: Sequence[ModelEntry]) -> Iterator[str]:
+    """Yields each id and alias that two models share."""
+    taken: dict[str, str] = {}
+    for index, model in enumerate(models):
+        names = {"id": (model.id,), "aliases": model.aliases}
+        for field, values in names.items():
+            place = f"models[{index}].{field}"
+            for value in values:
+                if value in taken:
+                    yield f"{place}={value!r}: already means a model ({taken[value]})"
+                taken.setdefault(value, place)
+
+
+def _embedded_conflicts(settings: Settings) -> Iterator[str]:
+    """Yields each option that the embedded model is given but does not have."""
+    sources: list[tuple[str, ModelOptions, str]] = [
+        (model.source, model, f"models[{index}].") for index, model in enumerate(settings.models)
+    ]
+    for source, options, place in sources or [(settings.model, settings, "")]:
+        for name in OF_ONE_SOURCE if source == EMBEDDED_ID else ():
+            if getattr(options, name) is not None:
+                yield f"{place}{name}: the embedded model has none; leave it out"

@@ -105,7 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder, backend="eager"))
+    return load_model(source_of(folder, denoiser_backend="eager"))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_openvino_runs_it_with_all_its_channels(
 ) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    compiled = load_model(source_of(folder, backend="openvino"))
+    compiled = load_model(source_of(folder, denoiser_backend="openvino"))
     compiled.prepare(4)
     assert compiled.compiled_shapes == ("any", f"4x{INPAINTING_CHANNELS}x8x8")
     cases = [MASKED[0], MASKED[2], *OTHERS]

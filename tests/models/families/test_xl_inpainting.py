@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder, backend="eager"))
+    return load_model(source_of(folder, denoiser_backend="eager"))
 
 
 @pytest.fixture(scope="module")

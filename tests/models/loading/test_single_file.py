@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from latentwire_server.models.loading.loading import (
     LoadError,
-    ModelSource,
     load_model,
     read_spec,
     weights_bytes,
@@ -163,15 +162,7 @@ def checkpoint(folder: Path) -> Path:
 
 
 def load(path: Path, *, config: Path | None = None) -> StableDiffusion:
-    return load_model(
-        ModelSource(
-            id="tiny",
-            source=str(path),
-            device="cpu",
-            dtype="float32",
-            single_file_config=None if config is None else str(config),
-        )
-    )
+    return load_model(source_of(path, single_file_config=None if config is None else str(config)))
 
 
 def test_a_checkpoint_is_the_model_that_its_folder_is(folder: Path, checkpoint: Path) -> None:

@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,7 +74,7 @@ def test_a_checkpoint_of_unknown_configuration_has_no_spec(folder: Path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str):
-    source = replace(source_of(folder), dtype=dtype)
+    source = source_of(folder, dtype=dtype)
     told: list[tuple[int, int]] = []
     model = load_model(source, report=lambda *progress: told.append(progress))
     assert model.dtype_name == dtype
@@ -89,7 +88,7 @@ def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str
 
 
 async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
-    model = load_model(source_of(folder, backend="eager"))
+    model = load_model(source_of(folder, denoiser_backend="eager"))
     engine = Engine({}, EngineSettings(max_rows=4))
     await engine.start()
     try:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
+from latentwire_server.models.loading.loading import LoadError, load_model
+from latentwire_server.models.model_options import ModelEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
-def source_of(path: Path | str, **options: Any) -> ModelSource:
-    return ModelSource(id="tiny", source=str(path), device="cpu", dtype="float32", **options)
+def source_of(path: Path | str, **options: Any) -> ModelEntry:
+    given = {"id": "tiny", "device": "cpu", "dtype": "float32", **options}
+    return ModelEntry.model_validate({"source": str(path), **given})
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -70,7 +70,6 @@ def model_folder(
     source: str,
     *,
     revision: str | None,
-    token: str | None,
     patterns: tuple[Sequence[str], Sequence[str]],
 ) -> ModelFolder:
     """Returns the folder that a source means; fetches it where that is a hub id.
@@ -78,7 +77,6 @@ def model_folder(
     Args:
         source: a folder or a hub id.
         revision: of the hub.
-        token: of the hub.
         patterns: which files of a hub repository are wanted, and which of those are not.
 
     Raises:
@@ -90,7 +88,7 @@ def model_folder(
     looks_local = path.is_absolute() or source.startswith((".", "~"))
     if looks_local or source.count("/") != 1:
         raise LoadError(source, "there is no such folder or file, and it is no hub id")
-    snapshot = _download(source, revision=revision, token=token, patterns=patterns)
+    snapshot = _download(source, revision=revision, patterns=patterns)
     # The hub's cache keeps the files in `blobs`, beside `snapshots`.
     return ModelFolder(path=snapshot, root=snapshot.parent.parent, commit=snapshot.name)
 
@@ -99,7 +97,6 @@ def _download(
     source: str,
     *,
     revision: str | None,
-    token: str | None,
     patterns: tuple[Sequence[str], Sequence[str]],
 ) -> Path:
     wanted, unwanted = patterns
@@ -107,7 +104,6 @@ def _download(
         snapshot_download,
         source,
         revision=revision,
-        token=token,
         allow_patterns=list(wanted),
         ignore_patterns=list(unwanted),
     )

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.families.family import Family
+    from latentwire_server.models.model_options import ModelEntry
     from latentwire_server.models.overrides import ModelSettings
-    from latentwire_server.models.source import ModelSource
     from latentwire_server.models.text.clip_encoder import TextEncoder
 
 _NUM_INFERENCE_STEPS: Final = 25
@@ -41,7 +41,7 @@ CONFIGURATION: Final = "[[models]]"
 
 
 def describe(
-    source: ModelSource,
+    source: ModelEntry,
     family: Family,
     parts: Components,
     *,
@@ -61,11 +61,11 @@ def describe(
         LoadError: it is of a kind that is not served, or its settings are wrong.
     """
     config = parts.unet.config
-    _refuse_other_kinds(source.source, family, config)
-    _refuse_strangers(source.source, parts)
+    _refuse_other_kinds(source.location, family, config)
+    _refuse_strangers(source.location, parts)
     refusal = family.refusal(parts)
     if refusal is not None:
-        raise LoadError(source.source, refusal)
+        raise LoadError(source.location, refusal)
     factor = vae_scale_factor(parts.vae)
     height, width = _pair(config.sample_size)
     sees_masks = config.in_channels != config.out_channels
@@ -75,7 +75,7 @@ def describe(
         height=height * factor,
         num_inference_steps=_NUM_INFERENCE_STEPS,
         guidance_scale=family.guidance_scale,
-        scheduler=_own_choice(source.source, parts.scheduler_config),
+        scheduler=_own_choice(source.location, parts.scheduler_config),
     )
     max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
     info = ModelInfo(
@@ -97,10 +97,8 @@ def describe(
         capabilities=_capabilities(parts),
         guidance_is_embedded=config.time_cond_proj_dim is not None,
     )
-    info = settings.apply_to(info, source=source.source, place=SETTINGS_FILE)
-    if source.overrides is not None:
-        info = source.overrides.apply_to(info, source=source.source, place=CONFIGURATION)
-    return replace(info, display_name=source.display_name or info.display_name)
+    info = settings.apply_to(info, source=source.location, place=SETTINGS_FILE)
+    return source.apply_to(info, source=source.location, place=CONFIGURATION)
 
 
 def _if_distilled(native: ModelDefaults, parts: Components) -> ModelDefaults:

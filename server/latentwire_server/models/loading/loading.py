@@ -19,7 +19,12 @@ from latentwire_server.models.denoiser.backends import DenoiserBackend
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.files.hub import fetching_configurations
 from latentwire_server.models.loading.description import describe, with_refiner
-from latentwire_server.models.loading.model_parts import Lent, read_model, read_vae
+from latentwire_server.models.loading.model_parts import (
+    Lent,
+    read_model,
+    read_vae,
+    refiner_of,
+)
 from latentwire_server.models.loading.model_size import model_size, weights_bytes
 from latentwire_server.models.loading.reading import (
     ReportingReader,
@@ -29,11 +34,10 @@ from latentwire_server.models.loading.reading import (
 )
 from latentwire_server.models.loading.shared_encoders import shared_text_encoders
 from latentwire_server.models.precision import choose_device, choose_dtype
-from latentwire_server.models.source import ModelSource, embedded_source
 from latentwire_server.models.text.prompt_reader import PromptOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import torch
 
@@ -41,13 +45,12 @@ if TYPE_CHECKING:
     from latentwire_server.models.families.family import Family
     from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.model_options import ModelEntry
     from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.models.text.clip_encoder import TextEncoder
 
 __all__ = [
     "LoadError",
-    "ModelSource",
-    "embedded_source",
     "load_model",
     "model_size",
     "read_spec",
@@ -56,7 +59,7 @@ __all__ = [
 
 
 def load_model(
-    source: ModelSource, *, report: Callable[[int, int], None] | None = None
+    source: ModelEntry, *, report: Callable[[int, int], None] | None = None
 ) -> UnetModel:
     """Loads a model onto its device.
 
@@ -76,7 +79,7 @@ def load_model(
         return _load_model(source)
 
 
-def read_spec(source: ModelSource, *, fetches: bool = False) -> ModelSpec | None:
+def read_spec(source: ModelEntry, *, fetches: bool = False) -> ModelSpec | None:
     """Returns what a model's configuration tells, without its weights.
 
     None where that is not to be had without them: of a checkpoint whose configuration is in no
@@ -90,41 +93,43 @@ def read_spec(source: ModelSource, *, fetches: bool = False) -> ModelSpec | None
     Raises:
         LoadError: it is not to be trusted, or of a kind that is not served.
     """
-    wanted = (source.source, source.refiner, source.vae)
+    refiner = refiner_of(source)
+    wanted = (source.location, source.refiner, source.vae)
     places = [Path(one).expanduser() for one in wanted if one is not None]
-    if not all(_tells_of_itself(one) for one in (source, source.of_refiner) if one is not None):
+    if not all(_tells_of_itself(one) for one in (source, refiner) if one is not None):
         return None
     try:
         with reading(without_weights), fetching_configurations() if fetches else nullcontext():
-            return _load_model(replace(source, backend=DenoiserBackend.EAGER.value))
+            return _load_model(source.model_copy(update={"denoiser_backend": "eager"}))
     except LoadError:
         if all(place.is_dir() for place in places) and not source.loras:
             raise
         return None  # Loading will download it, or tell why not.
 
 
-def _tells_of_itself(source: ModelSource) -> bool:
+def _tells_of_itself(source: ModelEntry) -> bool:
     """Returns whether there is a folder with its configuration, if it is a checkpoint."""
-    if not Path(source.source).expanduser().is_file():
+    if not Path(source.location).expanduser().is_file():
         return True
     return source.single_file_config is not None and Path(source.single_file_config).is_dir()
 
 
-def _load_model(source: ModelSource) -> UnetModel:
+def _load_model(source: ModelEntry) -> UnetModel:
     device = choose_device(source.device)
     dtype = choose_dtype(source.dtype, device)
     family, parts, revision, settings = read_model(source, device=device, dtype=dtype)
     revisions = [revision]
     if source.vae is not None:
-        vae, revision = read_vae(source, source.vae, dtype=dtype)
+        vae, revision = read_vae(source.vae, dtype=dtype)
         parts = replace(parts, vae=vae)
         revisions.append(revision)
     components = _placed(source, family, _taught(source, parts), device=device)
     info = describe(source, family, components, revision="", settings=settings)
     refiner = None
-    if source.of_refiner is not None:
+    of_refiner = refiner_of(source)
+    if of_refiner is not None:
         refiner = _load_refiner(
-            source.of_refiner, source, info=info, components=components, device=device, dtype=dtype
+            of_refiner, source, info=info, components=components, device=device, dtype=dtype
         )
         info = with_refiner(info, high_noise_frac=source.high_noise_frac)
         revisions.append(refiner.info.revision)
@@ -132,19 +137,18 @@ def _load_model(source: ModelSource) -> UnetModel:
     paths = lora_paths(source)
     if paths:
         components, info = with_loras(components, info, family=family, paths=paths)
-    info = _with_limits(info, source.limit_overrides)
     if source.watermark:
-        info = with_watermark(info, source=source.source)
-        components = replace(components, watermark=load_watermark(source.source))
+        info = with_watermark(info, source=source.location)
+        components = replace(components, watermark=load_watermark(source.location))
     return family.model(
         info,
         components,
-        backend=DenoiserBackend(source.backend),
+        backend=DenoiserBackend(source.denoiser_backend),
         refiner=refiner,
     )
 
 
-def _taught(source: ModelSource, parts: Components) -> Components:
+def _taught(source: ModelEntry, parts: Components) -> Components:
     """Returns the parts, reading prompts as they are told to, with the operator's words."""
     options = PromptOptions(
         is_weighted=source.prompt_weighting, max_chunks=source.max_prompt_chunks
@@ -160,18 +164,18 @@ def _taught(source: ModelSource, parts: Components) -> Components:
 
 
 def _placed(
-    source: ModelSource, family: Family, parts: Components, *, device: torch.device
+    source: ModelEntry, family: Family, parts: Components, *, device: torch.device
 ) -> Components:
     """Returns the parts, checked and on the device."""
     if not has_weights():
         return parts
-    check_parts(parts, source=source.source)
+    check_parts(parts, source=source.location)
     return place(parts, device=device, upcasts=family.upcasts_autoencoder)
 
 
 def _load_refiner(
-    source: ModelSource,
-    base: ModelSource,
+    source: ModelEntry,
+    base: ModelEntry,
     *,
     info: ModelInfo,
     components: Components,
@@ -198,17 +202,13 @@ def _load_refiner(
         parts = _taught(source, parts)
     own = _placed(source, family, parts, device=device)
     described = describe(source, family, own, revision=revision, settings=settings)
-    return family.model(described, own, backend=DenoiserBackend(base.backend))
+    return family.model(described, own, backend=DenoiserBackend(base.denoiser_backend))
 
 
 def _shared_encoders(
-    source: ModelSource, base: ModelSource, components: Components
+    source: ModelEntry, base: ModelEntry, components: Components
 ) -> tuple[TextEncoder, ...]:
     """Returns those of a base that are its refiner's as well: all that this one has, or none."""
     # Without weights there is nothing to share.
     names = shared_text_encoders(source, base) if has_weights() else ()
     return tuple(one for one in components.text_encoders if one.name in names)
-
-
-def _with_limits(info: ModelInfo, overrides: Mapping[str, int]) -> ModelInfo:
-    return replace(info, limits=replace(info.limits, **overrides)) if overrides else info

@@ -39,6 +39,7 @@ from latentwire_server.models.loading.inspection import (
 )
 from latentwire_server.models.loading.reading import has_weights, read_component
 from latentwire_server.models.loading.single_file import load_single_file
+from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.overrides import ModelSettings
 from latentwire_server.models.text.clip_encoder import TextEncoder
 
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     from latentwire_server.models.families.family import Family, TextEncoderKind
-    from latentwire_server.models.source import ModelSource
 
 _FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What the libraries raise on files that are not what they should be."""
@@ -62,7 +62,7 @@ class Lent:
 
 
 def read_model(
-    source: ModelSource, *, device: torch.device, dtype: torch.dtype, lent: Lent | None = None
+    source: ModelEntry, *, device: torch.device, dtype: torch.dtype, lent: Lent | None = None
 ) -> tuple[Family, Components, str, ModelSettings]:
     """Returns the family, the parts, what tells their weights from others, and the settings.
 
@@ -75,9 +75,9 @@ def read_model(
     Raises:
         LoadError: it cannot be had or is not to be trusted.
     """
-    path = Path(source.source).expanduser()
+    path = Path(source.location).expanduser()
     if path.is_file():
-        check_safetensors(path, source=source.source)
+        check_safetensors(path, source=source.location)
         with LIBRARY_LOCK:
             if has_weights() or source.single_file_config is None:
                 family, parts = load_single_file(
@@ -102,7 +102,30 @@ def read_model(
     return family, parts, revision, read_folder_settings(folder)
 
 
-def source_folder(source: ModelSource) -> ModelFolder:
+def refiner_of(entry: ModelEntry) -> ModelEntry | None:
+    """Returns the refiner of a model as a model of its own; None: it has none."""
+    if entry.refiner is None:
+        return None
+    return ModelEntry.model_construct(
+        source=entry.refiner,
+        id=f"{entry.id}/refiner",
+        single_file_config=entry.refiner_single_file_config,
+        safety_checker=False,
+        **entry.model_dump(
+            include={
+                "variant",
+                "dtype",
+                "device",
+                "denoiser_backend",
+                "embeddings_folder",
+                "prompt_weighting",
+                "max_prompt_chunks",
+            }
+        ),
+    )
+
+
+def source_folder(source: ModelEntry) -> ModelFolder:
     """Returns where a model's folder is; fetches it where that is a hub id.
 
     Raises:
@@ -111,30 +134,26 @@ def source_folder(source: ModelSource) -> ModelFolder:
     patterns = downloaded_patterns(
         variant=source.variant, with_safety_checker=source.safety_checker
     )
-    return model_folder(
-        source.source, revision=source.revision, token=source.token, patterns=patterns
-    )
+    return model_folder(source.location, revision=source.revision, patterns=patterns)
 
 
-def vae_folder(source: ModelSource, wanted: str) -> ModelFolder:
+def vae_folder(wanted: str) -> ModelFolder:
     """Returns where an autoencoder's folder is; fetches it where that is a hub id.
 
     Raises:
         LoadError: it cannot be had.
     """
     patterns = (autoencoder_patterns(), ())
-    return model_folder(wanted, revision=None, token=source.token, patterns=patterns)
+    return model_folder(wanted, revision=None, patterns=patterns)
 
 
-def read_vae(
-    source: ModelSource, wanted: str, *, dtype: torch.dtype
-) -> tuple[AutoencoderKL | AutoencoderTiny, str]:
+def read_vae(wanted: str, *, dtype: torch.dtype) -> tuple[AutoencoderKL | AutoencoderTiny, str]:
     """Returns an autoencoder in place of the model's own, and what tells it from others.
 
     Raises:
         LoadError: it cannot be had or is not to be trusted.
     """
-    found = vae_folder(source, wanted)
+    found = vae_folder(wanted)
     folder, class_name, weights = check_vae(found.path, root=found.root, is_whole=_is_whole(found))
     try:
         with LIBRARY_LOCK:
@@ -203,7 +222,7 @@ def _text_encoder(
 
 
 def _safety_checker(
-    folder: Path, source: ModelSource, *, device: torch.device
+    folder: Path, source: ModelEntry, *, device: torch.device
 ) -> ClipSafetyChecker | UnloadedSafetyChecker | None:
     """Loads the safety checker that a folder brings, and sees it decide once."""
     if not source.safety_checker or not brings_safety_checker(folder):

@@ -14,7 +14,7 @@ from latentwire_server.models.loading.inspection import read_content
 from latentwire_server.models.loading.model_parts import source_folder
 
 if TYPE_CHECKING:
-    from latentwire_server.models.source import ModelSource
+    from latentwire_server.models.model_options import ModelEntry
 
 _MARGINALIA: Final = (
     "_name_or_path",
@@ -26,13 +26,13 @@ _MARGINALIA: Final = (
 """What configurations say of how they came about."""
 
 
-def shared_text_encoders(refiner: ModelSource, base: ModelSource) -> tuple[str, ...]:
+def shared_text_encoders(refiner: ModelEntry, base: ModelEntry) -> tuple[str, ...]:
     """Returns the names of a refiner's text encoders if its base has all of them, and else none.
 
     Raises:
         LoadError: one of the two is no diffusers folder of a kind that is served.
     """
-    if any(Path(one.source).expanduser().is_file() for one in (refiner, base)):
+    if any(Path(one.location).expanduser().is_file() for one in (refiner, base)):
         return ()
     variant = refiner.variant
     weights = ".safetensors" if variant is None else f".{variant}.safetensors"
