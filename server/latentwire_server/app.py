@@ -17,7 +17,7 @@ from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
-from latentwire_server.registry.catalogue import Catalogue
+from latentwire_server.registry.catalogue import Catalogue, ModelState
 from latentwire_server.registry.registry import ModelRegistry
 from latentwire_server.requests.refused_words import NoWordError, RefusedWords
 from latentwire_server.rpc.admin_servicer import ModelAdminServicer
@@ -74,8 +74,8 @@ class Application:
             models,
             engine=self._engine,
             catalogue=self._catalogue,
-            health=self._health,
             budget_bytes=partial(_budget_bytes, settings),
+            on_change=self._update_health,
         )
         self._service = GenerationService(
             self._engine,
@@ -164,6 +164,12 @@ class Application:
         except TimeoutError:
             _logger.warning("device thread did not stop")
         _logger.info("stopped")
+
+    def _update_health(self) -> None:
+        for model in self._models:
+            is_ready = self._catalogue.state(model.id) is ModelState.READY
+            self._health.model(model_name(model.id), is_ready=is_ready)
+        self._health.services(are_ready=self._registry.is_serving)
 
 
 async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Application:
