@@ -13,7 +13,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
-    Any,
     ClassVar,
     Final,
     Literal,
@@ -112,6 +111,11 @@ class ServiceSettings(BaseSettings):
         if not isinstance(own, dict):
             message = f"{cls.table}={own!r}: needed: a table, [{cls.table}]"
             raise ValueError(message)  # noqa: TRY004 - a setting that is wrong
+        for name in own:
+            # BaseSettings has parameters of its own, such as _env_file.
+            if name.startswith("_"):
+                message = f"{name}: no such setting"
+                raise ValueError(message)
         return own
 
     @field_validator("*", mode="before")
@@ -134,7 +138,8 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def _refuse_without_flag(cls, given: Mapping[str, object]) -> None:
-        for name in given:
+        # Before 2.16, pydantic-settings adds flags such as --models.source.
+        for name in (flag.partition(".")[0] for flag in given):
             info = cls.model_fields[name]
             if flag(name, info) is not None:
                 continue
@@ -190,30 +195,25 @@ def command_line(settings: type[ServiceSettings]) -> CliSettingsSource[_Parser]:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"TOML file to read instead of {CONFIG_FILE}."
     )
-
-    def add_flag(parser: _Parser, *names: str, **options: Any) -> None:  # noqa: ANN401 - argparse's
-        info = fields.get(options["dest"])
-        if info is None:
-            # pydantic-settings before 2.16 adds a flag for each field of a list's entries.
-            return
-        if flag(options["dest"], info) is not None:
-            # pydantic-settings shows Python's values: "None", "DYNAMIC", a tuple.
-            default = default_text(info)
-            text = (info.description or "") + (f" (default: {default})" if default else "")
-            options["help"] = text.replace("%", "%%")
-        if "metavar" in options:
-            is_list = options.get("action") == "append"
-            options["metavar"] = "list" if is_list else options["metavar"].lower()
-        parser.add_argument(*names, **options)
-
-    return CliSettingsSource(
+    source: CliSettingsSource[_Parser] = CliSettingsSource(
         settings,
         root_parser=parser,
-        add_argument_method=add_flag,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
     )
+    for action in parser._actions:  # noqa: SLF001 - argparse lists them nowhere else
+        info = fields.get(action.dest)
+        if info is None or flag(action.dest, info) is None:
+            continue
+        # pydantic-settings shows Python's values: "None", "DYNAMIC", a tuple.
+        default = default_text(info)
+        text = (info.description or "") + (f" (default: {default})" if default else "")
+        action.help = text.replace("%", "%%")
+        if isinstance(action.metavar, str):
+            is_list = get_origin(info.annotation) is tuple
+            action.metavar = "list" if is_list else action.metavar.lower()
+    return source
 
 
 def flag(name: str, info: FieldInfo) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +109,7 @@ def test_all_bad_values_are_told_at_once():
     ("text", "says"),
     [
         ("[server]\nprt = 1\n", "prt: no such setting"),
+        ('[server]\n_env_file = "x"\n', "_env_file: no such setting"),
         ("[server\n", "latentwire.toml"),
         ('[server]\nport = "x"\n', "port='x'"),
     ],
@@ -335,41 +334,3 @@ def test_where_bytes_are_promised_no_measured_speed_chooses_the_backend(
 ):
     (entry,) = Settings.parse(flags).entries
     assert entry.denoiser_backend == expected
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--api-keys", "k"], "use LATENTWIRE_API_KEYS, --api-keys-file or latentwire.toml"),
-        (["--admin-keys=k"], "use LATENTWIRE_ADMIN_KEYS, --admin-keys-file or latentwire.toml"),
-        (["--models", "[]"], "use LATENTWIRE_MODELS or latentwire.toml"),
-    ],
-)
-def test_what_has_no_flag_is_told_with_where_it_belongs(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-):
-    with pytest.raises(SystemExit) as ended:
-        Settings.parse(arguments)
-    assert ended.value.code == 2
-    output, errors = capsys.readouterr()
-    assert (output, errors.count("\n")) == ("", 1)
-    assert errors.startswith(f"latentwire-server: {arguments[0].partition('=')[0]}: not taken from")
-    assert says in errors
-
-
-def test_help_is_for_people_and_comes_without_torch():
-    code = (
-        "import sys; from latentwire_server.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    text = " ".join(ended.stdout.split())
-    assert "--max-rows" in text
-    assert "(default: 50051)" in text
-    assert "--api-keys-file" in text
-    assert "--api-keys " not in text
