@@ -1,4 +1,4 @@
-"""``latentwire-bridge``: reads the settings, runs the bridge, gives the exit code."""
+"""``latentwire-bridge``: reads the settings, runs the bridge, and exits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentwire_bridge.settings import Settings
 
 
 def main() -> None:
-    """Runs the bridge of the command line."""
+    """Runs the bridge that the command line describes."""
     settings = Settings.parse()
     _configure_logging(settings)
     try:

@@ -1,4 +1,4 @@
-"""``latentwire-server``: reads the settings, runs the server, gives the exit code."""
+"""``latentwire-server``: reads the settings, runs the server, and exits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Runs the server of the command line."""
+    """Runs the server that the command line describes."""
     settings = Settings.parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     try:
@@ -32,8 +32,8 @@ def main() -> None:
 
 
 def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
-    """Serves ``models`` until told to stop, and ends the process."""
-    # Torch takes seconds to import: --help and what is set wrong are answered before.
+    """Serves ``models`` until a signal stops the server, and ends the process."""
+    # Torch takes seconds to import: --help and wrong settings are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415
 
     try:
@@ -45,8 +45,8 @@ def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
 def _exit(code: int) -> NoReturn:
     """Ends the process at once.
 
-    Threads of torch and of the loading may still be inside C++, where the interpreter's orderly
-    end would abort them, and with them the exit code.
+    Threads of torch and loading threads may still be inside C++. An orderly end would
+    abort there and lose the exit code.
     """
     logging.shutdown()
     sys.stdout.flush()

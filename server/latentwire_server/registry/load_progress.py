@@ -1,4 +1,4 @@
-"""How far the loads of models are, and who hears of it. Event loop, but for what says otherwise."""
+"""The progress of loads. Event loop only, except where a method says otherwise."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ if TYPE_CHECKING:
 
 
 class LoadProgress:
-    """The loads under way."""
+    """The latest progress of each load under way."""
 
     def __init__(self, *, on_report: Callable[[ModelLoading], None]) -> None:
-        """Takes who is told of each report."""
         self._on_report = on_report
         self._latest: dict[str, ModelLoading] = {}
         self._changed = asyncio.Event()
 
     def begin(self, model_id: str) -> None:
-        """Takes in a new load, of which nothing is known yet."""
+        """Adds a new load, whose size is unknown."""
         self._latest[model_id] = ModelLoading(model=model_id, loaded_bytes=0, total_bytes=0)
         self.repeat(model_id)
 
     def end(self, model_id: str) -> None:
-        """Forgets a load."""
+        """Removes a load that has ended."""
         self._latest.pop(model_id, None)
 
     def report(self, model_id: str, loaded_bytes: int, total_bytes: int) -> None:
-        """Takes in how far a load is; what comes after its end is too late."""
+        """Records the progress of a load; ignored after its end."""
         if model_id in self._latest:
             self._latest[model_id] = ModelLoading(
                 model=model_id, loaded_bytes=loaded_bytes, total_bytes=total_bytes
@@ -39,7 +38,7 @@ class LoadProgress:
             self.repeat(model_id)
 
     def repeat(self, model_id: str) -> None:
-        """Tells how far a load is once more, if there is one: somebody is new."""
+        """Sends the latest progress again, for a new listener; does nothing without a load."""
         progress = self._latest.get(model_id)
         if progress is not None:
             self._on_report(progress)
@@ -47,11 +46,11 @@ class LoadProgress:
             self._changed = asyncio.Event()
 
     def reporter(self, model_id: str) -> Callable[[int, int], None]:
-        """Returns what takes the bytes that are loaded, and those of all. Any thread."""
+        """Returns a function that records loaded and total bytes, on any thread."""
         loop = asyncio.get_running_loop()
 
         def report(loaded_bytes: int, total_bytes: int) -> None:
-            # A closed event loop means that nobody is left who could care.
+            # The event loop is closed when the server has stopped.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.report, model_id, loaded_bytes, total_bytes)
 
@@ -60,14 +59,14 @@ class LoadProgress:
     async def follow(
         self, model_id: str, load: asyncio.Task[object]
     ) -> AsyncGenerator[ModelLoading]:
-        """Yields how far a load is, until it is done."""
-        told = None
+        """Yields the progress of a load until it is done."""
+        sent = None
         while not load.done():
             changed, progress = self._changed, self._latest.get(model_id)
-            if progress is not None and progress != told:
-                told = progress
+            if progress is not None and progress != sent:
+                sent = progress
                 yield progress
                 continue
-            news = asyncio.ensure_future(changed.wait())
-            await asyncio.wait({load, news}, return_when=asyncio.FIRST_COMPLETED)
-            news.cancel()
+            change = asyncio.ensure_future(changed.wait())
+            await asyncio.wait({load, change}, return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()

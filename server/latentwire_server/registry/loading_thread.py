@@ -1,8 +1,8 @@
-"""Threads in which models are loaded, beside the device thread.
+"""Threads that load models, beside the device thread.
 
-Daemons, unlike a pool's: a library in the middle of a load must not hold up the end of the process.
-They give way to the device thread where the system knows how: reading weights shall cost the steps
-of running generations as little as can be.
+They are daemons, unlike those of a pool: a library in the middle of a load must not keep the
+process from ending. On Linux they run at a lower priority, so that reading weights slows the steps
+of running generations as little as possible.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
-_POLITENESS: Final = 10
-_MOST_POLITE: Final = 19
+_NICENESS: Final = 10
+_MAX_NICENESS: Final = 19
 
 
 async def in_loading_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Returns the result of ``work``, or raises its error."""
+    """Runs ``work`` in a loading thread; returns its result or raises its error."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[ResultT] = loop.create_future()
 
-    def settle(settles: Callable[[], None]) -> None:
+    def settle(set_outcome: Callable[[], None]) -> None:
         if not future.done():
-            settles()
+            set_outcome()
 
-    def tell(settles: Callable[[], None]) -> None:
-        # A closed event loop means that nobody is left who could care.
+    def settle_soon(set_outcome: Callable[[], None]) -> None:
+        # The event loop is closed when the server has stopped.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, settles)
+            loop.call_soon_threadsafe(settle, set_outcome)
 
     def run() -> None:
-        _give_way()
+        _lower_priority()
         try:
             result = work()
         except Exception as error:
-            tell(partial(future.set_exception, error))
+            settle_soon(partial(future.set_exception, error))
         else:
-            tell(partial(future.set_result, result))
+            settle_soon(partial(future.set_result, result))
 
     threading.Thread(target=run, name="latentwire-load", daemon=True).start()
     return await future
 
 
-def _give_way() -> None:
-    """Lowers this thread's priority; elsewhere than on Linux that would be the whole process's."""
+def _lower_priority() -> None:
+    """Lowers the priority of this thread; only Linux can do that for one thread."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        politeness = os.getpriority(os.PRIO_PROCESS, thread) + _POLITENESS
-        os.setpriority(os.PRIO_PROCESS, thread, min(politeness, _MOST_POLITE))
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _MAX_NICENESS))
