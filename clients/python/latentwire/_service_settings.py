@@ -11,16 +11,7 @@ import argparse
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    ClassVar,
-    Final,
-    Literal,
-    NoReturn,
-    Self,
-    get_args,
-    get_origin,
-)
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NoReturn, Self, get_args, get_origin
 
 from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -139,7 +130,7 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _refuse_without_flag(cls, given: Mapping[str, object]) -> None:
         # Before 2.16, pydantic-settings adds flags such as --models.source.
-        for name in (flag.partition(".")[0] for flag in given):
+        for name in (dest.partition(".")[0] for dest in given):
             info = cls.model_fields[name]
             if flag(name, info) is not None:
                 continue
@@ -201,6 +192,8 @@ def command_line(settings: type[ServiceSettings]) -> CliSettingsSource[_Parser]:
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
+        # "null" is a value like any other, and no argument can contain this one.
+        cli_parse_none_str="\0",
     )
     for action in parser._actions:  # noqa: SLF001 - argparse lists them nowhere else
         info = fields.get(action.dest)

@@ -47,6 +47,17 @@ def test_a_setting_that_is_true_or_false_has_two_flags(monkeypatch: pytest.Monke
     assert (settings.safety_checker, settings.insecure) == (False, True)
 
 
+def test_values_are_taken_as_they_are():
+    given = ["--revision", "null", "--model-id", "7", "--variant=[a,b]"]
+    settings = Settings.parse(["--model", "a/b", *given])
+    assert (settings.revision, settings.model_id, settings.variant) == ("null", "7", "[a,b]")
+
+
+def test_a_list_is_given_in_one_flag_or_in_several():
+    assert Settings.parse(["--loras", "a/b, c/d"]).loras == ("a/b", "c/d")
+    assert Settings.parse(["--loras", "a/b", "--loras", "c/d"]).loras[-1] == "c/d"
+
+
 @pytest.mark.parametrize("value", ["DEBUG", "debug"])
 def test_choices_are_taken_in_any_case(value: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_LOG_LEVEL", value)
