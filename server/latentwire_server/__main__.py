@@ -16,7 +16,7 @@ from latentwire_server.settings.files import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.settings.settings import Settings
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     run(settings, models)
 
 
-def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
+def run(settings: Settings, models: Sequence[LoadableModel]) -> NoReturn:
     """Serves ``models`` until told to stop, and ends the process."""
     # Torch takes seconds to import: --help and what is set wrong are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415

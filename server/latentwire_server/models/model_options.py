@@ -148,9 +148,11 @@ class ModelEntry(ModelOptions, ModelSettings):
         return {"id": id_of_source(source), **entry} if isinstance(source, str) else entry
 
     @property
-    def location(self) -> str:
-        """The source, with the folder that ``embedded`` stands for."""
-        return str(EMBEDDED_FOLDER) if self.source == EMBEDDED_ID else self.source
+    def is_local(self) -> bool:
+        """Whether all of its folders are on this machine; a checkpoint may need the hub."""
+        sources = (self.source, self.refiner, self.vae)
+        paths = [local_path(one) for one in sources if one is not None]
+        return not self.loras and all(path is not None and path.is_dir() for path in paths)
 
     def with_defaults(self, server: ModelOptions) -> Self:
         """Returns the entry with the server's options where it has none; LoRAs add up."""
@@ -159,6 +161,16 @@ class ModelEntry(ModelOptions, ModelSettings):
         return self.model_copy(
             update={name: getattr(server, name) for name in unset} | {"loras": loras}
         )
+
+
+def local_path(source: str) -> Path | None:
+    """Returns where a source would be on this machine; None: it is a hub id.
+
+    ``owner/repository`` is a hub id unless there is such a folder or file.
+    """
+    path = EMBEDDED_FOLDER if source == EMBEDDED_ID else Path(source).expanduser()
+    is_path = path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1
+    return path if is_path or path.exists() else None
 
 
 def id_of_source(source: str) -> str:
