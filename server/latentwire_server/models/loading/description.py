@@ -1,4 +1,4 @@
-"""What a loaded model can do, read off its parts and its folder."""
+"""The description of a model, read off its parts and its folder's settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from latentwire_server.models.components.component_set import Components
-    from latentwire_server.models.families.family import Family
     from latentwire_server.models.loading.checkpoint import Checkpoint
     from latentwire_server.models.loading.diffusers_folder import DiffusersFolder
-    from latentwire_server.models.text.clip_encoder import TextEncoder
 
 _NUM_INFERENCE_STEPS: Final = 25
 _NUM_FEW_STEPS: Final = 4
@@ -35,25 +33,30 @@ _EMBEDDED_GUIDANCE_SCALE: Final = 8.5
 _MAX_NATIVE_MULTIPLE: Final = 4
 
 
-def describe(place: DiffusersFolder | Checkpoint, parts: Components, *, id_: str) -> ModelInfo:
-    """Returns what clients see of a model, as far as its files and its folder's settings say.
+def describe(files: DiffusersFolder | Checkpoint, parts: Components, *, id_: str) -> ModelInfo:
+    """Returns what clients see of a model, as far as its own files say.
 
     Args:
-        place: its files.
+        files: its files.
         parts: what it is made of.
         id_: its id.
 
     Raises:
         LoadError: it is of a kind that is not served, or its settings are wrong.
     """
-    family, source, config = place.family, place.source, parts.unet.config
-    _refuse_other_kinds(source, family, config)
-    _refuse_strangers(source, parts)
+    family, source, config = files.family, files.source, parts.unet.config
+    if (
+        config["addition_embed_type"] not in family.addition_embed_types
+        or config["class_embed_type"] is not None
+    ):
+        raise LoadError(source, f"its UNet takes other conditions than those of {family.name}")
+    _refuse_mixed_parts(source, parts)
     refusal = family.refusal(parts)
     if refusal is not None:
         raise LoadError(source, refusal)
     factor = vae_scale_factor(parts.vae)
-    height, width = _pair(config.sample_size)
+    size: int | tuple[int, int] = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
     sees_masks = config.in_channels != config.out_channels
     native = ModelDefaults(
         high_resolution_fix=None if sees_masks else HIGH_RESOLUTION_STRENGTH,
@@ -63,6 +66,7 @@ def describe(place: DiffusersFolder | Checkpoint, parts: Components, *, id_: str
         guidance_scale=family.guidance_scale,
         scheduler=_own_choice(source, parts.scheduler_config),
     )
+    num_layers = min(one.module.config.num_hidden_layers for one in parts.text_encoders)
     max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
     info = ModelInfo(
         id=id_,
@@ -76,21 +80,21 @@ def describe(place: DiffusersFolder | Checkpoint, parts: Components, *, id_: str
             side_multiple=factor,
             max_pixels=max_side * max_side,
             min_drawn_pixels=int(family.least_drawn_share * native.width * native.height),
-            max_clip_skip=max(0, min(map(_num_layers, parts.text_encoders)) - 1),
+            max_clip_skip=max(0, num_layers - 1),
         ),
         defaults=_if_distilled(native, parts),
         capabilities=_capabilities(parts),
         guidance_is_embedded=config.time_cond_proj_dim is not None,
     )
-    return place.settings.apply_to(info, source=source, place=SETTINGS_FILE)
+    return files.settings.apply_to(info, source=source, place=SETTINGS_FILE)
 
 
 def _if_distilled(native: ModelDefaults, parts: Components) -> ModelDefaults:
-    """Returns the defaults of a model that was distilled to draw in few steps, if it was.
+    """Returns the defaults of a model that was distilled to few steps, if it was.
 
-    Latent consistency models are told the guidance scale. Turbo and Lightning models, which have
-    learnt their guidance, say no more of themselves than how their timesteps are spaced: others
-    that predict noise do not trail.
+    Latent consistency models take the guidance scale as an input. Turbo and Lightning models, which
+    have learnt their guidance, can only be identified by the spacing of their timesteps: no other
+    models that predict noise have trailing ones.
     """
     config = parts.scheduler_config
     if parts.unet.config.time_cond_proj_dim is not None:
@@ -112,19 +116,7 @@ def _capabilities(parts: Components) -> tuple[str, ...]:
     return ("image-to-image", "inpainting", *(name for name, has_it in present.items() if has_it))
 
 
-def _refuse_other_kinds(source: str, family: Family, config: Mapping[str, object]) -> None:
-    reasons = {
-        f"its UNet takes other conditions than those of {family.name}": (
-            config["addition_embed_type"] not in family.addition_embed_types
-            or config["class_embed_type"] is not None
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise LoadError(source, reason)
-
-
-def _refuse_strangers(source: str, parts: Components) -> None:
+def _refuse_mixed_parts(source: str, parts: Components) -> None:
     """Refuses parts of different models, which would fail at the first request.
 
     A token beyond the vocabulary is worst: on a GPU it breaks the device for the whole process.
@@ -155,11 +147,6 @@ def _refuse_strangers(source: str, parts: Components) -> None:
             raise LoadError(source, reason)
 
 
-def _num_layers(encoder: TextEncoder) -> int:
-    layers: int = encoder.module.config.num_hidden_layers
-    return layers
-
-
 def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
     predicts = config.get("prediction_type", "epsilon")
     if predicts not in ("epsilon", "v_prediction"):
@@ -169,8 +156,3 @@ def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
         return choice_of(config)
     except ValueError as error:
         raise LoadError(source, str(error)) from None
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of a UNet's ``sample_size``, which is one number or two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
