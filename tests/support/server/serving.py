@@ -18,6 +18,7 @@ from latentwire_server.app import Application, build
 from latentwire_server.models.info import ModelSize
 from latentwire_server.settings.settings import load_settings
 from tests.support.fakes import FakeModel
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -120,7 +121,7 @@ class ServedModel:
     def load(self, report: Report, *, compiles: bool = True) -> FakeModel:
         self.num_loads += 1
         report(self.size_bytes // 2, self.size_bytes)
-        assert self._may_load.wait(timeout=30)
+        assert self._may_load.wait(timeout=scaled(30))
         if self.error is not None:
             raise self.error
         model = FakeModel(id=self.id) if self.make is None else self.make()
