@@ -17,7 +17,7 @@ from latentwire_server.settings.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     run(settings, models)
 
 
-def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
+def run(settings: Settings, models: Sequence[LoadableModel]) -> NoReturn:
     """Serves ``models`` until a signal stops the server, and ends the process."""
     # Torch takes seconds to import: --help and wrong settings are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415

@@ -35,7 +35,7 @@ from latentwire_server.settings.key_files import read_admin_keys, read_api_keys
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.settings.settings import Settings
 
 DEVICE_FAILED: Final = 70
@@ -56,7 +56,7 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        models: Sequence[ModelToLoad],
+        models: Sequence[LoadableModel],
         *,
         keys: Sequence[str],
         admin_keys: Sequence[str],
@@ -172,7 +172,7 @@ class Application:
         self._health.services(are_ready=self._registry.is_serving)
 
 
-async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Application:
+async def build(settings: Settings, models: Sequence[LoadableModel]) -> Application:
     """Returns a server that does not listen yet.
 
     Raises:
@@ -193,7 +193,7 @@ async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Applicatio
 
 
 async def serve(
-    settings: Settings, models: Sequence[ModelToLoad], *, exit_at_once: Callable[[int], None]
+    settings: Settings, models: Sequence[LoadableModel], *, exit_at_once: Callable[[int], None]
 ) -> int:
     """Runs a server until it is told to stop, and returns the process's exit code.
 

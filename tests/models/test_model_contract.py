@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from latentwire_server.models.info import SchedulerChoice
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import DenoiserInput
 from tests.support.fakes import FakeModel
+from tests.support.models.folders import load_model
 from tests.support.models.tiny_models import INPAINTING_CHANNELS, LATENT_CHANNELS, build_folder
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.errors import ModelNotFound
-from latentwire_server.registry.chosen_models import ModelLoadError
+from latentwire_server.registry.loadable_model import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.protocol import DiffusionModel, ModelSpec
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
 
 
 class ModelState(StrEnum):
@@ -60,7 +60,7 @@ class _Entry:
 class Catalogue:
     """The models by id; the first one is the default."""
 
-    def __init__(self, models: Sequence[ModelToLoad]) -> None:
+    def __init__(self, models: Sequence[LoadableModel]) -> None:
         self._entries = {model.id: _Entry() for model in models}
         self._limits = {model.id: model.limits for model in models}
         self._aliases = {alias: model.id for model in models for alias in model.aliases}

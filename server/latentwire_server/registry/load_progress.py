@@ -1,4 +1,4 @@
-"""The progress of loads. Event loop only, except where a method says otherwise."""
+"""The progress of models that are being loaded. Event loop, unless a method says otherwise."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ if TYPE_CHECKING:
 
 
 class LoadProgress:
-    """The latest progress of each load under way."""
+    """The loads under way."""
 
     def __init__(self, *, on_report: Callable[[ModelLoading], None]) -> None:
+        """Calls ``on_report`` with each new state."""
         self._on_report = on_report
         self._latest: dict[str, ModelLoading] = {}
         self._changed = asyncio.Event()
 
     def begin(self, model_id: str) -> None:
-        """Adds a new load, whose size is unknown."""
+        """Adds a load whose size is not known yet."""
         self._latest[model_id] = ModelLoading(model=model_id, loaded_bytes=0, total_bytes=0)
         self.repeat(model_id)
 
     def end(self, model_id: str) -> None:
-        """Removes a load that has ended."""
+        """Removes a load."""
         self._latest.pop(model_id, None)
 
     def report(self, model_id: str, loaded_bytes: int, total_bytes: int) -> None:
-        """Records the progress of a load; ignored after its end."""
+        """Records the progress of a load; does nothing once it has ended."""
         if model_id in self._latest:
             self._latest[model_id] = ModelLoading(
                 model=model_id, loaded_bytes=loaded_bytes, total_bytes=total_bytes
@@ -38,7 +39,7 @@ class LoadProgress:
             self.repeat(model_id)
 
     def repeat(self, model_id: str) -> None:
-        """Sends the latest progress again, for a new listener; does nothing without a load."""
+        """Reports a load's progress again, if there is one, for somebody who has just come."""
         progress = self._latest.get(model_id)
         if progress is not None:
             self._on_report(progress)
@@ -46,11 +47,11 @@ class LoadProgress:
             self._changed = asyncio.Event()
 
     def reporter(self, model_id: str) -> Callable[[int, int], None]:
-        """Returns a function that records loaded and total bytes, on any thread."""
+        """Returns a function that reports the loaded bytes and those in all. Any thread."""
         loop = asyncio.get_running_loop()
 
         def report(loaded_bytes: int, total_bytes: int) -> None:
-            # The event loop is closed when the server has stopped.
+            # A closed event loop has no more readers.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.report, model_id, loaded_bytes, total_bytes)
 
@@ -59,14 +60,14 @@ class LoadProgress:
     async def follow(
         self, model_id: str, load: asyncio.Task[object]
     ) -> AsyncGenerator[ModelLoading]:
-        """Yields the progress of a load until it is done."""
-        sent = None
+        """Yields each new state of a load, until it is done."""
+        latest = None
         while not load.done():
             changed, progress = self._changed, self._latest.get(model_id)
-            if progress is not None and progress != sent:
-                sent = progress
+            if progress is not None and progress != latest:
+                latest = progress
                 yield progress
                 continue
-            change = asyncio.ensure_future(changed.wait())
-            await asyncio.wait({load, change}, return_when=asyncio.FIRST_COMPLETED)
-            change.cancel()
+            news = asyncio.ensure_future(changed.wait())
+            await asyncio.wait({load, news}, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()

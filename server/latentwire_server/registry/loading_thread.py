@@ -1,7 +1,7 @@
-"""Threads that load models, beside the device thread.
+"""Threads that load models beside the device thread.
 
-They are daemons, unlike those of a pool: a library in the middle of a load must not keep the
-process from ending. On Linux they run at a lower priority, so that reading weights slows the steps
+They are daemons, unlike those of a pool: a library in the middle of a load must not hold up the end
+of the process. On Linux they run at a lower priority, so that reading weights slows down the steps
 of running generations as little as possible.
 """
 
@@ -25,7 +25,7 @@ _MAX_NICENESS: Final = 19
 
 
 async def in_loading_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Runs ``work`` in a loading thread; returns its result or raises its error."""
+    """Runs ``work`` in a thread of its own, and returns its result or raises its error."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[ResultT] = loop.create_future()
 
@@ -33,26 +33,22 @@ async def in_loading_thread(work: Callable[[], ResultT]) -> ResultT:
         if not future.done():
             set_outcome()
 
-    def settle_soon(set_outcome: Callable[[], None]) -> None:
-        # The event loop is closed when the server has stopped.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, set_outcome)
-
     def run() -> None:
         _lower_priority()
         try:
-            result = work()
+            set_outcome = partial(future.set_result, work())
         except Exception as error:
-            settle_soon(partial(future.set_exception, error))
-        else:
-            settle_soon(partial(future.set_result, result))
+            set_outcome = partial(future.set_exception, error)
+        # A closed event loop has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, set_outcome)
 
     threading.Thread(target=run, name="latentwire-load", daemon=True).start()
     return await future
 
 
 def _lower_priority() -> None:
-    """Lowers the priority of this thread; only Linux can do that for one thread."""
+    """Lowers this thread's priority on Linux; elsewhere it would be that of the whole process."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
         niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS

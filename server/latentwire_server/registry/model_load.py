@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.device.faults import DeviceBroken
 from latentwire_server.engine.errors import ModelUnusable
-from latentwire_server.registry.chosen_models import ModelLoadError
+from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.registry.loading_thread import in_loading_thread
 from latentwire_server.registry.memory_plan import TooLargeError
 from latentwire_server.registry.model_memory import NobodyWaitsError
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from latentwire_server.models.info import ModelSize
     from latentwire_server.models.protocol import DiffusionModel
     from latentwire_server.registry.catalogue import Catalogue
-    from latentwire_server.registry.chosen_models import ModelToLoad, Report
     from latentwire_server.registry.load_progress import LoadProgress
+    from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.registry.model_memory import ModelMemory
 
 _logger: Final = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class ModelLoader:
         self._largest: dict[str, int] = {}
         """The memory that each model took in its last load, before any retry without compiling."""
 
-    async def load(self, model: ModelToLoad, *, is_wanted: Callable[[], bool]) -> None:
+    async def load(self, model: LoadableModel, *, is_wanted: Callable[[], bool]) -> None:
         """Loads a model and hands it to the engine.
 
         Raises:
@@ -77,17 +77,18 @@ class ModelLoader:
                 return
             raise ModelLoadError(reason, reason=reason)
 
-    async def _load(self, wanted: ModelToLoad, *, is_wanted: Callable[[], bool]) -> None:
+    async def _load(self, wanted: LoadableModel, *, is_wanted: Callable[[], bool]) -> None:
         started, id_ = time.monotonic(), wanted.id
         size = await in_loading_thread(partial(wanted.measure, self._progress.reporter(id_)))
         self._progress.report(id_, 0, size.weights_bytes)
-        load = await self._make_room(wanted, size, is_wanted=is_wanted)
-        model, size_bytes = await self._warmed_up(id_, load)
+        compiles = await self._make_room(wanted, size, is_wanted=is_wanted)
+        model, size_bytes = await self._warmed_up(wanted, compiles=compiles)
         self._largest[id_] = size_bytes
-        if await self._is_too_large(size_bytes) and wanted.load_eager not in (None, load):
+        is_too_large = await self._is_too_large(size_bytes)
+        if is_too_large and compiles and wanted.may_run_uncompiled:
             # It was compiled into more than expected.
             del model
-            model, size_bytes = await self._warmed_up(id_, wanted.load_eager)
+            model, size_bytes = await self._warmed_up(wanted, compiles=False)
         await self._memory.add(id_, size_bytes=size_bytes)
         self._catalogue.set_ready(id_, model, memory_bytes=size_bytes)
         self._engine.add_model(model)
@@ -106,25 +107,26 @@ class ModelLoader:
         )
 
     async def _make_room(
-        self, wanted: ModelToLoad, size: ModelSize, *, is_wanted: Callable[[], bool]
-    ) -> Callable[[Report], DiffusionModel]:
-        """Makes room for a model, and returns how it is to be loaded: compiled or not."""
-        load = wanted.load
+        self, wanted: LoadableModel, size: ModelSize, *, is_wanted: Callable[[], bool]
+    ) -> bool:
+        """Makes room for a model, and returns whether that is enough to compile its denoiser."""
+        compiles = True
         # More rows than expected may have paid, and so more of them been compiled for.
         size_bytes = max(size.total_bytes, self._largest.get(wanted.id, 0))
-        if await self._is_too_large(size_bytes) and wanted.load_eager is not None:
-            load, size_bytes = wanted.load_eager, size.weights_bytes
+        if await self._is_too_large(size_bytes) and wanted.may_run_uncompiled:
+            compiles, size_bytes = False, size.weights_bytes
             _logger.info("denoiser is not compiled, no room for it model=%s", wanted.id)
         await self._memory.make_room(size_bytes, is_wanted=is_wanted)
-        return load
+        return compiles
 
     async def _warmed_up(
-        self, model_id: str, load: Callable[[Report], DiffusionModel]
+        self, wanted: LoadableModel, *, compiles: bool
     ) -> tuple[DiffusionModel, int]:
         """Returns a model that is ready to generate, and the memory that it takes."""
-        model = await in_loading_thread(partial(load, self._progress.reporter(model_id)))
+        load = partial(wanted.load, self._progress.reporter(wanted.id), compiles=compiles)
+        model = await in_loading_thread(load)
         # Before anything that takes minutes.
-        self._catalogue.check(model, model_id=model_id)
+        self._catalogue.check(model, model_id=wanted.id)
         await in_loading_thread(partial(self._engine.warm_up, model))
         return model, await asyncio.to_thread(lambda: model.memory_bytes)
 

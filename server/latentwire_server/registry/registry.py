@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.errors import ModelFailed, ModelInUse, ModelNotReady
 from latentwire_server.registry.catalogue import ModelState
-from latentwire_server.registry.chosen_models import ModelLoadError
 from latentwire_server.registry.load_progress import LoadProgress
+from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.registry.loading_thread import in_loading_thread
 from latentwire_server.registry.model_load import ModelLoader
 from latentwire_server.registry.model_memory import ModelMemory, NobodyWaitsError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.registry.catalogue import Catalogue
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
 
 RETRY_S: Final = 2.0
 """Retry delay sent while a model is temporarily unavailable."""
@@ -44,7 +44,7 @@ class ModelRegistry:
 
     def __init__(
         self,
-        models: Sequence[ModelToLoad],
+        models: Sequence[LoadableModel],
         *,
         engine: Engine,
         catalogue: Catalogue,
@@ -210,7 +210,7 @@ class ModelRegistry:
     def _is_wanted(self, model_id: str) -> bool:
         return self._num_asking[model_id] > 0 or self._engine.is_model_awaited(model_id)
 
-    async def _load(self, model: ModelToLoad) -> ModelFailed | None:
+    async def _load(self, model: LoadableModel) -> ModelFailed | None:
         id_, failure = model.id, None
         try:
             await self._loader.load(model, is_wanted=partial(self._is_wanted, id_))
@@ -234,7 +234,7 @@ class ModelRegistry:
             self._ensure(model_id)
         self._on_change()
 
-    async def _read_spec(self, model: ModelToLoad) -> None:
+    async def _read_spec(self, model: LoadableModel) -> None:
         try:
             spec = await in_loading_thread(model.spec)
             if spec is not None:
@@ -247,7 +247,7 @@ class ModelRegistry:
     async def _fetch_spec(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
         # Loading says what is wrong.
         with contextlib.suppress(ModelLoadError):
-            spec = await in_loading_thread(self._models[model_id].fetch_spec)
+            spec = await in_loading_thread(partial(self._models[model_id].spec, fetch=True))
             if spec is not None and self._catalogue.spec(model_id) is None:
                 self._catalogue.set_spec(model_id, spec)
         return self._catalogue.spec(model_id)

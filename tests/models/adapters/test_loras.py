@@ -16,10 +16,10 @@ from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.errors import LoraUnusable
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.adapters import lora_networks as lora_store
-from latentwire_server.models.loading.loading import LoadError, load_model
+from latentwire_server.models.errors import LoadError
 from tests.models.families.test_image_to_image import picture
 from tests.support.engine.driving import Driver
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
     SIDE,

@@ -18,14 +18,13 @@ from diffusers.pipelines.stable_diffusion_xl import watermark
 
 from latentwire_server.engine.device.finishing import pixels_of
 from latentwire_server.models.components.watermark import LEAST_SIDE, load_watermark
-from latentwire_server.models.loading.loading import load_model, read_spec
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
 from latentwire_server.settings.settings import Settings
 from tests.models.families.test_image_to_image import picture
 from tests.models.families.test_inpainting import mask
 from tests.support.engine.driving import pixels_of_file
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, read_spec, refused, source_of
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     Case,

@@ -22,9 +22,8 @@ from latentwire_server.models.denoiser.backends import DenoiserBackend
 from latentwire_server.models.denoiser.compiled_unet import PreparedUnet
 from latentwire_server.models.denoiser.unet_call import UnetInput, eager
 from latentwire_server.models.errors import BackendError
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     SIDE,
     Case,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.model_options import EMBEDDED_FOLDER, ModelEntry
 from tests.support.engine.driving import pixels_of_file
+from tests.support.models.folders import load_model
 from tests.support.models.oracle import Case, EngineDrawings, Oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

@@ -17,10 +17,10 @@ from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.request import GenerationRequest
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.components import autoencoder
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from latentwire_server.models.schedulers.diffusers_scheduler import DiffusersScheduler
+from tests.support.models.folders import load_model
 from tests.support.models.oracle import (
     SCHEDULERS,
     SIDE,

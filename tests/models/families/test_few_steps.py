@@ -11,8 +11,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from latentwire_server.models.errors import BackendError
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     Case,

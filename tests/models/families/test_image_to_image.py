@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.model_options import ModelEntry
+from tests.support.models.folders import load_model
 from tests.support.models.oracle import (
     SCHEDULERS,
     SIDE,

@@ -19,12 +19,11 @@ from latentwire_server.engine.device import batch_size_probe as batch_size
 from latentwire_server.engine.diffusion.initial_latents import Beginner
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from tests.models.families.test_image_to_image import picture
 from tests.support.engine.driving import Driver
 from tests.support.eventually import eventually
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, refused, source_of
 from tests.support.models.oracle import (
     SIDE,
     Case,

@@ -10,9 +10,9 @@ import diffusers
 import pytest
 import torch
 
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
+from tests.support.models.folders import load_model
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:

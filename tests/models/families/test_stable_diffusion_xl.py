@@ -13,9 +13,8 @@ from latentwire_server.engine.settings import Batching
 from latentwire_server.models.families import stable_diffusion_xl
 from latentwire_server.models.families.stable_diffusion_xl import StableDiffusionXL
 from latentwire_server.models.loading import loading
-from latentwire_server.models.loading.loading import load_model
 from tests.models.families.test_image_to_image import mask, picture
-from tests.support.models.folders import edit, refused, source_of
+from tests.support.models.folders import edit, load_model, refused, source_of
 from tests.support.models.oracle import (
     SIDE,
     STABLE_DIFFUSION_XL,

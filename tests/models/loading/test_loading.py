@@ -13,9 +13,8 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.model_options import ModelEntry
-from tests.support.models.folders import UNET, edit, refused, source_of
+from tests.support.models.folders import UNET, edit, load_model, refused, source_of
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:

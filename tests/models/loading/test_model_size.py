@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentwire_server.models.loading.loading import load_model, model_size
-from tests.support.models.folders import UNET, source_of
+from tests.support.models.folders import UNET, load_model, model_size, source_of
 from tests.support.models.tiny_models import (
     WIDTH,
     build_folder,

@@ -14,14 +14,9 @@ from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.events import Completed
 from latentwire_server.engine.request import GenerationRequest
 from latentwire_server.engine.settings import EngineSettings
+from latentwire_server.models.errors import LoadError
 from latentwire_server.models.info import SchedulerChoice
-from latentwire_server.models.loading.loading import (
-    LoadError,
-    load_model,
-    read_spec,
-    weights_bytes,
-)
-from tests.support.models.folders import UNET, edit, source_of
+from tests.support.models.folders import UNET, edit, load_model, model_size, read_spec, source_of
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:
@@ -78,7 +73,7 @@ def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str
     told: list[tuple[int, int]] = []
     model = load_model(source, report=lambda *progress: told.append(progress))
     assert model.dtype_name == dtype
-    total = weights_bytes(source)
+    total = model_size(source).weights_bytes
     assert total == pytest.approx(model.memory_bytes, rel=0.02)
     assert [loaded for loaded, _ in told] == sorted(loaded for loaded, _ in told)
     assert {total for _, total in told} == {total}
