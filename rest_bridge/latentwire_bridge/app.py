@@ -7,12 +7,15 @@ import logging
 import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from latentwire import AsyncClient
 from latentwire._process import is_loopback, stop_signals, write_port_file
+from latentwire._service_settings import SettingsError
 from latentwire_bridge.api_description.document import DescriptionRoute
+from latentwire_bridge.edge.browsers import ANY, BrowserPolicy
 from latentwire_bridge.edge.edge import EdgeProtocol, HttpEdge
 from latentwire_bridge.edge.rate_limits import RateLimits
 from latentwire_bridge.files.file_store import FileStore
@@ -22,7 +25,6 @@ from latentwire_bridge.routes.health import HealthRoutes
 from latentwire_bridge.routes.images import ImageRoutes
 from latentwire_bridge.routes.models import ModelRoutes
 from latentwire_bridge.routes.table import ROUTES, Handlers
-from latentwire_bridge.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -130,6 +132,19 @@ async def serve(settings: Settings, *, exit_at_once: Callable[[int], None]) -> N
         await stop.wait()
 
 
+def _browsers(settings: Settings) -> BrowserPolicy:
+    hosts = {host.lower() for host in settings.allowed_hosts}
+    if settings.public_url is not None:
+        hosts.add(urlsplit(settings.public_url).hostname or "")
+    if not (is_loopback(settings.host) or settings.allowed_hosts):
+        # Whoever opens the bridge to a network knows its names there; we do not.
+        hosts.add(ANY)
+    return BrowserPolicy(
+        cors_origins=frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins),
+        allowed_hosts=frozenset(hosts),
+    )
+
+
 async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
     """Listens, with the HTTP edge around the application's routes.
 
@@ -141,7 +156,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
         msg = "the runner was not set up"
         raise RuntimeError(msg)
     # Outside aiohttp's application, whose own 404, 405 and 417 bypass middlewares.
-    server.request_handler = HttpEdge(server.request_handler, browsers=settings.browsers)
+    server.request_handler = HttpEdge(server.request_handler, browsers=_browsers(settings))
     loop = asyncio.get_running_loop()
 
     def connection() -> EdgeProtocol:

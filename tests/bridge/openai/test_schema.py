@@ -20,7 +20,7 @@ from latentwire_bridge.settings import OPENAI_MODELS, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "openai.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "rest.md"
 KNOWN = (*GenerationBody.model_fields, *ALIASES, *UNSERVED)
 
 scalars = (
