@@ -216,8 +216,9 @@ def _problems(error: LatentwireError, sent_names: Mapping[str, str]) -> list[Pro
             param = sent_names.get(param, param)
         code = _CODES_BY_VIOLATION.get(violation.reason, "invalid_value")
         message = violation.description
-        if "." in violation.field:
-            # OpenAI's users do not know the contract's paths, such as image_to_image.image.
+        if violation.field not in ("width", "height"):
+            # OpenAI's users do not know the contract's names, such as image_to_image.image; but
+            # 'size' would not say which of the sides is wrong.
             message = message.replace(violation.field, param)
         problems.append(Problem(param=param, message=message, code=code))
     return problems

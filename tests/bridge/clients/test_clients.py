@@ -211,7 +211,7 @@ ERRORS = {
     ),
     "too many": Told(
         status=400, modern="BadRequestError", legacy="InvalidRequestError", code="invalid_value",
-        param="n", message="10; got 99",
+        param="n", message="n is 99; allowed: 1 to 10",
     ),
     "edit of no picture": NO_PICTURE,
     "variation of no picture": NO_PICTURE,

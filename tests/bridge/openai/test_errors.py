@@ -198,7 +198,7 @@ async def test_violations_are_told_by_openais_names_all_of_them(scripted_bridge,
     assert answer.status == 400
     assert answer.error["param"] == "n"
     assert answer.error["code"] == "invalid_value"
-    for param in ("'n':", "'size':", "'output_compression':", "'clip_skip':", "'sampler':"):
+    for param in ("'n': n is 9", "'size':", "'output_compression':", "'clip_skip':", "'sampler':"):
         assert param in answer.error["message"]
 
 
