@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
+from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
 from latentwire_server.registry.catalogue import Catalogue
@@ -66,7 +67,8 @@ class Application:
         self._settings = settings
         self._version = facts.version
         self._models = tuple(models)
-        self._engine = Engine({}, settings.engine)
+        describe = partial(describe_image, version=facts.version)
+        self._engine = Engine({}, settings.engine, describe=describe)
         self._catalogue = Catalogue(self._models)
         self._health = Health(model_name(model.id) for model in models)
         self._registry = ModelRegistry(

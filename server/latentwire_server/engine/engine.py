@@ -41,14 +41,13 @@ from latentwire_server.engine.queue.housekeeping import Housekeeper
 from latentwire_server.engine.queue.register import Register
 from latentwire_server.engine.settings import Batching
 from latentwire_server.engine.snapshots import EngineStatus
-from latentwire_server.requests.request_warnings import warnings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from latentwire_server.engine.events import ModelLoading
     from latentwire_server.engine.events import Warning as RequestWarning
-    from latentwire_server.engine.request import GenerationRequest
+    from latentwire_server.engine.request import Describe, GenerationRequest
     from latentwire_server.engine.settings import EngineSettings
     from latentwire_server.engine.snapshots import GenerationSnapshot
     from latentwire_server.models.protocol import DiffusionModel, ModelSpec
@@ -65,7 +64,14 @@ class Engine:
     failed: asyncio.Event
     """Set when the device is broken: the process should end with exit code 70."""
 
-    def __init__(self, models: Mapping[str, DiffusionModel], settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, DiffusionModel],
+        settings: EngineSettings,
+        *,
+        describe: Describe = lambda *_: None,
+    ) -> None:
+        self._describe = describe
         self.failed = asyncio.Event()
         self._models = dict(models)
         self._held: set[str] = set()
@@ -192,6 +198,7 @@ class Engine:
             estimator=self._estimator,
             row_budget=self._row_budget,
             pool=self._pool,
+            describe=self._describe,
             on_failed=lambda: self._call_soon(self._fail_all),
         )
         self._thread = threading.Thread(
@@ -209,15 +216,14 @@ class Engine:
         self,
         request: GenerationRequest,
         *,
-        warnings: Sequence[RequestWarning] | None = None,
+        warnings: Sequence[RequestWarning] = (),
         spec: ModelSpec | None = None,
     ) -> GenerationStream:
         """Gives ``request`` its place and returns its events.
 
         Args:
             request: what to draw.
-            warnings: what ``Accepted`` warns of, where the caller has found that out in a thread;
-                tokenizing a long prompt takes milliseconds.
+            warnings: what ``Accepted`` warns of.
             spec: of the model, for which the generation waits if it is not loaded.
 
         Raises:
@@ -238,8 +244,7 @@ class Engine:
             on_close=lambda reason: self._cancel(generation, reason),
         )
         generation.attach(channel)
-        found = warnings_of(request, model) if warnings is None else tuple(warnings)
-        generation.publish(Accepted(request=request, warnings=found))
+        generation.publish(Accepted(request=request, warnings=tuple(warnings)))
         self._num_submitted += 1
         self._register.add(generation)
         if not generation.waits_for_model:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -200,3 +200,7 @@ class GenerationRequest:
     def num_rows(self) -> int:
         """How many denoiser rows one step takes."""
         return self.num_images * (2 if self.uses_guidance else 1)
+
+
+Describe: TypeAlias = "Callable[[GenerationRequest, int, str], str | None]"
+"""Returns the text for an image's file, given the image's index and the model's revision."""

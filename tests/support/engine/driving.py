@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import io
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.errors import GenerationError
 from latentwire_server.engine.events import Completed, Event, Image
 from latentwire_server.engine.settings import EngineSettings
+from latentwire_server.requests.request_warnings import warnings_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel, expected_pixels
 
@@ -53,7 +56,11 @@ class Driver:
 
     def __init__(self, model: DiffusionModel, **settings: Any) -> None:
         self._model = model
-        self.engine = Engine({model.info.id: model}, EngineSettings(**settings))
+        self.engine = Engine(
+            {model.info.id: model},
+            EngineSettings(**settings),
+            describe=partial(describe_image, version="0"),
+        )
 
     @property
     def model(self) -> FakeModel:
@@ -61,11 +68,11 @@ class Driver:
         return self._model
 
     async def run(self, request: GenerationRequest) -> Result:
-        return await read(self.engine.submit(request), request)
+        return await read(self._submit(request), request)
 
     async def run_all(self, *requests: GenerationRequest) -> list[Result]:
         """Submits all before the first can move, then reads all."""
-        streams = [self.engine.submit(request) for request in requests]
+        streams = [self._submit(request) for request in requests]
         reading = [read(stream, request) for stream, request in zip(streams, requests, strict=True)]
         return await asyncio.gather(*reading)
 
@@ -81,6 +88,9 @@ class Driver:
         await asyncio.sleep(0)
         self.model.let_go()
         return [await first, *await rest]
+
+    def _submit(self, request: GenerationRequest) -> GenerationStream:
+        return self.engine.submit(request, warnings=warnings_of(request, self._model))
 
     def state(self, request: GenerationRequest) -> GenerationState:
         return self.engine.get(request.generation_id, owner=request.owner).state

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.policy.estimate import Estimator
     from latentwire_server.engine.policy.policy import Group
     from latentwire_server.engine.policy.row_budget import RowBudget
+    from latentwire_server.engine.request import Describe
     from latentwire_server.engine.settings import EngineSettings
     from latentwire_server.models.protocol import DiffusionModel
 
@@ -60,6 +61,7 @@ class DeviceLoop:
         estimator: Estimator,
         row_budget: RowBudget,
         pool: Executor,
+        describe: Describe,
         on_failed: Callable[[], None],
     ) -> None:
         self._models = dict(models)
@@ -79,7 +81,10 @@ class DeviceLoop:
         self._encoder = PromptEncoder()
         self.adapters = AdapterMemory(capacity_bytes=settings.lora_bytes, on_loaded=inbox.wake)
         self._finisher = Finisher(
-            pool=pool, estimator=estimator, mask_feather=settings.mask_feather
+            pool=pool,
+            estimator=estimator,
+            mask_feather=settings.mask_feather,
+            describe=describe,
         )
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, Trajectory] = {}
