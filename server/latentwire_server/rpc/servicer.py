@@ -5,7 +5,6 @@ Everything else is the service's, and errors are the edge's. Event loop only.
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from latentwire.v1 import image_generation_pb2 as pb
@@ -32,18 +31,13 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
         """Takes the service that does the work."""
         self._service = service
 
-    async def GenerateImage(
+    def GenerateImage(
         self, request: pb.GenerateImageRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateImageResponse]:
-        """Draws images and streams every event."""
-        responses = self._service.generate(
-            request,
-            owner=current_principal.get(),
-            time_remaining_s=context.time_remaining(),
+        """Generates images and streams every event."""
+        return self._service.generate(
+            request, owner=current_principal.get(), time_remaining_s=context.time_remaining()
         )
-        async with aclosing(responses):
-            async for response in responses:
-                yield response
 
     async def GetGeneration(
         self, request: pb.GetGenerationRequest, context: Context
