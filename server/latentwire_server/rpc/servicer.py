@@ -1,6 +1,6 @@
-"""The RPCs on grpc.aio: who calls and how much time is left go in, messages come out.
+"""The ``ImageGeneration`` RPCs on grpc.aio: adds the caller and the time left to each message.
 
-Everything else is the service's, and errors are the edge's. Event loop only.
+The service does the work, and the edge translates errors. Event loop only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
     """Adapts the service to grpc.aio."""
 
     def __init__(self, service: GenerationService) -> None:
-        """Takes the service that does the work."""
         self._service = service
 
     def GenerateImage(
@@ -48,7 +47,7 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
     async def ListGenerations(
         self, request: pb.ListGenerationsRequest, context: Context
     ) -> pb.ListGenerationsResponse:
-        """Lists the caller's generations that are queued or running."""
+        """Lists the caller's queued and running generations."""
         return self._service.list_generations(request, owner=current_principal.get())
 
     async def CancelGeneration(
@@ -70,5 +69,5 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        """Returns what the server is and how busy it is."""
+        """Returns the server's version, limits and load."""
         return self._service.get_server_info(request)

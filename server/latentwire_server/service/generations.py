@@ -231,7 +231,7 @@ class GenerationService:
         return pb.GetModelResponse(model=self._catalogue.model(message.name))
 
     def get_server_info(self, message: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: ARG002
-        """Returns what the server is and how busy it is."""
+        """Returns the server's version, limits and load."""
         facts = self._facts
         load = self._engine.status(default_model=self._catalogue.default_id)
         wait_s = self._engine.wait_s()
