@@ -61,6 +61,15 @@ async def test_steps_of_different_requests_share_calls(start) -> None:
     assert any(len(set(call.timesteps)) > 1 for call in driver.model.calls)
 
 
+async def test_equal_requests_are_generated_each_for_itself(start) -> None:
+    driver = await start(max_rows=8)
+    equals = [request() for _ in range(3)]
+    for result in await driver.run_held(*equals):
+        assert_drawn_right(result)
+    assert sum(call.num_rows for call in driver.model.calls) == 3 * equals[0].num_inference_steps
+    assert driver.model.num_decodes == 3
+
+
 async def test_reproducible_calls_always_have_the_same_size(start) -> None:
     driver = await start(batching=Batching.REPRODUCIBLE, max_rows=4)
     await driver.run_all(request("a"), request("b", num_images=3), request("c", num_images=5))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -76,11 +76,6 @@ class Source:
         mask = None if self.mask is None else self.mask[:0].copy()
         return replace(self, pixels=self.pixels[:0].copy(), mask=mask, delivered=None)
 
-    @property
-    def key(self) -> Hashable:
-        """Equal sources have equal keys."""
-        return self.image_sha256, self.mask_sha256, self.mask_inverted, self.strength
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HighResolutionFix:
@@ -139,33 +134,6 @@ class GenerationRequest:
     def seeds(self) -> tuple[int, ...]:
         """The seed of each image."""
         return tuple((self.seed + index) % 2**63 for index in range(self.num_images))
-
-    @property
-    def picture(self) -> tuple[Hashable, ...]:
-        """What its images depend on: requests for equal pictures are drawn once.
-
-        The owner is part of it, because a picture that comes early would tell a caller what others
-        have asked for.
-        """
-        return (
-            self.owner,
-            self.model,
-            self.prompt,
-            self.negative_prompt,
-            self.width,
-            self.height,
-            self.delivered_size,
-            self.num_images,
-            self.seed,
-            self.num_inference_steps,
-            self.guidance_scale,
-            self.scheduler,
-            self.clip_skip,
-            self.adapters,
-            self.source and self.source.key,
-            self.high_noise_frac,
-            self.high_resolution_fix,
-        )
 
     @property
     def file_size(self) -> tuple[int, int]:

@@ -35,13 +35,13 @@ async def test_the_checker_sees_each_finished_picture_once_and_as_it_is_delivere
         assert (seen == delivered).all()
 
 
-async def test_requests_that_share_a_picture_share_the_verdict(start) -> None:
+async def test_equal_requests_are_each_checked(start) -> None:
     checker = FakeSafetyChecker(lambda _: True)
     driver = await start(FakeModel(safety_checker=checker))
     results = await driver.run_held(request(), request())
     for result in results:
         assert [image.finish_reason for image in result.images] == [FinishReason.FILTERED]
-    assert len(checker.seen) == 1
+    assert len(checker.seen) == 2
 
 
 async def test_a_checker_that_fails_ends_that_generation_only(start) -> None:

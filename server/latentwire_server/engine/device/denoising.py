@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine.diffusion.trajectory import Trajectory
     from latentwire_server.engine.policy.estimate import Estimator
-    from latentwire_server.engine.policy.policy import Moment, RowLimit
+    from latentwire_server.engine.policy.policy import RowLimit
     from latentwire_server.models.protocol import DiffusionModel
 
 _LOGGER = logging.getLogger(__name__)
@@ -72,33 +72,23 @@ class Denoiser:
     def evaluate(self, batch: Sequence[Trajectory]) -> dict[str, Outcome]:
         """Returns each trajectory's prediction, or why it has none; of those cancelled, nothing.
 
-        Trajectories at the same moment share the rows of the first. Should that one end meanwhile,
-        there is nothing for the others: their turn comes again.
-
         Raises:
             DeviceBroken: the device is broken.
         """
         outcomes: dict[str, Outcome] = {}
         rows: list[Row] = []
-        leaders: dict[Moment, Trajectory] = {}
         for trajectory in batch:
-            if leaders.setdefault(trajectory.moment, trajectory) is not trajectory:
-                continue
             try:
                 rows.extend(_rows_of(trajectory))
             except Exception as error:  # Border: the device loop
                 outcomes[trajectory.generation.id] = own_failure(error, trajectory.request)
-        predictions = self._predict_each(rows) if rows else []
+        predictions: dict[str, list[Outcome]] = {}
+        if rows:
+            for row, prediction in zip(rows, self._predict_each(rows), strict=True):
+                predictions.setdefault(row.trajectory.generation.id, []).append(prediction)
         for trajectory in batch:
-            leader = leaders[trajectory.moment]
-            if trajectory.generation.is_ended or leader.generation.is_ended:
-                continue
-            own = [
-                prediction
-                for row, prediction in zip(rows, predictions, strict=True)
-                if row.trajectory is leader
-            ]
-            if own:
+            own = predictions.get(trajectory.generation.id)
+            if own is not None and not trajectory.generation.is_ended:
                 outcomes[trajectory.generation.id] = _joined(own)
         return outcomes
 

@@ -23,7 +23,6 @@ from latentwire_server.imaging.decode import made_smaller, paste
 from latentwire_server.imaging.encode import encode_image
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
     from concurrent.futures import Executor
 
     import numpy as np
@@ -43,9 +42,6 @@ class Finisher:
         self._mask_feather = mask_feather
         self._estimator = estimator
         self._version = VERSION
-        # Of the image decoded last: whoever shared its steps wants it next.
-        self._last_key: Hashable = None
-        self._last_pixels: NDArray[np.uint8] | None = None
 
     def finish_image(self, trajectory: Trajectory) -> None:
         """Decodes the next image, and delivers it or hands it to the pool.
@@ -55,30 +51,19 @@ class Finisher:
         """
         started = time.monotonic()
         model, index = trajectory.model, trajectory.num_decoded
-        latents, key = trajectory.take_image(), (trajectory.request.picture, index)
-        is_new = key != self._last_key
-        if is_new:
-            decoded = model.decode(latents)
-            if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
-                raise NonFiniteOutput(step=trajectory.step)
-            pixels = self._finished(decoded, trajectory)
-            checker = model.safety_checker
-            is_withheld = checker is not None and checker.flags(pixels)
-            self._last_key, self._last_pixels = key, None if is_withheld else pixels
-        if self._last_pixels is None:
-            self._withhold(trajectory.generation, model, index=index)
+        latents, generation = trajectory.take_image(), trajectory.generation
+        decoded = model.decode(latents)
+        if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
+            raise NonFiniteOutput(step=trajectory.step)
+        pixels = self._finished(decoded, trajectory)
+        checker = model.safety_checker
+        if checker is not None and checker.flags(pixels):
+            self._withhold(generation, model, index=index)
         elif model.device_name == "cpu":
-            self._deliver(trajectory.generation, model, index=index, pixels=self._last_pixels)
+            self._deliver(generation, model, index=index, pixels=pixels)
         else:
-            self._pool.submit(
-                self._deliver_apart,
-                trajectory.generation,
-                model,
-                index=index,
-                pixels=self._last_pixels,
-            )
-        if is_new:
-            self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
+            self._pool.submit(self._deliver_apart, generation, model, index=index, pixels=pixels)
+        self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
 
     def _finished(self, decoded: torch.Tensor, trajectory: Trajectory) -> NDArray[np.uint8]:
         """Returns what was drawn as it is delivered: at its size, with what was to be kept."""

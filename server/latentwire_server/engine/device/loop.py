@@ -237,20 +237,7 @@ class DeviceLoop:
         self._encoder.encode(trajectory)
         generation.phases = trajectory.work
         generation.timestamps.encoded = time.monotonic()
-        self._share(trajectory)
         self._running[generation.id] = trajectory
-
-    def _share(self, newcomer: Trajectory) -> None:
-        """Lets a newcomer go on from where the same picture is being drawn."""
-        picture = newcomer.request.picture
-        leaders = [
-            run
-            for run in self._running.values()
-            if run.stage is Stage.DENOISING and run.request.picture == picture
-        ]
-        if leaders:
-            newcomer.catch_up(max(leaders, key=lambda run: run.position))
-            newcomer.generation.evaluations_done = newcomer.position
 
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
         outcomes = self.denoiser.evaluate(batch)
@@ -263,10 +250,8 @@ class DeviceLoop:
                     predictions.append((trajectory, outcome))
                 case GenerationError():
                     self._end(trajectory.generation, outcome)
-                case None if trajectory.generation.is_ended:
+                case None:  # It ended meanwhile.
                     self._drop(trajectory.generation.id)
-                case None:  # It shared the rows of one that ended meanwhile.
-                    pass
                 case _:
                     assert_never(outcome)
         for trajectory, step in take_steps(predictions):

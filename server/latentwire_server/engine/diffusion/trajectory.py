@@ -6,7 +6,6 @@ that a failed denoiser call can be made again; diffusion state moves in ``advanc
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.diffusion.initial_latents import KeptPart
     from latentwire_server.engine.diffusion.phases import Phase
     from latentwire_server.engine.handover.generation import Generation
-    from latentwire_server.engine.policy.policy import Group, Moment
+    from latentwire_server.engine.policy.policy import Group
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.models.protocol import Conditioning, DiffusionModel, StepScheduler
 
@@ -121,11 +120,6 @@ class Trajectory:
         return self._group(self._index)
 
     @property
-    def moment(self) -> Moment:
-        """Where it is: others at the same moment have the same rows."""
-        return self.request.picture, self.position
-
-    @property
     def place(self) -> Hashable:
         """Where its sampler is: those at one place can step together."""
         return self.group, self.scheduler.kind, self.phase_position
@@ -139,7 +133,6 @@ class Trajectory:
             num_rows=self.request.num_rows,
             priority=self.request.priority,
             needs_decoding=self.stage is Stage.DECODING,
-            moment=self.moment,
         )
 
     @property
@@ -162,17 +155,6 @@ class Trajectory:
         """Takes in the encoded prompts of each phase."""
         self._prompts = tuple(prompts)
         self._move(TrajectoryEvent.ENCODED)
-
-    def catch_up(self, leader: Trajectory) -> None:
-        """Goes on from where another one of the same picture is."""
-        self.position = leader.position
-        self._index = leader.phases.index(leader.phase)
-        self._phase_start = leader.position - leader.phase_position
-        leg = self._legs[self._index]
-        self._legs[self._index] = replace(leg, scheduler=copy.deepcopy(leader.scheduler))
-        self.latents = leader.latents.clone()
-        for own, other in zip(self.generators, leader.generators, strict=True):
-            own.set_state(other.get_state())
 
     def rows(self) -> Rows:
         """Returns the input of the next evaluation. Changes nothing."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from latentwire_server.engine.request import Adapters
 
@@ -51,10 +51,6 @@ class Group:
         return self.height * self.width
 
 
-Moment = tuple["Hashable", int]
-"""A picture, and how far it is drawn."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """What waits for the device, as the policy sees it."""
@@ -80,8 +76,6 @@ class Candidate(Waiting):
     """Rows that one evaluation of it takes."""
     needs_decoding: bool = False
     """Whether it waits for the decoder; otherwise it waits for the denoiser."""
-    moment: Moment | None = None
-    """Where two agree in this, they share their rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,13 +223,11 @@ def _account(candidate: Candidate) -> _Account:
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:
     """Returns the first candidate, and those of its group that fit into its call, in order."""
     first = ordered[0]
-    batch, num_rows, moments = [first], first.num_rows, {first.moment} - {None}
+    batch, num_rows = [first], first.num_rows
     for candidate in ordered[1:]:
-        added = 0 if candidate.moment in moments else candidate.num_rows
-        if candidate.group == first.group and num_rows + added <= max_rows:
+        if candidate.group == first.group and num_rows + candidate.num_rows <= max_rows:
             batch.append(candidate)
-            num_rows += added
-            moments |= {candidate.moment} - {None}
+            num_rows += candidate.num_rows
     return batch
 
 
