@@ -66,7 +66,7 @@ class Application:
         self._settings = settings
         self._version = facts.version
         self._models = tuple(models)
-        self._engine = Engine({}, settings.engine)
+        self._engine = Engine(settings.engine)
         self._catalogue = Catalogue(self._models)
         self._health = Health(model_name(model.id) for model in models)
         self._registry = ModelRegistry(

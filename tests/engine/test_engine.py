@@ -15,7 +15,7 @@ from latentwire_server.engine.device import loop
 from latentwire_server.engine.device.prompt_encoding import PromptEncoder
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.engine import Engine
-from latentwire_server.engine.errors import GenerationNotFound, ModelNotFound
+from latentwire_server.engine.errors import GenerationNotFound
 from latentwire_server.engine.events import Progress
 from latentwire_server.engine.handover.channel import Channel
 from latentwire_server.engine.request import ImageFormat, OutputOptions
@@ -163,9 +163,9 @@ async def test_the_list_shows_ones_own_in_the_order_served(start) -> None:
     driver.model.hold()
     running, low, high = request("a"), request("b"), request("c", priority=3)
     foreign = request("d", owner="bob")
-    streams = [driver.engine.submit(running)]
+    streams = [driver.submit(running)]
     await eventually(lambda: driver.model.calls)
-    streams += [driver.engine.submit(one) for one in (low, high, foreign)]
+    streams += [driver.submit(one) for one in (low, high, foreign)]
     listed = driver.engine.list(owner="")
     assert [one.request.prompt for one in listed] == ["a", "c", "b"]
     assert [one.ahead_count for one in listed] == [0, 0, 1]
@@ -182,7 +182,7 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
     driver = await start()
     driver.model.hold()
     wanted = request(num_inference_steps=4)
-    stream = driver.engine.submit(wanted)
+    stream = driver.submit(wanted)
     driver.model.release(2)
     await eventually(lambda: driver.engine.get(wanted.generation_id, owner="").step == 2)
     snapshot = driver.engine.get(wanted.generation_id, owner="")
@@ -195,23 +195,16 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
     assert snapshot.end_time >= snapshot.create_time
 
 
-async def test_an_unknown_model_is_named(start) -> None:
-    driver = await start()
-    with pytest.raises(ModelNotFound) as caught:
-        driver.engine.submit(request(model="other"))
-    assert (caught.value.name, caught.value.known) == ("other", ("fake",))
-
-
 async def test_a_model_added_later_draws(start) -> None:
     driver = await start()
-    driver.engine.add_model(FakeModel(id="second"))
+    driver.add_model(FakeModel(id="second"))
     assert_drawn_right(await driver.run(request(model="second")))
 
 
 async def test_models_do_not_share_calls_and_take_turns(start) -> None:
     second = FakeModel(id="second")
     driver = await start()
-    driver.engine.add_model(second)
+    driver.add_model(second)
     results = await driver.run_all(request("a"), request("b", model="second"))
     for result in results:
         assert_drawn_right(result)
@@ -232,7 +225,7 @@ async def test_a_stream_that_is_left_to_the_collector_is_complained_about_and_ca
     driver = await start()
     driver.model.hold()
     wanted = request()
-    stream = driver.engine.submit(wanted)
+    stream = driver.submit(wanted)
     await eventually(lambda: driver.model.calls)
     streams = [stream]
     del stream
@@ -255,7 +248,7 @@ async def test_nothing_is_left_behind_after_many_generations(start) -> None:
         assert all(result.is_complete for result in results)
     del results
     await driver.engine.aclose()
-    driver.engine = Engine({}, EngineSettings())
+    driver.engine = Engine(EngineSettings())
     # The last wake-ups of the event loop still hold their channels.
     await eventually(lambda: all(any(one is held for held in earlier) for one in living()))
 
@@ -264,7 +257,7 @@ async def test_closing_twice_and_closing_before_the_start_are_fine(start) -> Non
     driver = await start()
     await driver.engine.aclose()
     await driver.engine.aclose()
-    await Engine({}, EngineSettings()).aclose()
+    await Engine(EngineSettings()).aclose()
 
 
 async def test_those_in_one_phase_share_calls_whatever_phase_others_are_in(start) -> None:

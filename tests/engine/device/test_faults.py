@@ -243,7 +243,7 @@ async def test_a_broken_device_ends_everything_and_nothing_succeeds_after(start,
     assert driver.engine.failed.is_set()
     assert driver.engine.status().has_failed
     with pytest.raises(DeviceFailed):
-        driver.engine.submit(request())
+        driver.submit(request())
     assert len(driver.model.calls) == 5
 
 
@@ -263,7 +263,7 @@ async def test_a_bug_in_the_loop_itself_ends_everything(start, monkeypatch, capl
         raise BUG
 
     monkeypatch.setattr("latentwire_server.engine.policy.policy.Policy.choose", choose)
-    stream = driver.engine.submit(request())
+    stream = driver.submit(request())
     await asyncio.wait_for(driver.engine.failed.wait(), timeout=10)
     with pytest.raises(DeviceFailed):
         async for _ in stream:
@@ -291,7 +291,7 @@ async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
         raise BUG
 
     monkeypatch.setattr(Housekeeper, "look_around", look_around)
-    stream = driver.engine.submit(request())
+    stream = driver.submit(request())
     await asyncio.wait_for(driver.engine.failed.wait(), timeout=10)
     await stream.aclose()
     assert "housekeeping failed" in caplog.text

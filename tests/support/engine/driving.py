@@ -53,19 +53,28 @@ class Driver:
 
     def __init__(self, model: DiffusionModel, **settings: Any) -> None:
         self._model = model
-        self.engine = Engine({model.info.id: model}, EngineSettings(**settings))
+        self.engine = Engine(EngineSettings(**settings))
+        self._models: dict[str, DiffusionModel] = {}
+        self.add_model(model)
 
     @property
     def model(self) -> FakeModel:
         assert isinstance(self._model, FakeModel)
         return self._model
 
+    def add_model(self, model: DiffusionModel) -> None:
+        self._models[model.info.id] = model
+        self.engine.models.add(model)
+
+    def submit(self, request: GenerationRequest) -> GenerationStream:
+        return self.engine.submit(request, spec=self._models[request.model])
+
     async def run(self, request: GenerationRequest) -> Result:
-        return await read(self.engine.submit(request), request)
+        return await read(self.submit(request), request)
 
     async def run_all(self, *requests: GenerationRequest) -> list[Result]:
         """Submits all before the first can move, then reads all."""
-        streams = [self.engine.submit(request) for request in requests]
+        streams = [self.submit(request) for request in requests]
         reading = [read(stream, request) for stream, request in zip(streams, requests, strict=True)]
         return await asyncio.gather(*reading)
 

@@ -31,7 +31,7 @@ from latentwire_server.engine.policy.policy import Candidate, Decode, Denoise, P
 from latentwire_server.engine.settings import Batching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     from latentwire_server.engine.handover.generation import Generation
@@ -53,7 +53,6 @@ class DeviceLoop:
 
     def __init__(
         self,
-        models: Mapping[str, DiffusionModel],
         settings: EngineSettings,
         *,
         inbox: Inbox,
@@ -62,7 +61,7 @@ class DeviceLoop:
         pool: Executor,
         on_failed: Callable[[], None],
     ) -> None:
-        self._models = dict(models)
+        self._models: dict[str, DiffusionModel] = {}
         self._settings = settings
         self._inbox = inbox
         self._estimator = estimator
