@@ -16,7 +16,6 @@ from latentwire_server.imaging.decode import (
     decode_image,
     fitted_size,
     mask_of,
-    paste,
     pixels_of,
 )
 
@@ -124,44 +123,6 @@ def test_a_mask_has_a_hard_edge_and_may_be_inverted() -> None:
     mask = mask_of(grey, width=6, height=1, is_inverted=False)
     assert mask.tolist() == [[0, 0, 0, 255, 255, 255]]
     assert (mask_of(grey, width=6, height=1, is_inverted=True) == 255 - mask).all()
-
-
-@pytest.mark.parametrize("feather", [0.0, 4.0, 30.0])
-def test_what_is_kept_comes_back_exactly(feather: float) -> None:
-    rng = np.random.default_rng(0)
-    drawn, original = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    mask = np.zeros((64, 64), np.uint8)
-    mask[10:50, 20:60] = 255
-    pasted = paste(drawn, original=original, mask=mask, feather=feather)
-    assert (pasted[mask == 0] == original[mask == 0]).all()
-    if feather == 0:
-        assert (pasted[mask == 255] == drawn[mask == 255]).all()
-    elif feather == 4:
-        assert (pasted[30, 40] == drawn[30, 40]).all()
-        between = np.minimum(original[30, 20], drawn[30, 20]) <= pasted[30, 20]
-        assert between.all()
-
-
-@pytest.mark.parametrize("side", [1, 2, 5, 9])
-def test_a_part_that_is_smaller_than_the_feather_shows(side: int) -> None:
-    drawn, original = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64, 3), np.uint8)
-    mask = np.zeros((64, 64), np.uint8)
-    mask[20 : 20 + side, 20 : 20 + side] = 255
-    # A large part elsewhere changes nothing about it.
-    mask[:, 50:] = 255
-    pasted = paste(drawn, original=original, mask=mask, feather=4.0)
-    assert (pasted[20 + side // 2, 20 + side // 2] == 200).all()
-    assert (pasted[mask == 0] == 0).all()
-    assert pasted[5, 50].max() < 50
-    # The picture's own edge is no edge of the mask.
-    assert (pasted[:, 63] == 200).all()
-
-
-@pytest.mark.parametrize("feather", [0.0, 0.3, 4.0])
-def test_a_mask_of_all_is_all_redrawn(feather: float) -> None:
-    drawn, original = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
-    mask = np.full((8, 8), 255, np.uint8)
-    assert (paste(drawn, original=original, mask=mask, feather=feather) == 200).all()
 
 
 @pytest.mark.parametrize(

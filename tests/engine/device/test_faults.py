@@ -287,10 +287,10 @@ async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
 ) -> None:
     driver = await start()
 
-    def look_around(*_):
+    def check(*_):
         raise BUG
 
-    monkeypatch.setattr(Housekeeper, "look_around", look_around)
+    monkeypatch.setattr(Housekeeper, "check", check)
     stream = driver.submit(request())
     await asyncio.wait_for(driver.engine.failed.wait(), timeout=10)
     await stream.aclose()

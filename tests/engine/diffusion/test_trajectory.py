@@ -165,7 +165,7 @@ def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
         if company is not together:
             together[2].advance(together[2].noise_pred(prediction(together[2])))
         for one, other in zip(together, alone, strict=True):
-            assert one.place == other.place
+            assert one.step_key == other.step_key
             assert torch.equal(one.latents, other.latents)
     assert all(one.stage is Stage.DECODING for one in together)
 
