@@ -1,4 +1,4 @@
-"""The engine through its public face, on a model whose pictures can be computed by hand."""
+"""The engine through its public face, on a model whose images can be computed by hand."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from latentwire_server.engine.handover.channel import Channel
 from latentwire_server.engine.request import ImageFormat, OutputOptions
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.engine.snapshots import GenerationState
-from tests.support.engine.driving import assert_drawn_right, read
+from tests.support.engine.driving import assert_expected_images, read
 from tests.support.engine.requests import request
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
 
 
-async def test_a_picture_shows_its_prompt_and_its_seed(start) -> None:
+async def test_an_image_shows_its_prompt_and_its_seed(start) -> None:
     driver = await start()
     results = [await driver.run(request(prompt, seed=seed)) for prompt in "ab" for seed in (0, 1)]
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert len({result.images[0].data for result in results}) == 4
 
 
@@ -49,7 +49,7 @@ async def test_a_crowd_of_all_kinds_is_drawn_right(start) -> None:
         request("important", priority=5),
     )
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert max(call.num_rows for call in driver.model.calls) <= 6
 
 
@@ -65,7 +65,7 @@ async def test_equal_requests_are_generated_each_for_itself(start) -> None:
     driver = await start(max_rows=8)
     equals = [request() for _ in range(3)]
     for result in await driver.run_held(*equals):
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert sum(call.num_rows for call in driver.model.calls) == 3 * equals[0].num_inference_steps
     assert driver.model.num_decodes == 3
 
@@ -120,7 +120,7 @@ async def test_what_the_encoder_does_not_read_is_said_in_accepted(start) -> None
 async def test_a_prompt_is_encoded_once_per_owner(start) -> None:
     driver = await start()
     for owner in ("ann", "ann", "bob"):
-        assert_drawn_right(await driver.run(request("again", owner=owner)))
+        assert_expected_images(await driver.run(request("again", owner=owner)))
     assert driver.model.encoded_prompts == ["again", "again"]
 
 
@@ -198,7 +198,7 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
 async def test_a_model_added_later_draws(start) -> None:
     driver = await start()
     driver.add_model(FakeModel(id="second"))
-    assert_drawn_right(await driver.run(request(model="second")))
+    assert_expected_images(await driver.run(request(model="second")))
 
 
 async def test_models_do_not_share_calls_and_take_turns(start) -> None:
@@ -207,7 +207,7 @@ async def test_models_do_not_share_calls_and_take_turns(start) -> None:
     driver.add_model(second)
     results = await driver.run_all(request("a"), request("b", model="second"))
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert all(set(call.prompts) == {"b"} for call in second.calls)
 
 
@@ -268,7 +268,7 @@ async def test_those_in_one_phase_share_calls_whatever_phase_others_are_in(start
     plain = request(prompt="c", high_noise_frac=1.0, num_inference_steps=8)
     results = await driver.run_held(*refined, plain)
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
         progress = [event for event in result.of_kind(Progress) if event.step]
         assert [event.step for event in progress] == sorted(event.step for event in progress)
         assert {event.step_count for event in progress} == {8}

@@ -1,4 +1,4 @@
-"""What a finished image is composed of: generated pixels inside the mask, the original outside."""
+"""Composing a finished image: generated pixels inside the mask, the original outside."""
 
 from __future__ import annotations
 

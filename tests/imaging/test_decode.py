@@ -1,4 +1,4 @@
-"""Files from callers, well-meant and hostile."""
+"""Callers' image files, well-formed and hostile."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_photo_is_turned_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     image = decode_image(file_of(half_red_half_blue(), "JPEG", exif=exif))
     assert image.size == ((40, 20) if orientation <= 4 else (20, 40))
-    # Where the stored picture's left half, the red one, comes to lie.
+    # Where the stored image's left half, the red one, comes to lie.
     red = {1: (5, 10), 2: (35, 10), 3: (35, 10), 4: (5, 10)} | {
         5: (10, 5), 6: (10, 5), 7: (10, 35), 8: (10, 35)
     }  # fmt: skip
@@ -139,7 +139,7 @@ def test_a_mask_has_a_hard_edge_and_may_be_inverted() -> None:
         ((1, 4000), (None, None), (64, 512)),
     ],
 )
-def test_the_size_follows_the_picture_within_the_limits(
+def test_the_size_follows_the_image_within_the_limits(
     size: tuple[int, int], given: tuple[int | None, int | None], expected: tuple[int, int]
 ) -> None:
     image = Image.new("L", size)
@@ -174,7 +174,7 @@ def test_several_frames_are_refused() -> None:
     assert refused(file_of(frames[0], save_all=True, append_images=frames[1:])) == "ANIMATED"
 
 
-def test_a_photo_with_further_pictures_behind_it_is_that_photo() -> None:
+def test_a_photo_with_further_images_behind_it_is_that_photo() -> None:
     image = half_red_half_blue()
     data = file_of(image, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
     assert decode_image(data).size == image.size
@@ -186,7 +186,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(
     good = file_of(half_red_half_blue(), "JPEG", progressive=True)
     last_scan = good[good.rindex(b"\xff\xda") : -2]
     assert decode_image(good[:-2] + 20 * last_scan + good[-2:]).size == (40, 20)
-    # What is behind the picture, such as a phone's film, does not count, nor do thumbnails.
+    # What is behind the image, such as a phone's film, does not count, nor do thumbnails.
     assert decode_image(good + 200 * last_scan).size == (40, 20)
     thumbnail = b"\xff\xed" + struct.pack(">H", 2 + 400) + 200 * b"\xff\xda"
     assert decode_image(good[:2] + thumbnail + good[2:]).size == (40, 20)

@@ -1,4 +1,4 @@
-"""Nobody's work is done for nobody: cancelled in any state, by any way, counted in calls."""
+"""Cancelled work stops: in any state, cancelled in any way, counted in denoiser calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 1.5
 
 
 class Case:
-    """A victim brought into a state, beside another generation that must not notice."""
+    """A victim in a certain state, beside another generation that must not be affected."""
 
     def __init__(self, driver: Driver, victim: GenerationRequest) -> None:
         self.driver = driver
@@ -131,7 +131,7 @@ async def test_cancelled_in_any_state_is_absent_from_the_next_call(
     assert driver.state(case.victim) is GenerationState.CANCELLED
     driver.model.let_go()
     case.gate.open()
-    # The place is free: the one that waited for it is drawn.
+    # The place is free: the generation that waited for it runs.
     assert (await case.other_reading).is_complete
     assert case.num_calls == num_calls
     assert driver.state(case.victim) is GenerationState.CANCELLED

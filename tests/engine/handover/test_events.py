@@ -1,4 +1,4 @@
-"""What a reader hears of its generation, and when."""
+"""The events of a generation, and their order."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_progress_comes_at_the_interval_and_at_the_end(start) -> None:
 
 
 @pytest.mark.parametrize("method", PreviewMethod)
-async def test_a_preview_shows_the_predicted_picture_of_its_step(
+async def test_a_preview_shows_the_predicted_image_of_its_step(
     start, method: PreviewMethod
 ) -> None:
     driver = await start()

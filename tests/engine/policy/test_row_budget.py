@@ -25,9 +25,7 @@ def test_before_anything_is_measured_there_is_a_default() -> None:
 @pytest.mark.parametrize(
     ("side", "expected"), [(64, 8), (32, 32), (16, 64), (128, 2), (256, 2), (96, 2), (48, 8)]
 )
-def test_smaller_pictures_may_have_more_rows_and_larger_ones_fewer(
-    side: int, expected: int
-) -> None:
+def test_smaller_images_may_have_more_rows_and_larger_ones_fewer(side: int, expected: int) -> None:
     budget = RowBudget()
     budget.set_probed(square(64), num_rows=8)
     assert budget.of(square(side)) == expected

@@ -1,4 +1,4 @@
-"""Whose turn it is, counted in denoiser calls: by device time, and by deadlines in danger."""
+"""Turns, counted in denoiser calls: by device time, and by urgent deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets in, who waits, and what they are told meanwhile."""
+"""Admission, waiting, and the events that report queue positions."""
 
 from __future__ import annotations
 

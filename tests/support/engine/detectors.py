@@ -1,4 +1,4 @@
-"""Checks that are used twice: on the engine, and on broken ones that they have to catch."""
+"""Checks that are used twice: on the engine, and on broken engines that they have to detect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUM_STEPS = 60
 
 
 async def check_late_reader(start: Callable[..., Awaitable[Driver]]) -> None:
-    """A reader that comes when all is over finds everything lossless and the newest progress."""
+    """A reader that starts after the end gets every lossless event and the newest progress."""
     driver = await start()
     wanted = request(num_images=2, num_inference_steps=NUM_STEPS)
     async with driver.submit(wanted) as stream:

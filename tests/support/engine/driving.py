@@ -1,4 +1,4 @@
-"""Driving an engine round a fake model, and what came of a request."""
+"""Drives an engine with a fake model, and collects the results of requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Everything that a reader got."""
+    """All events of a request, and its error."""
 
     request: GenerationRequest
     events: tuple[Event, ...]
@@ -73,13 +73,13 @@ class Driver:
         return await read(self.submit(request), request)
 
     async def run_all(self, *requests: GenerationRequest) -> list[Result]:
-        """Submits all before the first can move, then reads all."""
+        """Submits all before the first can start, then reads all."""
         streams = [self.submit(request) for request in requests]
         reading = [read(stream, request) for stream, request in zip(streams, requests, strict=True)]
         return await asyncio.gather(*reading)
 
     async def run_held(self, *requests: GenerationRequest) -> list[Result]:
-        """Does the same with all of them in one crowd from the first step on.
+        """Does the same, with all of them running together from the first step on.
 
         A newcomer ahead of them is held in its call until all are in the inbox.
         """
@@ -112,8 +112,8 @@ def pixels_of_file(data: bytes) -> np.ndarray:
     return np.asarray(PillowImage.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
 
 
-def assert_drawn_right(result: Result) -> None:
-    """Compares every image with what can be computed by hand."""
+def assert_expected_images(result: Result) -> None:
+    """Compares every image with the expected one, which is computed without the engine."""
     wanted = result.request
     assert result.is_complete, result.error
     assert [image.seed for image in result.images] == list(wanted.seeds)

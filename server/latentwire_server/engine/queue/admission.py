@@ -60,16 +60,8 @@ def refusal(
     if load.queued_count >= settings.max_queued + num_free:
         return QueueFull(max_queued=settings.max_queued, retry_after_s=retry_after_s(load.wait_s()))
     if deadline is not None:
-        return _too_short(work, remaining_s=deadline - now, load=load, estimator=estimator)
+        # By the least time that it can take, so that nothing is refused that may still be in time.
+        wait_s, run_s = load.wait_s(), estimator.least_s(work)
+        if wait_s is not None and run_s is not None and wait_s + run_s > deadline - now:
+            return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=deadline - now)
     return None
-
-
-def _too_short(
-    work: WorkLeft, *, remaining_s: float, load: Load, estimator: Estimator
-) -> DeadlineTooShort | None:
-    """Returns an error if ``work`` cannot meet its deadline even in the least time measured."""
-    wait_s = load.wait_s()
-    run_s = estimator.least_s(work)
-    if wait_s is None or run_s is None or wait_s + run_s <= remaining_s:
-        return None
-    return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=remaining_s)
