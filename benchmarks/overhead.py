@@ -49,17 +49,17 @@ class BareEngine:
         """Takes a diffusers folder and the service whose settings hold here too."""
         info = service.info
         source = ModelSource(id="bare", source=str(folder), backend=info.denoiser_backend)
-        self._engine = Engine({}, EngineSettings(max_rows=info.max_rows))
+        self._engine = Engine(EngineSettings(max_rows=info.max_rows))
         # That thread ends, and with it the threads it has for torch: the engine's own must not have
         # to share the cores with them.
         with ThreadPoolExecutor(1) as loading:
             self._model = loading.submit(load_model, source).result()
-            loading.submit(self._engine.warm_up, self._model).result()
-        self._engine.add_model(self._model)
 
     async def __aenter__(self) -> Self:
-        """Starts the engine's thread."""
+        """Starts the engine's thread and compiles the model there."""
         await self._engine.start()
+        await asyncio.to_thread(self._engine.models.warm_up, self._model)
+        self._engine.models.add(self._model)
         return self
 
     async def __aexit__(
@@ -85,7 +85,7 @@ class BareEngine:
         assigned = Assigned(generation_id=f"bare {seed}", owner="", seed=seed)
         request = complete(draft, self._model, self._model.info, assigned=assigned)
         denoising_s = 0.0
-        async for event in self._engine.submit(request):
+        async for event in self._engine.submit(request, spec=self._model):
             if isinstance(event, Completed):
                 denoising_s = event.timings.denoising_s
         return denoising_s / kind.num_inference_steps

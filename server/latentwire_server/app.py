@@ -67,7 +67,7 @@ class Application:
         self._version = facts.version
         self._models = tuple(models)
         describe = partial(describe_image, version=facts.version)
-        self._engine = Engine({}, settings.engine, describe=describe)
+        self._engine = Engine(settings.engine, describe=describe)
         self._catalogue = Catalogue(self._models)
         self._health = Health(model_name(model.id) for model in models)
         self._registry = ModelRegistry(

@@ -77,7 +77,7 @@ class ModelRegistry:
         self._memory = ModelMemory(engine, budget_bytes=budget_bytes, on_unloaded=self._unloaded)
         self._turn = asyncio.Lock()
         self._loads: dict[str, asyncio.Task[ModelFailed | None]] = {}
-        self._progress = LoadProgress(on_report=engine.report_loading)
+        self._progress = LoadProgress(on_report=engine.models.report_loading)
         self._num_asking: Counter[str] = Counter()
         """How many wait for a model without a generation of it."""
         self._largest: dict[str, int] = {}
@@ -178,7 +178,7 @@ class ModelRegistry:
         id_ = self._catalogue.id_of(name)
         if id_ in self._loads or self._catalogue.state(id_) is ModelState.LOADING:
             raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
-        num_in_flight = self._engine.num_in_flight(id_)
+        num_in_flight = self._engine.models.num_in_flight(id_)
         if num_in_flight:
             raise ModelInUse(name=id_, generation_count=num_in_flight, retry_after_s=RETRY_S)
         await self._memory.drop(id_)
@@ -211,7 +211,7 @@ class ModelRegistry:
             self._memory.look_again()
 
     def _is_wanted(self, model_id: str) -> bool:
-        return self._num_asking[model_id] > 0 or self._engine.is_model_awaited(model_id)
+        return self._num_asking[model_id] > 0 or self._engine.models.is_awaited(model_id)
 
     async def _load(self, wanted: ModelToLoad) -> ModelFailed | None:
         id_, error = wanted.id, None
@@ -225,7 +225,7 @@ class ModelRegistry:
                 error = raised.with_traceback(None)
                 error.__context__ = None
                 self._fail(error)
-                self._engine.fail_model(id_, error)
+                self._engine.models.fail(id_, error)
         # Before anything else runs: whoever comes now begins another one.
         del self._loads[id_]
         self._progress.end(id_)
@@ -263,7 +263,7 @@ class ModelRegistry:
             raise ModelFailed(name=id_, reason=reason) from None
         self.failures.pop(id_, None)
         self._catalogue.ready(id_, model, memory_bytes=size_bytes)
-        self._engine.add_model(model)
+        self._engine.models.add(model)
         load_s = time.monotonic() - started
         self._log_ready(model, id_=id_, size_bytes=size_bytes, load_s=load_s)
 
@@ -292,7 +292,7 @@ class ModelRegistry:
         model = await in_loading_thread(partial(load, self._progress.reporter(wanted.id)))
         # Before anything that takes minutes.
         self._catalogue.check(model, model_id=wanted.id)
-        await in_loading_thread(partial(self._engine.warm_up, model))
+        await in_loading_thread(partial(self._engine.models.warm_up, model))
         return model, await asyncio.to_thread(lambda: model.memory_bytes)
 
     async def _is_too_much(self, size_bytes: int) -> bool:
@@ -300,7 +300,7 @@ class ModelRegistry:
 
     def _unloaded(self, model_id: str) -> None:
         self._catalogue.unloaded(model_id)
-        if self._engine.is_model_awaited(model_id):
+        if self._engine.models.is_awaited(model_id):
             # By those who came when it was to go already: they are next.
             self._ensure(model_id)
         self._tell_health()

@@ -96,28 +96,6 @@ def test_asking_for_rows_changes_nothing() -> None:
     assert (first.timestep, trajectory.position) == (second.timestep, 0)
 
 
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_whoever_catches_up_ends_at_the_same_latents(scheduler: str) -> None:
-    leader, twin, other = (
-        begun(RealSchedulers, scheduler=scheduler, num_inference_steps=8, num_images=2)
-        for _ in range(3)
-    )
-
-    def advance(trajectory: Trajectory) -> None:
-        trajectory.advance(trajectory.noise_pred(trajectory.rows().latents.sin()))
-
-    for _ in range(4):
-        advance(leader)
-    twin.catch_up(leader)
-    assert twin.moment == leader.moment
-    for trajectory in (twin, leader, other):
-        while trajectory.stage is Stage.DENOISING:
-            advance(trajectory)
-    assert torch.equal(twin.latents, other.latents)
-    assert torch.equal(leader.latents, other.latents)
-
-
 def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
     trajectory = begun(guidance_scale=3.0)
     latents = trajectory.latents
@@ -187,7 +165,7 @@ def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
         if company is not together:
             together[2].advance(together[2].noise_pred(prediction(together[2])))
         for one, other in zip(together, alone, strict=True):
-            assert one.place == other.place
+            assert one.step_key == other.step_key
             assert torch.equal(one.latents, other.latents)
     assert all(one.stage is Stage.DECODING for one in together)
 

@@ -1,4 +1,4 @@
-"""The channel's promises, one by one."""
+"""The guarantees of the channel, one by one."""
 
 from __future__ import annotations
 

@@ -27,9 +27,7 @@ def work(**changes: object) -> WorkLeft:
 
 def measured(*, max_running: int = 2, **seconds_by_rows: float) -> Estimator:
     """An estimator that knows ``rows2=1.0``: calls of two rows take a second."""
-    estimator = Estimator(
-        row_budget=RowBudget(told=8), max_running=max_running, is_reproducible=False
-    )
+    estimator = Estimator(row_budget=RowBudget(8), max_running=max_running, is_reproducible=False)
     for name, seconds in seconds_by_rows.items():
         for _ in range(2):
             num_rows = int(name.removeprefix("rows"))
@@ -51,13 +49,13 @@ def together_s(estimator: Estimator, wanted: WorkLeft, *company: WorkLeft) -> fl
 
 
 def test_nothing_is_said_before_anything_is_measured() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     assert alone_s(estimator, work()) is None
     assert estimator.waits_s(running=[work()], queued=[]) == [None]
 
 
 def test_the_first_call_of_a_kind_warms_up_and_is_not_counted() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     estimator.record_call(GROUP, num_rows=2, seconds=60.0)
     assert alone_s(estimator, work()) is None
     estimator.record_call(GROUP, num_rows=2, seconds=1.0)
@@ -109,7 +107,7 @@ def test_measurements_are_smoothed() -> None:
 
 
 def test_the_first_decode_warms_up_too() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     for seconds in (9.0, 1.0):
         estimator.record_call(GROUP, num_rows=2, seconds=seconds)
         estimator.record_decode(GROUP, seconds=seconds)
@@ -135,7 +133,7 @@ def test_nobody_waits_while_there_is_a_place() -> None:
 
 
 def test_a_place_is_free_even_if_no_speed_is_known() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=3, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=3, is_reproducible=False)
     assert estimator.waits_s(running=[work()], queued=[work(), work()]) == [0.0, 0.0, None]
 
 

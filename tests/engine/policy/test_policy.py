@@ -1,4 +1,4 @@
-"""The policy as arithmetic: who shares a call, and that nobody waits for ever."""
+"""The policy as arithmetic: which trajectories share a call, and that none waits for ever."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_call_holds_one_group_and_no_more_rows_than_fit(
 
 @given(crowds, st.integers(1, 16))
 @settings(max_examples=50)
-def test_nobody_waits_longer_than_a_round_of_the_floor(
+def test_no_trajectory_waits_longer_than_a_round_of_the_floor(
     crowd: list[Candidate], max_rows: int
 ) -> None:
     policy = Policy(max_rows=always(max_rows))
@@ -99,9 +99,7 @@ def test_nobody_waits_longer_than_a_round_of_the_floor(
 
 @given(crowds, st.integers(1, 16))
 @settings(max_examples=50)
-def test_among_equals_everybody_advances_at_the_same_pace(
-    crowd: list[Candidate], max_rows: int
-) -> None:
+def test_equals_advance_at_the_same_pace(crowd: list[Candidate], max_rows: int) -> None:
     equals = [candidate(one.id, group=one.group, num_rows=one.num_rows) for one in crowd]
     policy = Policy(max_rows=always(max_rows))
     # The one whose turn it is longest is always in: after n rounds everybody had n turns at least.
