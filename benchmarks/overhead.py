@@ -13,7 +13,7 @@ from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.events import Completed
 from latentwire_server.engine.settings import EngineSettings
 from latentwire_server.models.loading.loading import ModelSource, load_model
-from latentwire_server.requests.completion import complete
+from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.draft import RequestDraft
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ class BareEngine:
             scheduler_id=kind.scheduler,
             seed=seed,
         )
-        request = complete(
-            draft, self._model.info, generation_id=f"bare {seed}", owner="", random_seed=seed
-        )
+        assigned = Assigned(generation_id=f"bare {seed}", owner="", seed=seed)
+        request = complete(draft, self._model, self._model.info, assigned=assigned)
         denoising_s = 0.0
         async for event in self._engine.submit(request, spec=self._model):
             if isinstance(event, Completed):

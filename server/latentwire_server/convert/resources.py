@@ -1,4 +1,4 @@
-"""Generations and models as resources with names."""
+"""Converts generations and models to resources with names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from latentwire_server.convert.times import timestamp
 from latentwire_server.engine.snapshots import GenerationSnapshot, GenerationState
 
 if TYPE_CHECKING:
-    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.info import ModelInfo
 
 _STATES: Final = {
     GenerationState.QUEUED: pb.GENERATION_STATE_QUEUED,
@@ -18,6 +18,10 @@ _STATES: Final = {
     GenerationState.FAILED: pb.GENERATION_STATE_FAILED,
     GenerationState.CANCELLED: pb.GENERATION_STATE_CANCELLED,
 }
+
+_DEFAULTS: Final = tuple(
+    name for name in pb.ModelDefaults.DESCRIPTOR.fields_by_name if name != "scheduler"
+)
 
 
 def generation_name(generation_id: str) -> str:
@@ -84,16 +88,7 @@ def model_to_proto(
         memory_bytes=memory_bytes,
         loras=[lora.id for lora in info.loras],
         defaults=pb.ModelDefaults(
-            width=defaults.width,
-            height=defaults.height,
-            num_inference_steps=defaults.num_inference_steps,
-            guidance_scale=defaults.guidance_scale,
-            scheduler=_scheduler(defaults.scheduler),
-            high_noise_frac=defaults.high_noise_frac,
-            high_resolution_fix=defaults.high_resolution_fix,
+            scheduler=pb.Scheduler(id=defaults.scheduler.id, sigmas=defaults.scheduler.sigmas),
+            **{name: getattr(defaults, name) for name in _DEFAULTS},
         ),
     )
-
-
-def _scheduler(choice: SchedulerChoice) -> pb.Scheduler:
-    return pb.Scheduler(id=choice.id, sigmas=choice.sigmas)

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from latentwire_server.engine.device.finishing import Finisher
 from latentwire_server.engine.device.loop import DeviceLoop
 from latentwire_server.engine.diffusion.phases import phases_of
 from latentwire_server.engine.errors import Cancelled, DeviceFailed, Draining, GenerationError
@@ -30,13 +31,12 @@ from latentwire_server.engine.queue.housekeeping import Housekeeper
 from latentwire_server.engine.queue.register import Register
 from latentwire_server.engine.settings import Batching
 from latentwire_server.engine.snapshots import EngineStatus
-from latentwire_server.requests.request_warnings import warnings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from latentwire_server.engine.events import Warning as RequestWarning
-    from latentwire_server.engine.request import GenerationRequest
+    from latentwire_server.engine.request import Describe, GenerationRequest
     from latentwire_server.engine.settings import EngineSettings
     from latentwire_server.engine.snapshots import GenerationSnapshot
     from latentwire_server.models.protocol import ModelSpec
@@ -53,7 +53,7 @@ class Engine:
     models: LoadedModels
     """The models that generations can use."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, *, describe: Describe = lambda *_: None) -> None:
         self.failed = asyncio.Event()
         self._settings = settings
         self._register = Register()
@@ -70,7 +70,12 @@ class Engine:
             inbox=self._inbox,
             estimator=self._estimator,
             row_budget=row_budget,
-            pool=self._pool,
+            finisher=Finisher(
+                pool=self._pool,
+                estimator=self._estimator,
+                mask_feather=settings.mask_feather,
+                describe=describe,
+            ),
             on_failed=lambda: self._call_soon(self._fail_all),
         )
         self._housekeeper = Housekeeper(
@@ -114,15 +119,14 @@ class Engine:
         request: GenerationRequest,
         *,
         spec: ModelSpec,
-        warnings: Sequence[RequestWarning] | None = None,
+        warnings: Sequence[RequestWarning] = (),
     ) -> GenerationStream:
         """Queues a generation and returns its events.
 
         Args:
             request: The request, checked and complete.
             spec: The spec of its model; the generation waits while the model is not loaded.
-            warnings: The warnings of ``Accepted``, where the caller has found them in a thread:
-                tokenizing a long prompt takes milliseconds.
+            warnings: The warnings of ``Accepted``.
 
         Raises:
             DeviceFailed, Draining, DeadlinePassed, QueueFull, DeadlineTooShort: It is refused.
@@ -144,8 +148,7 @@ class Engine:
             on_close=lambda reason: self._cancel(generation, reason),
         )
         generation.attach(channel)
-        found = warnings_of(request, spec) if warnings is None else tuple(warnings)
-        generation.publish(Accepted(request=request, warnings=found))
+        generation.publish(Accepted(request=request, warnings=tuple(warnings)))
         self._num_submitted += 1
         self._register.add(generation)
         if not generation.waits_for_model:

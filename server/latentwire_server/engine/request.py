@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -168,3 +168,7 @@ class GenerationRequest:
     def num_rows(self) -> int:
         """The number of denoiser rows of one evaluation."""
         return self.num_images * (2 if self.uses_guidance else 1)
+
+
+Describe: TypeAlias = "Callable[[GenerationRequest, int, str], str | None]"
+"""Returns the text for an image's file, given the image's index and the model's revision."""

@@ -95,7 +95,8 @@ class Catalogue:
     def known(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
         """Returns what a request can be checked against; None: only once the model is loaded."""
         entry = self._entries[model_id]
-        spec = entry.model or entry.spec
+        # The spec first: whoever holds it does not keep the weights of an unloaded model.
+        spec = entry.spec or entry.model
         return None if spec is None or entry.info is None else (spec, entry.info)
 
     def check(self, spec: ModelSpec, *, model_id: str) -> None:

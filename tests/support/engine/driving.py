@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import io
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.errors import GenerationError
 from latentwire_server.engine.events import Completed, Event, Image
 from latentwire_server.engine.settings import EngineSettings
+from latentwire_server.requests.request_warnings import warnings_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel, expected_pixels
 
@@ -53,7 +56,8 @@ class Driver:
 
     def __init__(self, model: DiffusionModel, **settings: Any) -> None:
         self._model = model
-        self.engine = Engine(EngineSettings(**settings))
+        describe = partial(describe_image, version="0")
+        self.engine = Engine(EngineSettings(**settings), describe=describe)
         self._models: dict[str, DiffusionModel] = {}
         self.add_model(model)
 
@@ -67,7 +71,8 @@ class Driver:
         self.engine.models.add(model)
 
     def submit(self, request: GenerationRequest) -> GenerationStream:
-        return self.engine.submit(request, spec=self._models[request.model])
+        model = self._models[request.model]
+        return self.engine.submit(request, spec=model, warnings=warnings_of(request, model))
 
     async def run(self, request: GenerationRequest) -> Result:
         return await read(self.submit(request), request)

@@ -10,12 +10,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import torch
 
-from latentwire_server.engine.description import describe
 from latentwire_server.engine.device.faults import DeviceBroken, as_generation_error
 from latentwire_server.engine.errors import DeviceFailed, GenerationError, NonFiniteOutput
 from latentwire_server.engine.events import FinishReason, Image
@@ -31,17 +29,20 @@ if TYPE_CHECKING:
     from latentwire_server.engine.diffusion.trajectory import Trajectory
     from latentwire_server.engine.handover.generation import Generation
     from latentwire_server.engine.policy.estimate import Estimator
+    from latentwire_server.engine.request import Describe
     from latentwire_server.models.protocol import DiffusionModel
 
 
 class Finisher:
     """Turns finished latents into delivered images."""
 
-    def __init__(self, *, pool: Executor, estimator: Estimator, mask_feather: float) -> None:
+    def __init__(
+        self, *, pool: Executor, estimator: Estimator, mask_feather: float, describe: Describe
+    ) -> None:
         self._pool = pool
         self._mask_feather = mask_feather
         self._estimator = estimator
-        self._version = VERSION
+        self._describe = describe
 
     def finish_image(self, trajectory: Trajectory) -> None:
         """Decodes the next image and delivers it, or hands it to the pool.
@@ -92,9 +93,7 @@ class Finisher:
             pixels,
             image_format=request.output.format.value,
             quality=request.output.quality,
-            description=describe(
-                request, index=index, version=self._version, model_revision=revision
-            ),
+            description=self._describe(request, index, revision),
         )
         image = Image(
             index=index,
@@ -166,14 +165,3 @@ def peak_memory_bytes(device_name: str) -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _version() -> str:
-    try:
-        return metadata.version("latentwire")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-# Read once, at import: it reads files, and engines start on the event loop.
-VERSION = _version()
