@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from latentwire_server.engine.device.finishing import Finisher
 from latentwire_server.engine.device.loop import DeviceLoop
 from latentwire_server.engine.diffusion.phases import phases_of
 from latentwire_server.engine.errors import Cancelled, DeviceFailed, Draining, GenerationError
@@ -53,7 +54,6 @@ class Engine:
     """The models that generations can use."""
 
     def __init__(self, settings: EngineSettings, *, describe: Describe = lambda *_: None) -> None:
-        """Creates an engine that is not started; ``describe`` writes into image files."""
         self.failed = asyncio.Event()
         self._settings = settings
         self._register = Register()
@@ -70,8 +70,12 @@ class Engine:
             inbox=self._inbox,
             estimator=self._estimator,
             row_budget=row_budget,
-            pool=self._pool,
-            describe=describe,
+            finisher=Finisher(
+                pool=self._pool,
+                estimator=self._estimator,
+                mask_feather=settings.mask_feather,
+                describe=describe,
+            ),
             on_failed=lambda: self._call_soon(self._fail_all),
         )
         self._housekeeper = Housekeeper(

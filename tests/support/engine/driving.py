@@ -71,8 +71,8 @@ class Driver:
         self.engine.models.add(model)
 
     def submit(self, request: GenerationRequest) -> GenerationStream:
-        spec = self._models[request.model]
-        return self.engine.submit(request, spec=spec, warnings=warnings_of(request, spec))
+        model = self._models[request.model]
+        return self.engine.submit(request, spec=model, warnings=warnings_of(request, model))
 
     async def run(self, request: GenerationRequest) -> Result:
         return await read(self.submit(request), request)

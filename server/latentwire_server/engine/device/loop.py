@@ -18,7 +18,6 @@ import torch
 from latentwire_server.engine.device.adapters import AdapterMemory
 from latentwire_server.engine.device.denoising import Denoiser
 from latentwire_server.engine.device.faults import DeviceBroken, as_generation_error, free_memory
-from latentwire_server.engine.device.finishing import Finisher
 from latentwire_server.engine.device.prompt_encoding import PromptEncoder
 from latentwire_server.engine.device.reporting import (
     report_preview,
@@ -36,14 +35,13 @@ from latentwire_server.engine.settings import Batching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
 
+    from latentwire_server.engine.device.finishing import Finisher
     from latentwire_server.engine.handover.generation import Generation
     from latentwire_server.engine.handover.inbox import Inbox
     from latentwire_server.engine.policy.estimate import Estimator
     from latentwire_server.engine.policy.policy import Group
     from latentwire_server.engine.policy.row_budget import RowBudget
-    from latentwire_server.engine.request import Describe
     from latentwire_server.engine.settings import EngineSettings
     from latentwire_server.models.protocol import DiffusionModel
 
@@ -60,8 +58,7 @@ class DeviceLoop:
         inbox: Inbox,
         estimator: Estimator,
         row_budget: RowBudget,
-        pool: Executor,
-        describe: Describe,
+        finisher: Finisher,
         on_failed: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -77,12 +74,7 @@ class DeviceLoop:
         )
         self._encoder = PromptEncoder()
         self.adapters = AdapterMemory(capacity_bytes=settings.lora_bytes, on_loaded=inbox.wake)
-        self._finisher = Finisher(
-            pool=pool,
-            estimator=estimator,
-            mask_feather=settings.mask_feather,
-            describe=describe,
-        )
+        self._finisher = finisher
         self._models: dict[str, DiffusionModel] = {}
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, Trajectory] = {}
