@@ -46,7 +46,7 @@ def mask_violations(
         yield Violation(
             field=MASK_FIELD,
             reason="NOTHING_TO_DRAW",
-            description=f"{MASK_FIELD} selects nothing: nothing would be redrawn",
+            description="inpainting.mask selects nothing: nothing would be redrawn",
         )
     elif not size.violations:
         width, height = size.generated
@@ -55,6 +55,6 @@ def mask_violations(
             yield Violation(
                 field=MASK_FIELD,
                 reason="NOTHING_TO_DRAW",
-                description=f"{MASK_FIELD} selects nothing at {width}x{height}: the model sees"
+                description=f"inpainting.mask selects nothing at {width}x{height}: the model sees"
                 f" every {height // rows}th pixel of it; enlarge the selected part",
             )

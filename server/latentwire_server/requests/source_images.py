@@ -100,7 +100,7 @@ def open_source(draft: SourceDraft | None, info: ModelInfo, *, num_steps: int) -
         differs = Violation(
             field=MASK_FIELD,
             reason="SIZE_DIFFERS",
-            description=f"{MASK_FIELD} is {mask.width}x{mask.height};"
+            description=f"inpainting.mask is {mask.width}x{mask.height};"
             f" allowed: the image's {image.width}x{image.height}",
         )
         violations.append(differs)
