@@ -105,7 +105,7 @@ breaking: $(BUF)
 	  fi; \
 	done
 
-format: setup ## format the code, mend what ruff can, renew the README's tables
+format: setup ## format the code, mend what ruff can, renew the reference pages
 	$(BIN)/python -m tools.settings_tables
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

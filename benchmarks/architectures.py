@@ -18,7 +18,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from latentwire_server.models.denoiser.inductor import user_cache
-from latentwire_server.models.source import EMBEDDED_FOLDER
+from latentwire_server.models.model_options import EMBEDDED_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

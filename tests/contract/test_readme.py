@@ -16,7 +16,6 @@ from PIL import Image
 from tests.support.bridge.client_programs import NODE
 from tests.support.live import CALL_TIMEOUT_S, README, blocks, call, commands, curl, messages
 from tests.support.tooling import LEGACY_PYTHON, ROOT, run
-from tools.settings_tables import with_tables
 
 PAGES = sorted(
     page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/**/*.md")]
@@ -42,14 +41,6 @@ def test_every_target_of_make_exists():
 
     assert {"serve", "test"} <= asked
     assert asked <= targets
-
-
-def test_the_tables_of_settings_are_as_the_settings_are():
-    text = README.read_text()
-
-    assert with_tables(text) == text, "run `make format`"
-    for flag in ("--model", "--batching", "--public-url"):
-        assert f"`{flag}`" in text
 
 
 class TestLive:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
+import sys
 import time
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
     from pathlib import Path
 
+START_UP_ERROR: Final = 2
+"""Exit code of a service that cannot start."""
 _SAME_SIGNAL_S: Final = 1.0
 """Ctrl-C reaches us from the terminal and again from a supervisor: that is one request to stop."""
 
@@ -27,6 +30,13 @@ def version() -> str:
         return metadata.version("latentwire")
     except metadata.PackageNotFoundError:
         return "0+unknown"
+
+
+def fail(program: str, message: str) -> NoReturn:
+    """Ends a process that cannot start: one line on stderr, exit code 2."""
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"{program}: {one_line}\n")
+    raise SystemExit(START_UP_ERROR)
 
 
 def is_loopback(host: str) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def steps_violations(draft: RequestDraft, info: ModelInfo, model: ModelSpec) -> Iterator[Violation]:
-    """Yields what only the model's own scheduler knows, given that the other rules are kept."""
+    """Yields a violation if the model's scheduler, asked itself, cannot take so many steps."""
     choice, num_steps = scheduler_of(draft, info), num_steps_of(draft, info)
     try:
         model.create_scheduler(choice, num_inference_steps=num_steps)

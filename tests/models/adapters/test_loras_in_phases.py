@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire_server.models.loading.loading import load_model
 from tests.models.families.test_high_resolution import LARGE
 from tests.models.families.test_high_resolution import draw as draw_in_two_passes
 from tests.models.families.test_refiner import EnsembleOracle
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,

@@ -7,7 +7,6 @@ diffusers' own class.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,13 @@ from diffusers.pipelines.stable_diffusion_xl import watermark
 
 from latentwire_server.engine.device.finishing import pixels_of
 from latentwire_server.models.components.watermark import LEAST_SIDE, load_watermark
-from latentwire_server.models.loading.loading import load_model, read_spec
-from latentwire_server.models.overrides import ModelDefaultsGiven, ModelSettings
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.settings import load_settings
+from latentwire_server.settings.settings import Settings
 from tests.models.families.test_image_to_image import picture
 from tests.models.families.test_inpainting import mask
 from tests.support.engine.driving import pixels_of_file
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, read_spec, refused, source_of
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     Case,
@@ -40,7 +37,7 @@ from tests.support.models.tiny_xl_models import build_xl_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from latentwire_server.models.source import ModelSource
+    from latentwire_server.models.model_options import ModelEntry
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
@@ -99,10 +96,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_xl_folder(tmp_path_factory.mktemp("xl"))
 
 
-def marking(folder: Path, **options: Any) -> ModelSource:
-    size = ModelDefaultsGiven(width=SIDE, height=SIDE)
-    source = source_of(folder, overrides=ModelSettings(defaults=size), **options)
-    return replace(source, watermark=True)
+def marking(folder: Path, **options: Any) -> ModelEntry:
+    size = {"width": SIDE, "height": SIDE}
+    return source_of(folder, defaults=size, watermark=True, **options)
 
 
 def test_pictures_are_the_ones_that_the_pipeline_marks(folder: Path, encoder: str) -> None:
@@ -158,9 +154,8 @@ def test_without_the_package_it_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(watermark, "WatermarkEncoder", raising=False)
-    size = ModelSettings(defaults=ModelDefaultsGiven(width=SIDE, height=SIDE))
     needed = r"watermark=true: needed: .*pip install 'latentwire\[watermark\]'"
-    refused(folder, watermark=True, overrides=size, because=needed)
+    refused(folder, watermark=True, defaults={"width": SIDE, "height": SIDE}, because=needed)
 
 
 def test_the_settings_are_refused_before_anything_is_loaded(
@@ -169,12 +164,12 @@ def test_the_settings_are_refused_before_anything_is_loaded(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "imwatermark", None)
     with pytest.raises(SettingsError, match=r"^watermark=true: needed: .*latentwire\[watermark\]"):
-        chosen_models(load_settings({"watermark": True}))
+        chosen_models(Settings.load({"watermark": True}))
     listed = '[[models]]\nsource = "embedded"\n[[models]]\nid = "marked"\nsource = "embedded"\n'
     (tmp_path / "latentwire.toml").write_text(f"{listed}watermark = true\n")
     with pytest.raises(SettingsError, match=r"^models\[1\].watermark=true: needed: "):
-        chosen_models(load_settings({}))
+        chosen_models(Settings.load({}))
     present = ModuleType("imwatermark")
     present.__spec__ = ModuleSpec("imwatermark", None)
     monkeypatch.setitem(sys.modules, "imwatermark", present)
-    assert [one.id for one in chosen_models(load_settings({}))] == ["embedded", "marked"]
+    assert [one.id for one in chosen_models(Settings.load({}))] == ["embedded", "marked"]

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from latentwire_server.engine.request import HighResolutionFix
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     SIDE,
     STABLE_DIFFUSION_XL,

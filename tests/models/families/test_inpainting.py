@@ -19,12 +19,11 @@ from latentwire_server.engine.device import batch_size_probe as batch_size
 from latentwire_server.engine.diffusion.initial_latents import LatentPreparer
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from tests.models.families.test_image_to_image import picture
 from tests.support.engine.driving import Driver
 from tests.support.eventually import eventually
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, refused, source_of
 from tests.support.models.oracle import (
     SIDE,
     Case,
@@ -105,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder, backend="eager"))
+    return load_model(source_of(folder, denoiser_backend="eager"))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +251,7 @@ def test_openvino_runs_it_with_all_its_channels(
 ) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    compiled = load_model(source_of(folder, backend="openvino"))
+    compiled = load_model(source_of(folder, denoiser_backend="openvino"))
     compiled.prepare(4)
     assert compiled.compiled_shapes == ("any", f"4x{INPAINTING_CHANNELS}x8x8")
     cases = [MASKED[0], MASKED[2], *OTHERS]

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model
 from tests.models.families.test_image_to_image import picture
 from tests.models.families.test_inpainting import mask
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, refused, source_of
 from tests.support.models.oracle import (
     SIDE,
     STABLE_DIFFUSION_XL,
@@ -61,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder, backend="eager"))
+    return load_model(source_of(folder, denoiser_backend="eager"))
 
 
 @pytest.fixture(scope="module")

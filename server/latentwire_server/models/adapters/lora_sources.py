@@ -10,7 +10,6 @@ import diffusers
 
 from latentwire_server.models.adapters.lora_networks import LoraStore
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.files.hub import model_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,22 +18,23 @@ if TYPE_CHECKING:
     from latentwire_server.models.adapters.lora_file import LoraLoader
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.families.family import Family
+    from latentwire_server.models.files.hub import Hub
     from latentwire_server.models.info import ModelInfo
-    from latentwire_server.models.source import ModelSource
+    from latentwire_server.models.model_options import ModelEntry
 
 
 _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_ID: Final = 64
 
 
-def lora_paths(source: ModelSource) -> list[tuple[str, Path]]:
+def lora_paths(entry: ModelEntry, hub: Hub) -> list[tuple[str, Path]]:
     """Returns the files that may be adapters of a model, each with what requests call it.
 
     Raises:
         LoadError: the folder is none, or a file of the hub cannot be had.
     """
-    paths = [] if source.lora_folder is None else _in_folder(source.lora_folder.expanduser())
-    return paths + [_from_hub(name, source=source) for name in source.loras]
+    paths = [] if entry.lora_folder is None else _in_folder(entry.lora_folder.expanduser())
+    return paths + [_from_hub(name, hub) for name in entry.loras]
 
 
 def with_loras(
@@ -64,13 +64,13 @@ def _id(name: str) -> str:
     return _NOT_IN_IDS.sub("-", name).strip("-")[:_MAX_ID] or "lora"
 
 
-def _from_hub(name: str, *, source: ModelSource) -> tuple[str, Path]:
+def _from_hub(name: str, hub: Hub) -> tuple[str, Path]:
     """Returns the file of ``owner/repository`` or ``owner/repository/file.safetensors``."""
     owner, _, rest = name.partition("/")
     repository, _, wanted = rest.partition("/")
-    patterns = [wanted or "*.safetensors"], [] if wanted else ["*/*"]
+    unwanted = () if wanted else ("*/*",)
     hub_id = f"{owner}/{repository}"
-    folder = model_folder(hub_id, revision=None, token=source.token, patterns=patterns).path
+    folder = hub.folder(hub_id, wanted=[wanted or "*.safetensors"], unwanted=unwanted).path
     found = sorted(folder.glob(wanted or "*.safetensors"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

@@ -1,4 +1,4 @@
-"""What a loaded model can do, read off its parts and its folder."""
+"""The description of a model, read off its parts and its folder's settings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.models.components.autoencoder import vae_scale_factor
-from latentwire_server.models.components.latent_projection import LatentProjection
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.files.checked_files import read_json
 from latentwire_server.models.info import (
     HIGH_RESOLUTION_STRENGTH,
     PROMPT_WEIGHTING,
@@ -17,18 +15,15 @@ from latentwire_server.models.info import (
     ModelLimits,
     SchedulerChoice,
 )
-from latentwire_server.models.loading.inspection import PREVIEW_FILE, SETTINGS_FILE
+from latentwire_server.models.loading.folder_settings import SETTINGS_FILE
 from latentwire_server.models.schedulers.sampler_table import choice_of, scheduler_infos
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from latentwire_server.models.components.component_set import Components
-    from latentwire_server.models.families.family import Family
-    from latentwire_server.models.overrides import ModelSettings
-    from latentwire_server.models.source import ModelSource
-    from latentwire_server.models.text.clip_encoder import TextEncoder
+    from latentwire_server.models.loading.checkpoint import Checkpoint
+    from latentwire_server.models.loading.diffusers_folder import DiffusersFolder
 
 _NUM_INFERENCE_STEPS: Final = 25
 _NUM_FEW_STEPS: Final = 4
@@ -36,38 +31,32 @@ _NO_GUIDANCE: Final = 1.0
 _TRAILING: Final = ("trailing", "epsilon")
 _EMBEDDED_GUIDANCE_SCALE: Final = 8.5
 _MAX_NATIVE_MULTIPLE: Final = 4
-CONFIGURATION: Final = "[[models]]"
-"""Where the operator says what replaces a model's own settings."""
 
 
-def describe(
-    source: ModelSource,
-    family: Family,
-    parts: Components,
-    *,
-    revision: str,
-    settings: ModelSettings,
-) -> ModelInfo:
-    """Returns what clients see of a model.
+def describe(files: DiffusersFolder | Checkpoint, parts: Components, *, id_: str) -> ModelInfo:
+    """Returns what clients see of a model, as far as its own files say.
 
     Args:
-        source: where it came from.
-        family: what kind of model it is.
+        files: its files.
         parts: what it is made of.
-        revision: a hub commit or a digest.
-        settings: what its folder says about it.
+        id_: its id.
 
     Raises:
         LoadError: it is of a kind that is not served, or its settings are wrong.
     """
-    config = parts.unet.config
-    _refuse_other_kinds(source.source, family, config)
-    _refuse_strangers(source.source, parts)
+    family, source, config = files.family, files.source, parts.unet.config
+    if (
+        config["addition_embed_type"] not in family.addition_embed_types
+        or config["class_embed_type"] is not None
+    ):
+        raise LoadError(source, f"its UNet takes other conditions than those of {family.name}")
+    _refuse_mixed_parts(source, parts)
     refusal = family.refusal(parts)
     if refusal is not None:
-        raise LoadError(source.source, refusal)
+        raise LoadError(source, refusal)
     factor = vae_scale_factor(parts.vae)
-    height, width = _pair(config.sample_size)
+    size: int | tuple[int, int] = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
     sees_masks = config.in_channels != config.out_channels
     native = ModelDefaults(
         high_resolution_fix=None if sees_masks else HIGH_RESOLUTION_STRENGTH,
@@ -75,14 +64,15 @@ def describe(
         height=height * factor,
         num_inference_steps=_NUM_INFERENCE_STEPS,
         guidance_scale=family.guidance_scale,
-        scheduler=_own_choice(source.source, parts.scheduler_config),
+        scheduler=_own_choice(source, parts.scheduler_config),
     )
+    num_layers = min(one.module.config.num_hidden_layers for one in parts.text_encoders)
     max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
     info = ModelInfo(
-        id=source.id,
-        display_name=source.id,
+        id=id_,
+        display_name=id_,
         family=family.name,
-        revision=revision,
+        revision="",
         schedulers=scheduler_infos(),
         limits=ModelLimits(
             min_side=min(64, native.width, native.height),
@@ -90,25 +80,21 @@ def describe(
             side_multiple=factor,
             max_pixels=max_side * max_side,
             min_drawn_pixels=int(family.least_drawn_share * native.width * native.height),
-            max_clip_skip=max(0, min(map(_num_layers, parts.text_encoders)) - 1),
+            max_clip_skip=max(0, num_layers - 1),
         ),
         defaults=_if_distilled(native, parts),
-        aliases=source.aliases,
         capabilities=_capabilities(parts),
         guidance_is_embedded=config.time_cond_proj_dim is not None,
     )
-    info = settings.apply_to(info, source=source.source, place=SETTINGS_FILE)
-    if source.overrides is not None:
-        info = source.overrides.apply_to(info, source=source.source, place=CONFIGURATION)
-    return replace(info, display_name=source.display_name or info.display_name)
+    return files.settings.apply_to(info, source=source, place=SETTINGS_FILE)
 
 
 def _if_distilled(native: ModelDefaults, parts: Components) -> ModelDefaults:
-    """Returns the defaults of a model that was distilled to draw in few steps, if it was.
+    """Returns the defaults of a model that was distilled to few steps, if it was.
 
-    Latent consistency models are told the guidance scale. Turbo and Lightning models, which have
-    learnt their guidance, say no more of themselves than how their timesteps are spaced: others
-    that predict noise do not trail.
+    Latent consistency models take the guidance scale as an input. Turbo and Lightning models, which
+    have learnt their guidance, can only be identified by the spacing of their timesteps: no other
+    models that predict noise have trailing ones.
     """
     config = parts.scheduler_config
     if parts.unet.config.time_cond_proj_dim is not None:
@@ -118,15 +104,6 @@ def _if_distilled(native: ModelDefaults, parts: Components) -> ModelDefaults:
     else:
         return native
     return replace(native, num_inference_steps=_NUM_FEW_STEPS, guidance_scale=guidance_scale)
-
-
-def with_refiner(info: ModelInfo, *, high_noise_frac: float) -> ModelInfo:
-    """Returns the description of a model whose low noise levels a refiner takes."""
-    return replace(
-        info,
-        capabilities=(*info.capabilities, "refiner"),
-        defaults=replace(info.defaults, high_noise_frac=high_noise_frac),
-    )
 
 
 def _capabilities(parts: Components) -> tuple[str, ...]:
@@ -139,50 +116,7 @@ def _capabilities(parts: Components) -> tuple[str, ...]:
     return ("image-to-image", "inpainting", *(name for name, has_it in present.items() if has_it))
 
 
-def latent_projection(folder: Path) -> LatentProjection | None:
-    """Returns a folder's own projection of latents to RGB, if it has one."""
-    path = folder / PREVIEW_FILE
-    if not path.exists():
-        return None
-    content = read_json(path, source=str(folder))
-    try:
-        return LatentProjection(
-            factors=[_numbers(row) for row in _list(content["latent_rgb_factors"])],
-            bias=_numbers(content["latent_rgb_bias"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise LoadError(str(folder), f"{PREVIEW_FILE} is not a projection to RGB") from None
-
-
-def _numbers(value: object) -> list[float]:
-    return [_number(one) for one in _list(value)]
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError
-    return float(value)
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _refuse_other_kinds(source: str, family: Family, config: Mapping[str, object]) -> None:
-    reasons = {
-        f"its UNet takes other conditions than those of {family.name}": (
-            config["addition_embed_type"] not in family.addition_embed_types
-            or config["class_embed_type"] is not None
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise LoadError(source, reason)
-
-
-def _refuse_strangers(source: str, parts: Components) -> None:
+def _refuse_mixed_parts(source: str, parts: Components) -> None:
     """Refuses parts of different models, which would fail at the first request.
 
     A token beyond the vocabulary is worst: on a GPU it breaks the device for the whole process.
@@ -213,11 +147,6 @@ def _refuse_strangers(source: str, parts: Components) -> None:
             raise LoadError(source, reason)
 
 
-def _num_layers(encoder: TextEncoder) -> int:
-    layers: int = encoder.module.config.num_hidden_layers
-    return layers
-
-
 def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
     predicts = config.get("prediction_type", "epsilon")
     if predicts not in ("epsilon", "v_prediction"):
@@ -227,8 +156,3 @@ def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
         return choice_of(config)
     except ValueError as error:
         raise LoadError(source, str(error)) from None
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of a UNet's ``sample_size``, which is one number or two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
