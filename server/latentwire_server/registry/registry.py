@@ -221,7 +221,7 @@ class ModelRegistry:
             # A new one: the traceback of `error` keeps parts of the model in memory.
             failure = self._fail(id_, error)
             self._engine.models.fail(id_, failure)
-        # Before anything else runs: whoever comes now begins another load.
+        # Before anything else runs: the next caller begins another load.
         del self._loads[id_]
         self._progress.end(id_)
         self._on_change()

@@ -162,7 +162,7 @@ class Settings(ModelOptions, ServiceSettings):
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How often a queued client is told its position.",
+        description="How often a queued client is sent its position.",
     )
     replay_ttl_s: float = Field(
         600.0,

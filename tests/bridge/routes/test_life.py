@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -96,6 +97,26 @@ async def test_probes_are_answered_and_ask_the_server_once_a_second(scripted_bri
     assert answers[0].json == {"status": "ready"}
     assert num_asked <= 2
     assert (await scripted_bridge.get("/healthz")).json == {"status": "ok"}
+
+
+async def test_probes_are_not_logged_but_a_change_of_readiness_is(caplog):
+    caplog.set_level(logging.INFO, logger="latentwire_bridge")
+    async with serving(loads=False) as loading, bridging(loading.address) as bridge:
+        for _ in range(3):
+            assert (await bridge.get("/readyz")).status == 503
+        await loading.app.load()
+        await eventually_status(bridge, "/readyz", 200)
+        loading.app._health.stop()
+        await eventually_status(bridge, "/readyz", 503)
+
+    said = [record for record in caplog.records if record.name.startswith("latentwire_bridge.")]
+    assert [record.getMessage() for record in said if "readyz" in record.getMessage()] == []
+    assert [
+        (record.levelname, record.getMessage()) for record in said if "ready" in record.getMessage()
+    ] == [
+        ("INFO", "server is ready"),
+        ("WARNING", "server is not ready reason=not ready after 0.5 s: still loading"),
+    ]
 
 
 async def test_a_server_that_still_loads_is_not_ready_and_healthy_is_the_bridge_only():
