@@ -35,7 +35,7 @@ async def test_an_image_shows_its_prompt_and_its_seed(start) -> None:
     assert len({result.images[0].data for result in results}) == 4
 
 
-async def test_a_crowd_of_all_kinds_is_drawn_right(start) -> None:
+async def test_a_crowd_of_all_kinds_gets_the_expected_images(start) -> None:
     driver = await start(max_rows=6, max_running=5)
     results = await driver.run_all(
         request("plain"),
@@ -77,9 +77,7 @@ async def test_reproducible_calls_always_have_the_same_size(start) -> None:
 
 
 @pytest.mark.parametrize("image_format", ImageFormat)
-async def test_images_come_in_the_format_that_was_asked_for(
-    start, image_format: ImageFormat
-) -> None:
+async def test_images_come_in_the_requested_format(start, image_format: ImageFormat) -> None:
     driver = await start()
     options = OutputOptions(format=image_format, quality=95)
     result = await driver.run(request(output=options))
@@ -87,7 +85,7 @@ async def test_images_come_in_the_format_that_was_asked_for(
     assert result.pixels[0].shape == (64, 64, 3)
 
 
-async def test_the_file_says_how_to_draw_it_again(start) -> None:
+async def test_the_file_says_how_to_generate_it_again(start) -> None:
     driver = await start()
     result = await driver.run(request("twice", num_images=2, seed=2**63 - 1))
     data = result.images[1].data
@@ -99,14 +97,14 @@ async def test_the_file_says_how_to_draw_it_again(start) -> None:
     assert (again.pixels[0] == result.pixels[1]).all()
 
 
-async def test_the_file_says_nothing_if_that_is_wished(start) -> None:
+async def test_the_file_has_no_description_if_the_caller_wants_none(start) -> None:
     driver = await start()
     result = await driver.run(request("secret", output=OutputOptions(metadata_omitted=True)))
     assert b"secret" not in result.images[0].data
     assert b"latentwire" not in result.images[0].data
 
 
-async def test_what_the_encoder_does_not_read_is_said_in_accepted(start) -> None:
+async def test_accepted_warns_of_text_that_the_encoder_does_not_read(start) -> None:
     driver = await start()
     prompt = " ".join(f"w{number}" for number in range(80))
     guided = request(prompt, negative_prompt=prompt, guidance_scale=2.0)
@@ -158,7 +156,7 @@ async def test_only_the_owner_finds_a_generation(start) -> None:
             face("unknown", owner="ann")
 
 
-async def test_the_list_shows_ones_own_in_the_order_served(start) -> None:
+async def test_the_list_shows_the_owners_generations_in_the_order_of_service(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
     running, low, high = request("a"), request("b"), request("c", priority=3)
@@ -195,7 +193,7 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
     assert snapshot.end_time >= snapshot.create_time
 
 
-async def test_a_model_added_later_draws(start) -> None:
+async def test_a_model_that_is_added_later_generates(start) -> None:
     driver = await start()
     driver.add_model(FakeModel(id="second"))
     assert_expected_images(await driver.run(request(model="second")))
@@ -234,14 +232,14 @@ async def test_a_stream_that_is_left_to_the_collector_is_complained_about_and_ca
     await eventually(lambda: driver.state(wanted) is GenerationState.CANCELLED)
 
 
-def living() -> list[Trajectory | Channel]:
+def tracked_objects() -> list[Trajectory | Channel]:
     gc.collect()
     return [one for one in gc.get_objects() if type(one) in {Trajectory, Channel}]
 
 
 async def test_nothing_is_left_behind_after_many_generations(start) -> None:
     # The traceback of another test's error may hold some.
-    earlier = living()
+    earlier = tracked_objects()
     driver = await start()
     for _ in range(5):
         results = await driver.run_all(*[request(prompt) for prompt in "abcdef"])
@@ -250,7 +248,7 @@ async def test_nothing_is_left_behind_after_many_generations(start) -> None:
     await driver.engine.aclose()
     driver.engine = Engine(EngineSettings())
     # The last wake-ups of the event loop still hold their channels.
-    await eventually(lambda: all(any(one is held for held in earlier) for one in living()))
+    await eventually(lambda: all(any(one is held for held in earlier) for one in tracked_objects()))
 
 
 async def test_closing_twice_and_closing_before_the_start_are_fine(start) -> None:

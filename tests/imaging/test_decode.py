@@ -45,7 +45,7 @@ def refused(data: bytes) -> str:
     ("file_format", "options"),
     [("PNG", {}), ("JPEG", {"quality": 95, "subsampling": 0}), ("WEBP", {"lossless": True})],
 )
-def test_the_format_is_told_by_the_bytes(file_format: str, options: dict[str, object]) -> None:
+def test_the_bytes_decide_the_format(file_format: str, options: dict[str, object]) -> None:
     pixels = pixels_of(
         decode_image(file_of(half_red_half_blue(), file_format, **options)), width=40, height=20
     )
@@ -89,7 +89,7 @@ def test_strange_tags_spoil_no_photo(exif: bytes, size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_white(mode: str) -> None:
+def test_transparent_parts_become_white(mode: str) -> None:
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     if mode == "P":
         stored = Image.new("P", (16, 16), 0)
@@ -112,7 +112,7 @@ def test_colours_of_print_are_taken() -> None:
     assert np.abs(pixels[10, 35] - BLUE).max() < 20
 
 
-def test_it_covers_the_size_and_loses_what_stands_over_evenly() -> None:
+def test_it_covers_the_size_and_is_cropped_evenly() -> None:
     image = Image.new("RGB", (300, 100), WHITE)
     image.paste(RED, (100, 0, 200, 100))
     assert np.abs(pixels_of(image, width=50, height=50).astype(int) - RED).max() < 20
@@ -153,7 +153,7 @@ def test_the_area_is_a_limit_too() -> None:
     assert (width, height) == (352, 184)
 
 
-def test_what_is_no_image_is_refused() -> None:
+def test_a_file_that_is_no_image_is_refused() -> None:
     assert refused(b"") == "REQUIRED"
     assert refused(b"hello") == "UNKNOWN_FORMAT"
     assert refused(file_of(half_red_half_blue(), "GIF")) == "UNKNOWN_FORMAT"

@@ -73,7 +73,7 @@ def test_the_description_does_not_change_the_image(pixels, image_format):
     assert read_description(plain.data) is None
 
 
-def test_what_does_not_fit_into_a_jpeg_is_left_out(pixels):
+def test_a_description_that_does_not_fit_into_a_jpeg_is_left_out(pixels):
     description = "x" * 65_536
     jpeg = encode_image(pixels, image_format="jpeg", quality=90, description=description)
     plain = encode_image(pixels, image_format="jpeg", quality=90, description=None)

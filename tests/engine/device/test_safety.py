@@ -59,7 +59,7 @@ async def test_a_checker_that_fails_ends_that_generation_only(start) -> None:
 
 
 @pytest.mark.parametrize("method", list(PreviewMethod))
-async def test_previews_that_no_checker_sees_are_not_sent_and_the_caller_hears_it(
+async def test_previews_that_no_checker_sees_are_not_sent_and_the_caller_is_warned(
     start, method: PreviewMethod
 ) -> None:
     events = EventOptions(preview_interval_steps=1, preview_method=method)

@@ -45,7 +45,7 @@ async def test_it_goes_into_a_smaller_image_after_that_is_made(start) -> None:
     assert (marked.pixels[0] == 255 - unmarked.pixels[0]).all()
 
 
-async def test_what_a_mask_keeps_stays_as_it_was(start) -> None:
+async def test_unmasked_pixels_stay_as_they_are_and_carry_no_watermark(start) -> None:
     kept = np.full((64, 64, 3), 40, np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255

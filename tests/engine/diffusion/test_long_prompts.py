@@ -38,7 +38,7 @@ async def test_both_prompts_of_a_request_are_encoded_at_one_length_and_remembere
     assert sorted(driver.model.encoded_prompts) == sorted(["short", "n", LONG, "n"])
 
 
-async def test_only_what_is_beyond_the_last_chunk_is_told_to_be_dropped(start) -> None:
+async def test_only_text_beyond_the_last_chunk_is_reported_as_dropped(start) -> None:
     driver = await start(FakeModel(max_chunks=2))
     fits, too_long = await driver.run_all(request(LONG), request(LONGER))
     assert fits.events[0].warnings == ()

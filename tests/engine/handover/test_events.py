@@ -100,7 +100,7 @@ async def test_a_preview_shows_the_predicted_image_of_its_step(
         assert np.abs(pixels_of_file(event.data) - colour).max() <= 4
 
 
-async def test_no_previews_unless_asked_for(start) -> None:
+async def test_no_previews_unless_requested(start) -> None:
     driver = await start()
     result = await driver.run(request())
     assert result.of_kind(Preview) == []

@@ -48,7 +48,7 @@ def together_s(estimator: Estimator, wanted: WorkLeft, *company: WorkLeft) -> fl
     return estimator.remaining_s(wanted, rows=rows)
 
 
-def test_nothing_is_said_before_anything_is_measured() -> None:
+def test_nothing_is_estimated_before_anything_is_measured() -> None:
     estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     assert alone_s(estimator, work()) is None
     assert estimator.waits_s(running=[work()], queued=[]) == [None]
@@ -84,7 +84,7 @@ def test_the_same_area_turned_round_is_another_group() -> None:
     assert both == pytest.approx(10 * 2)
 
 
-def test_a_call_that_was_made_smaller_is_not_taken_for_a_whole_one() -> None:
+def test_a_smaller_call_is_not_taken_for_a_full_one() -> None:
     estimator = measured(rows8=4.0)
     for _ in range(2):
         estimator.record_call(GROUP, num_rows=4, seconds=0.5)
@@ -128,7 +128,7 @@ def test_the_least_time_of_an_unmeasured_kind_is_not_guessed() -> None:
     assert estimator.least_s(work(group=Group(model="other", height=8, width=8))) is None
 
 
-def test_nobody_waits_while_there_is_a_place() -> None:
+def test_there_is_no_wait_while_there_is_a_free_place() -> None:
     assert measured(rows2=1.0).waits_s(running=[work()], queued=[]) == [0.0]
 
 
@@ -153,7 +153,5 @@ def test_those_ahead_take_the_places_first() -> None:
 @pytest.mark.parametrize(
     ("wait_s", "expected"), [(None, 1.0), (0.2, 1.0), (7.6, 8.0), (119.0, 119.0), (4000.0, 120.0)]
 )
-def test_callers_are_told_to_come_again_in_whole_seconds(
-    wait_s: float | None, expected: float
-) -> None:
+def test_retry_delays_are_whole_seconds(wait_s: float | None, expected: float) -> None:
     assert retry_after_s(wait_s) == expected

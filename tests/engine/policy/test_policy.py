@@ -184,7 +184,7 @@ def test_a_group_that_comes_late_is_owed_nothing_for_the_time_before() -> None:
 
 
 @pytest.mark.parametrize("urgent", [{"priority": 5}, {"urgent_deadline": 1.0}])
-def test_what_the_urgent_received_is_not_held_against_ordinary_work_of_their_size(
+def test_time_of_urgent_work_is_not_charged_to_ordinary_work_of_its_size(
     urgent: dict[str, Any],
 ) -> None:
     policy = Policy(max_rows=always(2))
@@ -223,7 +223,7 @@ def test_priority_counts_more_than_a_deadline() -> None:
     assert denoised(Policy(max_rows=always(2)), crowd) == ("important",)
 
 
-def test_a_newcomer_waits_behind_those_who_wait() -> None:
+def test_a_newcomer_waits_behind_the_queue() -> None:
     policy = Policy(max_rows=always(2))
     assert denoised(policy, [candidate("a"), candidate("b")]) == ("a",)
     newcomers = [candidate("a"), candidate("b"), candidate("new")]

@@ -56,7 +56,7 @@ async def test_a_deadline_in_danger_goes_first_and_one_that_is_not_takes_its_tur
     assert least <= with_c.count("c") / len(with_c) <= most
 
 
-async def test_a_deadline_that_cannot_be_met_any_more_hurries_nobody(
+async def test_a_deadline_that_can_no_longer_be_met_is_not_urgent(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "DEADLINE_MARGIN", 1e9)

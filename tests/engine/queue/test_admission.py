@@ -22,12 +22,12 @@ from tests.support.fakes import FakeModel
 from tests.support.time_limits import scaled
 
 
-async def test_one_that_starts_at_once_hears_of_no_queue(start) -> None:
+async def test_a_generation_that_starts_at_once_gets_no_queued_event(start) -> None:
     driver = await start()
     assert (await driver.run(request())).of_kind(Queued) == []
 
 
-async def test_the_waiting_hear_of_their_place_as_it_changes(start) -> None:
+async def test_queue_positions_are_sent_as_they_change(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
     streams = [driver.submit(request())]
@@ -45,7 +45,7 @@ async def test_the_waiting_hear_of_their_place_as_it_changes(start) -> None:
         await stream.aclose()
 
 
-async def test_the_waiting_hear_again_while_the_device_is_inside_a_call(start) -> None:
+async def test_queue_positions_are_sent_again_while_the_device_is_inside_a_call(start) -> None:
     driver = await start(max_running=1, queued_event_interval_s=0.02)
     driver.model.hold()
     running, waiting = request(), request()
@@ -177,7 +177,7 @@ async def test_draining_refuses_the_new_ends_the_waiting_and_finishes_the_runnin
     assert driver.model.calls_with("waiting") == []
 
 
-async def test_draining_ends_what_runs_beyond_the_grace(start) -> None:
+async def test_draining_ends_generations_that_run_beyond_the_grace(start) -> None:
     driver = await start()
     driver.model.hold()
     running = request("running")
@@ -193,7 +193,7 @@ async def test_draining_an_idle_engine_ends_at_once(start) -> None:
     await asyncio.wait_for(driver.engine.drain(grace_s=60.0), timeout=scaled(5.0))
 
 
-async def test_closing_ends_what_is_on_its_way(start) -> None:
+async def test_closing_ends_active_generations(start) -> None:
     driver = await start(FakeModel(call_s=0.005), max_running=1)
     wanted = [request(num_inference_steps=1000), request()]
     streams = [driver.submit(one) for one in wanted]

@@ -29,7 +29,7 @@ LOWERED_CALLS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The properties that trajectories must share to share a denoiser call."""
+    """The properties that trajectories must have in common to share a denoiser call."""
 
     model: str
     height: int
@@ -120,7 +120,7 @@ class Policy:
         """Returns the next work, if there is any. Counts its trajectories as served."""
         if not candidates:
             return None
-        self._forget_all_but(candidates)
+        self._keep_only(candidates)
         to_decode = [candidate for candidate in candidates if candidate.needs_decoding]
         to_denoise = [candidate for candidate in candidates if not candidate.needs_decoding]
         has_waited = self._calls_since_decode >= self._decode_interval_ticks
@@ -165,7 +165,7 @@ class Policy:
             return by_turn
         return sorted(by_turn, key=lambda one: one.urgency)
 
-    def _forget_all_but(self, candidates: Sequence[Candidate]) -> None:
+    def _keep_only(self, candidates: Sequence[Candidate]) -> None:
         present = {candidate.id for candidate in candidates}
         for gone in self._turns.keys() - present:
             del self._turns[gone]
