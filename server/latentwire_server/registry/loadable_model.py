@@ -31,7 +31,10 @@ class ModelLoadError(SettingsError):
 
 
 class LoadableModel(Protocol):
-    """A model that is served. Its methods block: loading threads call them, one at a time."""
+    """A model that is served. Its methods block, and are called in loading threads.
+
+    ``spec`` may be called at any time, ``measure`` and ``load`` one at a time.
+    """
 
     @property
     def id(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.app import build
+from latentwire_server.models.loading.model_files import ModelFiles
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.settings.settings import Settings
@@ -20,7 +22,7 @@ from tests.support.server.serving import Serving, events_of, kind, request
 if TYPE_CHECKING:
     from pathlib import Path
 
-import grpc
+    from latentwire_server.models.model_options import ModelEntry
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
@@ -43,6 +45,25 @@ def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
             function()
         assert caught.value.reason == "unet does not load"
         assert str(broken) in str(caught.value)
+
+
+def test_what_was_measured_is_loaded_and_a_later_load_looks_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened = []
+    open_files = ModelFiles.open
+
+    def counted(entry: ModelEntry, **options: Any) -> ModelFiles:
+        opened.append(entry.id)
+        return open_files(entry, **options)
+
+    monkeypatch.setattr(ModelFiles, "open", counted)
+    (model,) = chosen_models(Settings.load({"models": [listed(folder, id="a")]}))
+    for number in (1, 2):
+        size = model.measure(lambda _loaded, _total: None)
+        loaded = model.load(lambda _loaded, _total: None)
+        assert loaded.memory_bytes == pytest.approx(size.weights_bytes, rel=0.02)
+        assert len(opened) == number
 
 
 async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from latentwire_server.models.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -41,6 +41,19 @@ class CheckedFiles:
         if path not in self._json:
             self._json[path] = _read_json(path, source=source)
         return self._json[path]
+
+    def num_elements(self, paths: Iterable[Path], *, source: str, variant: str | None) -> int:
+        """Returns how many numbers the weights of a component have, in files that were checked.
+
+        Raises:
+            LoadError: a file ends before its tensors do.
+        """
+        return sum(
+            sum(self.tensors(path, source=source).values())
+            for path in paths
+            # A variant's name stands before the suffix; without one asked for, none is read.
+            if variant or "." not in path.stem
+        )
 
     def tensors(self, path: Path, *, source: str) -> Mapping[str, int]:
         """Returns how many numbers each tensor of a checked safetensors file has, by its header.

@@ -74,12 +74,7 @@ class AutoencoderFolder:
         Raises:
             LoadError: a file ends before its tensors do.
         """
-        return sum(
-            sum(self._files.tensors(path, source=self._source).values())
-            for path in self._weights
-            # Of a variant, which is not read.
-            if "." not in path.stem
-        )
+        return self._files.num_elements(self._weights, source=self._source, variant=None)
 
     def read(
         self, reader: ComponentReader, *, dtype: torch.dtype

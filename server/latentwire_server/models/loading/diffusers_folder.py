@@ -138,12 +138,7 @@ class DiffusersFolder:
             LoadError: a file ends before its tensors do.
         """
         return {
-            name: sum(
-                sum(self._files.tensors(path, source=self.source).values())
-                for path in paths
-                # A variant's name stands before the suffix; without one asked for, none is read.
-                if self.variant or "." not in path.stem
-            )
+            name: self._files.num_elements(paths, source=self.source, variant=self.variant)
             for name, paths in self._weights.items()
         }
 
