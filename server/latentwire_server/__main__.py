@@ -12,6 +12,7 @@ from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.command_line import fail, parse
 from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,9 @@ def main() -> None:
 
 def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
     """Serves ``models`` until told to stop, and ends the process."""
+    # Torch reads this from the environment alone. Its default is a temporary folder, which may be
+    # empty after a restart.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache() / "inductor"))
     # Torch takes seconds to import: --help and what is set wrong are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415
 

@@ -32,6 +32,8 @@ class ModelSource:
     device: str = "auto"
     backend: str = "auto"
     """How the denoiser is run: a value of ``DenoiserBackend``."""
+    denoiser_cache: Path | None = None
+    """Where converted denoisers are kept for the next start; None: nowhere."""
     display_name: str = ""
     aliases: tuple[str, ...] = ()
     single_file_config: str | None = None

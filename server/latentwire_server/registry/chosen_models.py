@@ -23,6 +23,7 @@ from latentwire_server.models.source import (
 )
 from latentwire_server.settings.files import SettingsError
 from latentwire_server.settings.model_entry import ListedModel, id_of_source
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -183,6 +184,7 @@ def _with_options(
         max_prompt_chunks=_first_given(own.max_prompt_chunks, settings.max_prompt_chunks),
         lora_folder=settings.lora_folder,
         loras=tuple(dict.fromkeys((*settings.loras, *own.loras))),
+        denoiser_cache=user_cache() / "openvino",
     )
 
 

@@ -309,10 +309,10 @@ MISFITS: dict[str, tuple[str, Callable[..., object], str]] = {
         "rank is 5000",
     ),
     "half": (STYLE, lambda t: t.pop(first(t, "lora_B")), "half of the pair is missing"),
-    "half kohya": (PERSON, lambda t: t.pop(first(t, "lora_up")), "not named as an adapter's"),
+    "half kohya": (PERSON, lambda t: t.pop(first(t, "lora_up")), "not named as a LoRA's"),
     "stranger": (STYLE, renamed("unet.", "transformer."), "no network of the model"),
     "no layer": (STYLE, renamed("down_blocks.0", "down_blocks.9"), "has no layer"),
-    "not linear": (STYLE, renamed("attn1.to_q", "norm1"), "takes no adapter"),
+    "not linear": (STYLE, renamed("attn1.to_q", "norm1"), "takes no LoRA"),
     "dora": (STYLE, lambda t: t.update({"unet.x.lora_magnitude_vector": torch.ones(2)}), "DoRA"),
     "lokr": (STYLE, renamed("lora_A", "lokr_w1"), "LoKr"),
     "integers": (STYLE, set_first("lora_A", lambda t: t.int()), "is I32"),
@@ -358,8 +358,8 @@ def test_files_that_do_not_fit_are_not_listed_and_the_reason_is_known(
         "short": "cannot be read as safetensors",
         "pickle": "is a pickle",
         "other-kind": "made with use_dora",
-        "patterns": "no sensible rank_pattern",
-        "no-number": "no sensible r",
+        "patterns": "an invalid rank_pattern",
+        "no-number": "an invalid r",
     }
     # What only its numbers tell is found out when they are read.
     assert {lora.id for lora in info.loras} == {STYLE, "nan"}

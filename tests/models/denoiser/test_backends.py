@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 from latentwire_server.models.denoiser import backends, compiled_unet, inductor
 from latentwire_server.models.denoiser import openvino as openvino_unet
 from latentwire_server.models.denoiser.backends import DenoiserBackend
-from latentwire_server.models.denoiser.compiled_unet import PreparedUnet
+from latentwire_server.models.denoiser.compiled_unet import CompiledUnet
 from latentwire_server.models.denoiser.unet_call import UnetInput, eager
 from latentwire_server.models.errors import BackendError
 from latentwire_server.models.loading.loading import ModelSource, load_model
@@ -61,21 +61,22 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted models are not kept in the cache of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_sensitive_folder(tmp_path_factory.mktemp("tiny"))
 
 
-def source_of(folder: Path, *, backend: str, dtype: str = "float32") -> ModelSource:
-    return ModelSource(id="tiny", source=str(folder), device="cpu", dtype=dtype, backend=backend)
+def source_of(
+    folder: Path, *, backend: str, dtype: str = "float32", cache: Path | None = None
+) -> ModelSource:
+    return ModelSource(
+        id="tiny",
+        source=str(folder),
+        device="cpu",
+        dtype=dtype,
+        backend=backend,
+        denoiser_cache=cache or folder.with_name("cache"),
+    )
 
 
 def skip_without_compiler() -> None:
@@ -197,8 +198,8 @@ def test_a_call_is_padded_to_a_size_that_is_compiled(
         sizes.append(len(rows.latents))
         return eager(unet)(rows)
 
-    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_: ForOneShape(compiled))
-    prepared = PreparedUnet(unet)
+    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_, **__: ForOneShape(compiled))
+    prepared = CompiledUnet(unet)
     for size in (8, 2):
         prepared.prepare(random_input(size))
     sizes.clear()
@@ -222,8 +223,8 @@ def test_sizes_between_powers_of_two_are_compiled_where_that_takes_a_second(
 ) -> None:
     unet = SmallUnet().eval().requires_grad_(requires_grad=False)
     compiler = ForOneShape(eager(unet), takes_minutes=takes_minutes)
-    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_: compiler)
-    prepared = PreparedUnet(unet, backend=DenoiserBackend.INDUCTOR)
+    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_, **__: compiler)
+    prepared = CompiledUnet(unet, backend=DenoiserBackend.INDUCTOR)
     for size in (28, 24, 16, 12):
         prepared.prepare(random_input(size))
     assert prepared.shapes == expected
@@ -237,7 +238,7 @@ def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
     skip_without_compiler()
     unet = SmallUnet().eval().requires_grad_(requires_grad=False)
     with torch.inference_mode():
-        prepared = PreparedUnet(unet, backend=DenoiserBackend.INDUCTOR)
+        prepared = CompiledUnet(unet, backend=DenoiserBackend.INDUCTOR)
         prepared.prepare(random_input(2))
     assert prepared.shapes == ("2x4x8x8",)
     num_graphs = counters["stats"]["unique_graphs"]
@@ -274,7 +275,9 @@ def test_a_compiled_denoiser_that_is_off_is_not_used(
     factor: float,
 ) -> None:
     monkeypatch.setattr(
-        backends, "Inductor", lambda unet: ForOneShape(lambda rows: eager(unet)(rows) * factor)
+        backends,
+        "InductorCompiler",
+        lambda unet: ForOneShape(lambda rows: eager(unet)(rows) * factor),
     )
     model = load_model(source_of(folder, backend="inductor"))
     with caplog.at_level(logging.WARNING):
@@ -357,7 +360,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     openvino = pytest.importorskip("openvino")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "cache"
     convert, num_converted = openvino.convert_model, []
 
     def converts(*arguments: object, **options: object) -> object:
@@ -367,7 +370,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     monkeypatch.setattr(openvino, "convert_model", converts)
 
     def start(source: Path) -> torch.Tensor:
-        model = load_model(source_of(source, backend="openvino"))
+        model = load_model(source_of(source, backend="openvino", cache=cache))
         model.prepare(2)
         assert model.compiled_shapes == ("any", "2x4x8x8")
         return model.denoise(rows_of(model, 2))
@@ -380,7 +383,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     assert not torch.allclose(start(other), first)
     assert len(num_converted) == 2
     # What is broken is made anew.
-    for file in (tmp_path / "latentwire" / "openvino").glob("*.xml"):
+    for file in cache.glob("*.xml"):
         file.write_text("<broken")
     torch.testing.assert_close(start(folder), first)
     assert len(num_converted) == 3

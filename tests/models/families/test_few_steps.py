@@ -96,7 +96,7 @@ def test_a_consistency_model_is_told_the_guidance_scale(consistency_folder: Path
 
 def test_it_is_not_converted(consistency_folder: Path) -> None:
     pytest.importorskip("openvino")
-    with pytest.raises(BackendError, match="told the guidance scale"):
+    with pytest.raises(BackendError, match="takes the guidance scale"):
         load_model(source_of(consistency_folder, backend="openvino"))
     assert load_model(source_of(consistency_folder, backend="auto")).backend_name == "eager"
 

@@ -219,7 +219,7 @@ def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
         index["requires_aesthetics_score"] = True
 
     edit(tmp_path / "model_index.json", asks_for_scores)
-    refused(tmp_path, because="is told 88 numbers besides the prompt")
+    refused(tmp_path, because="takes 88 numbers besides the prompt")
 
 
 @pytest.mark.parametrize("backend", ["openvino"])

@@ -104,8 +104,8 @@ def test_adapters_are_fetched_by_repository_or_by_file(fetched: list[str]) -> No
 @pytest.mark.parametrize(
     ("options", "because"),
     [
-        ({"loras": (MANY,)}, "one .safetensors file, or its name behind the id; there is: ink"),
-        ({"loras": (f"{MANY}/no.safetensors",)}, "there is: none"),
+        ({"loras": (MANY,)}, "one .safetensors file, or its name after the id; found: ink"),
+        ({"loras": (f"{MANY}/no.safetensors",)}, "found: none"),
         ({"vae": "painter/nothing"}, "status 404; private models need HF_TOKEN"),
     ],
 )

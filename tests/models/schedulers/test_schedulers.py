@@ -227,7 +227,7 @@ def test_a_models_own_spacing_holds_under_default_and_gives_way_to_a_named_one()
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        (SchedulerChoice(id="Euler"), "no scheduler is called 'Euler'"),
+        (SchedulerChoice(id="Euler"), "there is no scheduler 'Euler'"),
         (SchedulerChoice(id="ddim", sigmas="karras"), "ddim has no sigmas 'karras'"),
         (SchedulerChoice(id="euler", sigmas=""), "euler has no sigmas ''"),
     ],

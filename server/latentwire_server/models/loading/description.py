@@ -5,37 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from latentwire_server.models.components.autoencoder import vae_scale_factor
 from latentwire_server.models.components.latent_projection import LatentProjection
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.files.checked_files import read_json
-from latentwire_server.models.info import (
-    HIGH_RESOLUTION_STRENGTH,
-    PROMPT_WEIGHTING,
-    ModelDefaults,
-    ModelInfo,
-    ModelLimits,
-    SchedulerChoice,
-)
 from latentwire_server.models.loading.inspection import PREVIEW_FILE, SETTINGS_FILE
-from latentwire_server.models.schedulers.sampler_table import choice_of, scheduler_infos
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.families.family import Family
+    from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.overrides import ModelSettings
     from latentwire_server.models.source import ModelSource
-    from latentwire_server.models.text.clip_encoder import TextEncoder
 
-_NUM_INFERENCE_STEPS: Final = 25
-_NUM_FEW_STEPS: Final = 4
-_NO_GUIDANCE: Final = 1.0
-_TRAILING: Final = ("trailing", "epsilon")
-_EMBEDDED_GUIDANCE_SCALE: Final = 8.5
-_MAX_NATIVE_MULTIPLE: Final = 4
 CONFIGURATION: Final = "[[models]]"
 """Where the operator says what replaces a model's own settings."""
 
@@ -60,64 +43,15 @@ def describe(
     Raises:
         LoadError: it is of a kind that is not served, or its settings are wrong.
     """
-    config = parts.unet.config
-    _refuse_other_kinds(source.source, family, config)
-    _refuse_strangers(source.source, parts)
     refusal = family.refusal(parts)
     if refusal is not None:
         raise LoadError(source.source, refusal)
-    factor = vae_scale_factor(parts.vae)
-    height, width = _pair(config.sample_size)
-    sees_masks = config.in_channels != config.out_channels
-    native = ModelDefaults(
-        high_resolution_fix=None if sees_masks else HIGH_RESOLUTION_STRENGTH,
-        width=width * factor,
-        height=height * factor,
-        num_inference_steps=_NUM_INFERENCE_STEPS,
-        guidance_scale=family.guidance_scale,
-        scheduler=_own_choice(source.source, parts.scheduler_config),
-    )
-    max_side = min(2048, _MAX_NATIVE_MULTIPLE * max(native.width, native.height))
-    info = ModelInfo(
-        id=source.id,
-        display_name=source.id,
-        family=family.name,
-        revision=revision,
-        schedulers=scheduler_infos(),
-        limits=ModelLimits(
-            min_side=min(64, native.width, native.height),
-            max_side=max_side,
-            side_multiple=factor,
-            max_pixels=max_side * max_side,
-            min_drawn_pixels=int(family.least_drawn_share * native.width * native.height),
-            max_clip_skip=max(0, min(map(_num_layers, parts.text_encoders)) - 1),
-        ),
-        defaults=_if_distilled(native, parts),
-        aliases=source.aliases,
-        capabilities=_capabilities(parts),
-        guidance_is_embedded=config.time_cond_proj_dim is not None,
-    )
+    info = family.describe(parts, id_=source.id)
+    info = replace(info, revision=revision, aliases=source.aliases)
     info = settings.apply_to(info, source=source.source, place=SETTINGS_FILE)
     if source.overrides is not None:
         info = source.overrides.apply_to(info, source=source.source, place=CONFIGURATION)
     return replace(info, display_name=source.display_name or info.display_name)
-
-
-def _if_distilled(native: ModelDefaults, parts: Components) -> ModelDefaults:
-    """Returns the defaults of a model that was distilled to draw in few steps, if it was.
-
-    Latent consistency models are told the guidance scale. Turbo and Lightning models, which have
-    learnt their guidance, say no more of themselves than how their timesteps are spaced: others
-    that predict noise do not trail.
-    """
-    config = parts.scheduler_config
-    if parts.unet.config.time_cond_proj_dim is not None:
-        guidance_scale = _EMBEDDED_GUIDANCE_SCALE
-    elif (config.get("timestep_spacing"), config.get("prediction_type", "epsilon")) == _TRAILING:
-        guidance_scale = _NO_GUIDANCE
-    else:
-        return native
-    return replace(native, num_inference_steps=_NUM_FEW_STEPS, guidance_scale=guidance_scale)
 
 
 def with_refiner(info: ModelInfo, *, high_noise_frac: float) -> ModelInfo:
@@ -127,16 +61,6 @@ def with_refiner(info: ModelInfo, *, high_noise_frac: float) -> ModelInfo:
         capabilities=(*info.capabilities, "refiner"),
         defaults=replace(info.defaults, high_noise_frac=high_noise_frac),
     )
-
-
-def _capabilities(parts: Components) -> tuple[str, ...]:
-    present = {
-        "safety-checker": parts.safety_checker is not None,
-        PROMPT_WEIGHTING: parts.prompt_options.is_weighted,
-        "textual-inversion": bool(parts.words),
-        "long-prompts": parts.prompt_options.max_chunks > 1,
-    }
-    return ("image-to-image", "inpainting", *(name for name, has_it in present.items() if has_it))
 
 
 def latent_projection(folder: Path) -> LatentProjection | None:
@@ -168,67 +92,3 @@ def _list(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError
     return value
-
-
-def _refuse_other_kinds(source: str, family: Family, config: Mapping[str, object]) -> None:
-    reasons = {
-        f"its UNet takes other conditions than those of {family.name}": (
-            config["addition_embed_type"] not in family.addition_embed_types
-            or config["class_embed_type"] is not None
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise LoadError(source, reason)
-
-
-def _refuse_strangers(source: str, parts: Components) -> None:
-    """Refuses parts of different models, which would fail at the first request.
-
-    A token beyond the vocabulary is worst: on a GPU it breaks the device for the whole process.
-    """
-    unet, encoders = parts.unet.config, parts.text_encoders
-    channels = parts.vae.config.latent_channels
-    reasons = {
-        "the tokenizer has more tokens than the text encoder": any(
-            len(one.tokenizer) > one.module.config.vocab_size for one in encoders
-        ),
-        "the tokenizer's model_max_length is missing or beyond the text encoder's": any(
-            one.tokenizer.model_max_length > one.module.config.max_position_embeddings
-            for one in encoders
-        ),
-        "the UNet's cross_attention_dim is not the text encoder's hidden_size": (
-            unet.cross_attention_dim != sum(one.module.config.hidden_size for one in encoders)
-        ),
-        "the UNet's out_channels are not the autoencoder's latent_channels": (
-            unet.out_channels != channels
-        ),
-        f"its UNet takes {unet.in_channels} channels; served: the latents' {channels}, or for"
-        f" inpainting {2 * channels + 1}, with a mask and the masked picture's besides": (
-            unet.in_channels not in (channels, 2 * channels + 1)
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise LoadError(source, reason)
-
-
-def _num_layers(encoder: TextEncoder) -> int:
-    layers: int = encoder.module.config.num_hidden_layers
-    return layers
-
-
-def _own_choice(source: str, config: Mapping[str, object]) -> SchedulerChoice:
-    predicts = config.get("prediction_type", "epsilon")
-    if predicts not in ("epsilon", "v_prediction"):
-        # Half of the schedulers cannot take "sample", and would fail in the middle of an image.
-        raise LoadError(source, f"prediction_type {predicts!r} is not epsilon or v_prediction")
-    try:
-        return choice_of(config)
-    except ValueError as error:
-        raise LoadError(source, str(error)) from None
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of a UNet's ``sample_size``, which is one number or two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

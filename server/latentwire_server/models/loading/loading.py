@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentwire_server.models.adapters.lora_sources import lora_paths, with_loras
+from latentwire_server.models.adapters.lora_networks import LoraStore
+from latentwire_server.models.adapters.lora_sources import lora_paths
 from latentwire_server.models.adapters.textual_inversion import load_words, words_in
 from latentwire_server.models.components.placement import check_parts, place
 from latentwire_server.models.components.watermark import load_watermark, with_watermark
@@ -130,8 +131,10 @@ def _load_model(source: ModelSource) -> UnetModel:
         revisions.append(refiner.info.revision)
     info = replace(info, revision="+".join(revisions))
     paths = lora_paths(source)
+    loras = None
     if paths:
-        components, info = with_loras(components, info, family=family, paths=paths)
+        loras = LoraStore(paths, components, loader=family.lora_loader)
+        info = loras.listed_in(info)
     info = _with_limits(info, source.limit_overrides)
     if source.watermark:
         info = with_watermark(info, source=source.source)
@@ -140,7 +143,9 @@ def _load_model(source: ModelSource) -> UnetModel:
         info,
         components,
         backend=DenoiserBackend(source.backend),
+        cache=source.denoiser_cache,
         refiner=refiner,
+        loras=loras,
     )
 
 
@@ -154,7 +159,7 @@ def _taught(source: ModelSource, parts: Components) -> Components:
         learnt = load_words if has_weights() else words_in
         words = learnt(source.embeddings_folder.expanduser(), parts.text_encoders)
     encoders = tuple(
-        encoder.reading(options, has_words=bool(words)) for encoder in parts.text_encoders
+        encoder.with_options(options, has_embeddings=bool(words)) for encoder in parts.text_encoders
     )
     return replace(parts, text_encoders=encoders, prompt_options=options, words=words)
 
@@ -198,7 +203,9 @@ def _load_refiner(
         parts = _taught(source, parts)
     own = _placed(source, family, parts, device=device)
     described = describe(source, family, own, revision=revision, settings=settings)
-    return family.model(described, own, backend=DenoiserBackend(base.backend))
+    return family.model(
+        described, own, backend=DenoiserBackend(base.backend), cache=base.denoiser_cache
+    )
 
 
 def _shared_encoders(
