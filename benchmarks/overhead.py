@@ -15,6 +15,7 @@ from latentwire_server.engine.settings import EngineSettings
 from latentwire_server.models.loading.loading import ModelSource, load_model
 from latentwire_server.requests.completion import complete
 from latentwire_server.requests.draft import RequestDraft
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,12 @@ class BareEngine:
     def __init__(self, folder: Path, *, service: Service) -> None:
         """Takes a diffusers folder and the service whose settings hold here too."""
         info = service.info
-        source = ModelSource(id="bare", source=str(folder), backend=info.denoiser_backend)
+        source = ModelSource(
+            id="bare",
+            source=str(folder),
+            backend=info.denoiser_backend,
+            denoiser_cache=user_cache() / "openvino",
+        )
         self._engine = Engine({}, EngineSettings(max_rows=info.max_rows))
         # That thread ends, and with it the threads it has for torch: the engine's own must not have
         # to share the cores with them.

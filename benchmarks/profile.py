@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.architectures import model_folder
 from latentwire_server.models.loading.loading import ModelSource, load_model
 from latentwire_server.models.protocol import DenoiserInput
+from latentwire_server.settings.user_folders import user_cache
 
 _NUM_CALLS = 5
 
@@ -20,7 +21,10 @@ def main() -> int:
     """Prints the operations that take most, over some calls after the first."""
     options = _options()
     source = ModelSource(
-        id=options.model, source=str(model_folder(options.model)), backend=options.backend
+        id=options.model,
+        source=str(model_folder(options.model)),
+        backend=options.backend,
+        denoiser_cache=user_cache() / "openvino",
     )
     model = load_model(source)
     shape = model.latent_shape(width=options.side, height=options.side)

@@ -7,7 +7,7 @@ class LoraError(Exception):
     """A LoRA cannot be used; the text is one line without its path."""
 
     def __init__(self, id_: str, reason: str) -> None:
-        super().__init__(f"adapter {id_!r}: {reason}")
+        super().__init__(f"LoRA {id_!r}: {reason}")
         self.id = id_
         self.reason = reason
 

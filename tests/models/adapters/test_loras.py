@@ -17,12 +17,13 @@ from latentwire_server.engine.errors import LoraUnusable
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.adapters import lora_networks as lora_store
 from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
-from tests.models.families.test_image_to_image import picture
 from tests.support.engine.driving import Driver
+from tests.support.models.images import coloured_blobs
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
     SIDE,
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -38,17 +39,8 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # PEFT, of what the oracle and the server both want.
-    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
-TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
 
 STYLE, PERSON, WORDS = "style", "person", "words"
 CASES = [
@@ -64,7 +56,7 @@ CASES = [
     Case(name="without guidance", loras=((PERSON, 1.0),), guidance_scale=1.0),
     Case(name="words", loras=((WORDS, 1.0),), clip_skip=1),
     Case(name="three", loras=((WORDS, 0.5), (STYLE, 0.5), (PERSON, 0.5)), width=2 * SIDE),
-    Case(name="from a picture", loras=((STYLE, 1.0),), image=picture(1), strength=0.6),
+    Case(name="from a picture", loras=((STYLE, 1.0),), image=coloured_blobs(1), strength=0.6),
     Case(name="none, without guidance", guidance_scale=1.0, scheduler="ddim"),
 ]
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
 A1111, DIFFUSERS = "many.safetensors", "learned_embeds.safetensors"
 PROMPTS = ["a <cat-toy> on blue", "many, circle", "<cat-toy> many <cat-toy>", "a red circle"]
 

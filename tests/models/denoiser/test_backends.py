@@ -26,6 +26,7 @@ from latentwire_server.models.loading.loading import ModelSource, load_model
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from tests.support.models.oracle import (
     SIDE,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -41,14 +42,11 @@ if TYPE_CHECKING:
     from latentwire_server.models.protocol import DiffusionModel
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
     # Inductor's own.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-TOLERANCE = 2
 # Inductor takes most of a minute for each.
 PREPARED_ROWS = {"inductor": (4,), "openvino": (4, 2)}
 COMPILED_SHAPES = {"inductor": ("4x4x8x8",), "openvino": ("any", "4x4x8x8", "2x4x8x8")}

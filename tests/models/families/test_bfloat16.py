@@ -13,8 +13,6 @@ from latentwire_server.models.source import EMBEDDED_FOLDER, ModelSource
 from tests.support.engine.driving import pixels_of_file
 from tests.support.models.oracle import Case, EngineDrawings, Oracle
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 LEAST_PSNR = 40.0
 CASES = [
     Case(name="ddim", scheduler="ddim"),

@@ -15,6 +15,7 @@ from latentwire_server.models.loading.loading import load_model
 from tests.support.models.folders import source_of
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -25,14 +26,6 @@ from tests.support.models.tiny_xl_models import XL_SCHEDULER, build_xl_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
-TOLERANCE = 2
 
 
 def given(unet: Any) -> dict[str, Any]:

@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # PEFT, of what is wanted here.
-    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
-]
-
 MODEL, STYLE, MANY = "painter/tiny", "painter/style", "painter/many"
 
 

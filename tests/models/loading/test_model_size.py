@@ -24,8 +24,6 @@ from tests.support.models.tiny_xl_models import build_xl_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 VECTORS = 4
 
 

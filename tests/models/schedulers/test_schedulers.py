@@ -18,12 +18,6 @@ from latentwire_server.models.schedulers.sampler_table import (
     scheduler_infos,
 )
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
 STABLE_DIFFUSION_15 = {
     "_class_name": "PNDMScheduler",
     "num_train_timesteps": 1000,

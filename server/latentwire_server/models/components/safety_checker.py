@@ -7,7 +7,8 @@ Device thread only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -25,24 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnloadedSafetyChecker:
     """A safety checker whose weights are not loaded, as part of a model's spec."""
 
-    def __init__(self, *, hides_previews: bool) -> None:
-        self._hides_previews = hides_previews
-
-    @property
-    def hides_previews(self) -> bool:
-        """Whether previews are held back. Any thread."""
-        return self._hides_previews
-
-    @property
-    def num_bytes(self) -> int:
-        """Zero: there are no weights."""
-        return 0
+    hides_previews: bool
+    num_bytes: int = 0
 
     def flags(self, pixels: NDArray[np.uint8]) -> bool:
-        """Raises: a spec checks no images."""
         raise NotImplementedError
 
 
@@ -64,18 +55,12 @@ class ClipSafetyChecker:
         self._module = module
         self._processor = processor
         self._device = module.concept_embeds.device
-        self._hides_previews = hides_previews
+        self.hides_previews: Final = hides_previews
         # NaN exceeds no threshold, and would pass as safe.
         module.visual_projection.register_forward_hook(_refuse_non_finite)
 
     @property
-    def hides_previews(self) -> bool:
-        """Whether previews are held back, as they could show a withheld image. Any thread."""
-        return self._hides_previews
-
-    @property
     def num_bytes(self) -> int:
-        """The size of its weights on the device."""
         return held_bytes([self._module])
 
     @torch.inference_mode()

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
 _ABSENT: Final = [None, None]
 _MAX_NATIVE_MULTIPLE: Final = 4
-_MAX_SIDE: Final = 2048
 _FEW_STEPS: Final = 4
 _EMBEDDED_GUIDANCE_SCALE: Final = 8.5
 _TRAILING: Final = ("trailing", "epsilon")
@@ -94,6 +93,8 @@ class Family:
     capabilities: tuple[str, ...] = ("image-to-image", "inpainting")
     """What every model of the family can do."""
     schedulers: Callable[[], tuple[SchedulerInfo, ...]] = scheduler_infos
+    limits: ModelLimits = field(default_factory=ModelLimits)
+    """Before those that follow from a model's own size and parts."""
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
     min_native_share: float = 0.0
@@ -121,7 +122,7 @@ class Family:
             side * factor for side in ((size, size) if isinstance(size, int) else size)
         )
         layers = min(one.module.config.num_hidden_layers for one in parts.text_encoders)
-        max_side = min(_MAX_SIDE, _MAX_NATIVE_MULTIPLE * max(width, height))
+        max_side = min(self.limits.max_side, _MAX_NATIVE_MULTIPLE * max(width, height))
         is_inpainting = config.in_channels != config.out_channels
         native = ModelDefaults(
             width=width,
@@ -143,8 +144,9 @@ class Family:
             family=self.name,
             revision="",
             schedulers=self.schedulers(),
-            limits=ModelLimits(
-                min_side=min(64, width, height),
+            limits=replace(
+                self.limits,
+                min_side=min(self.limits.min_side, width, height),
                 max_side=max_side,
                 side_multiple=factor,
                 max_pixels=max_side * max_side,

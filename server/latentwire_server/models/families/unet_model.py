@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import torch
 
@@ -62,9 +62,9 @@ class UnetModel(ABC):
         Raises:
             BackendError: the backend is not available here, or not for this UNet.
         """
-        self._info = info
+        self.info: Final = info
         self._parts = components
-        self._refiner = refiner
+        self.refiner: Final = refiner
         self._loras = loras
         self._unet = CompiledUnet(components.unet, backend=backend, cache=cache)
         self._vae = Autoencoder(components.vae, may_encode_in_float32=self._may_encode_in_float32)
@@ -82,29 +82,20 @@ class UnetModel(ABC):
         return self.encode_prompt(prompt, clip_skip=0, num_chunks=num_chunks)
 
     @property
-    def info(self) -> ModelInfo:
-        """What the model is and can do."""
-        return self._info
-
-    @property
     def device_name(self) -> str:
-        """The device that computes."""
         return str(self._device)
 
     @property
     def dtype_name(self) -> str:
-        """The number format that the denoiser computes in."""
         return dtype_name(self._dtype)
 
     @property
     def backend_name(self) -> str:
-        """How the denoiser is run; for ``auto`` the backend in use."""
         return self._unet.backend.value
 
     @property
     def memory_bytes(self) -> int:
-        """The size of the weights and compiled programs on the device, the refiner's included."""
-        models = [self] if self._refiner is None else [self, self._refiner]
+        models = [self] if self.refiner is None else [self, self.refiner]
         networks = [one for model in models for one in model._parts.networks.values()]  # noqa: SLF001
         checker = self._parts.safety_checker
         return (
@@ -115,33 +106,23 @@ class UnetModel(ABC):
 
     @property
     def sees_masks(self) -> bool:
-        """Whether the denoiser is made for inpainting, and takes ``mask_latents``."""
         return self._num_mask_channels > 0
 
     @property
     def compiled_shapes(self) -> tuple[str, ...]:
-        """The input shapes with a compiled program."""
         return self._unet.shapes
 
     @property
-    def refiner(self) -> UnetModel | None:
-        """The model for the low noise levels, if there is one."""
-        return self._refiner
-
-    @property
     def safety_checker(self) -> SafetyChecker | None:
-        """Decides which images are withheld, if there is one."""
         return self._parts.safety_checker
 
     @property
     def watermark(self) -> Watermark | None:
-        """Marks finished images, if the operator wants it."""
         return self._parts.watermark
 
     @torch.inference_mode()
     def prepare(self, num_rows: int) -> None:
-        """Compiles the denoiser for ``num_rows`` rows of the model's own size."""
-        defaults = self._info.defaults
+        defaults = self.info.defaults
         shape = self.latent_shape(width=defaults.width, height=defaults.height)
         generator = torch.Generator().manual_seed(0)
         text = self.encode_prompt("", clip_skip=0)
@@ -160,11 +141,9 @@ class UnetModel(ABC):
         return self._parts.text_encoders[0].dropped(prompt)
 
     def num_chunks(self, prompt: str) -> int:
-        """Returns how many chunks of the text encoders' size ``prompt`` takes."""
         return max(encoder.num_chunks(prompt) for encoder in self._parts.text_encoders)
 
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
-        """Returns (channels, height, width) of the latents of one image."""
         channels: int = self._parts.unet.config.out_channels
         factor = self._vae.scale_factor
         return channels, height // factor, width // factor
@@ -177,7 +156,6 @@ class UnetModel(ABC):
         num_skipped: int = 0,
         noise_range: NoiseRange | None = None,
     ) -> DiffusersScheduler:
-        """Creates the scheduler of one trajectory from the model's own configuration."""
         return DiffusersScheduler(
             choice,
             self._parts.scheduler_config,
@@ -194,26 +172,22 @@ class UnetModel(ABC):
 
     def _with_parts(self, parts: Components) -> UnetModel:
         # Compiled programs have no LoRAs: these calls run eagerly.
-        return type(self)(self._info, parts, backend=DenoiserBackend.EAGER, refiner=self._refiner)
+        return type(self)(self.info, parts, backend=DenoiserBackend.EAGER, refiner=self.refiner)
 
     @torch.inference_mode()
     def encode_image(self, image: torch.Tensor) -> VaePosterior:
-        """Encodes one image, (1, 3, height, width) float32 in [-1, 1]."""
         return self._vae.encode(image)
 
     @torch.inference_mode()
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:
-        """Predicts the noise (or velocity) of each row, (rows, channels, height, width) float32."""
         return self._unet(self._input(rows)).float()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes one image, (3, height, width) float32, from 0 for black to 1, not clamped."""
         return self._vae.decode(latents)
 
     @torch.inference_mode()
     def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
-        """Projects the latents of one image linearly to RGB, (3, height, width) in [0, 1]."""
         return self._parts.projection.project(latents.to(self._device))
 
     def _input(self, rows: DenoiserInput) -> UnetInput:

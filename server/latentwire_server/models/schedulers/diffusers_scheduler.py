@@ -68,14 +68,7 @@ class DiffusersScheduler:
         num_skipped: int = 0,
         noise_range: NoiseRange | None = None,
     ) -> None:
-        """Creates the scheduler and its timesteps.
-
-        Args:
-            choice: The scheduler and the spacing of its noise levels.
-            config: The model's own scheduler configuration.
-            num_inference_steps: The number of steps that the noise levels are spaced for.
-            num_skipped: The number of steps left out at the start.
-            noise_range: The noise levels to take; None: all.
+        """Creates the scheduler from a model's configuration, as ``create_scheduler`` says.
 
         Raises:
             ValueError: there is no such scheduler or spacing, or it cannot take so many steps.
@@ -100,24 +93,19 @@ class DiffusersScheduler:
 
     @property
     def num_evaluations(self) -> int:
-        """The number of denoiser evaluations that the whole trajectory needs."""
         return len(self._timesteps)
 
     @property
     def init_noise_sigma(self) -> float:
-        """The factor that turns unit noise into the initial latents."""
         return float(self._scheduler.init_noise_sigma)
 
     def timestep(self, position: int) -> float:
-        """Returns the timestep of evaluation ``position``."""
         return float(self._timesteps[position])
 
     def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
-        """Returns the latents as the denoiser expects them."""
         return self._scheduler.scale_model_input(latents, self._timesteps[position])
 
     def add_noise(self, original: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
-        """Returns an image's latents with the noise that they have before ``position``."""
         return self._scheduler.add_noise(original, noise, self._timesteps[position : position + 1])
 
     def predicted_original(
@@ -147,7 +135,6 @@ class DiffusersScheduler:
         *,
         generators: Sequence[torch.Generator],
     ) -> torch.Tensor:
-        """Returns the latents of the next evaluation."""
         options = dict(self._options)
         if self._takes_generator:
             options["generator"] = list(generators)
@@ -172,7 +159,6 @@ class DiffusersScheduler:
         return vars(self._scheduler)
 
     def joined(self, others: Sequence[Self]) -> Self:
-        """Returns a scheduler for the images of this one and the others, which stay unchanged."""
         joined, states = copy.copy(self), [one.state for one in (self, *others)]
         joined.state.update(
             (name, _joined_values([state[name] for state in states])) for name in states[0]
@@ -180,7 +166,6 @@ class DiffusersScheduler:
         return joined
 
     def take_back(self, joined: Self, *, images: slice) -> None:
-        """Takes over the state of ``images``, its own, from a scheduler that ``joined`` made."""
         for name, value in joined.state.items():
             self.state[name] = _part_of(value, images)
 
