@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,13 @@ import hypothesis
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.support.crash_safe_scheduling import CrashSafeScheduling
+from tests.support.time_limits import SCALE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from xdist.remote import Producer
 
 TESTS = Path(__file__).parent
 # Cheapest first: a broken contract or rule is heard of within seconds.
@@ -33,16 +39,39 @@ for _name in [name for name in os.environ if name.startswith("LATENTWIRE_")]:
         del os.environ[_name]
 # A shell starts background jobs deaf to Ctrl-C; the programs under test must hear it nevertheless.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# OpenVINO reports its use from a forked child. A child of a worker inherits the worker's threads'
+# locks, which kills it or leaves it waiting, and the pipe to the controller: while it lives, the
+# controller does not notice that the worker is dead. Where the package that reports is missing,
+# OpenVINO does without.
+sys.modules["openvino_telemetry"] = None
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _refuse_to_fork() -> None:
+    message = "a test forks its worker"
+    raise RuntimeError(message)
+
+
+# What is raised there is reported as unraisable, and so fails the test.
+os.register_at_fork(before=_refuse_to_fork)
 
 # Time limits are pytest-timeout's; the same examples in every run.
 hypothesis.settings.register_profile("latentwire", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("latentwire")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> CrashSafeScheduling:
+    return CrashSafeScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the folders in the order above, and in each the slow tests last."""
+    """Runs the folders in the order above, and in each the slow tests last; scales time limits."""
+    for item in items if SCALE != 1 else ():
+        limit = item.get_closest_marker("timeout")
+        seconds = limit.args[0] if limit else float(item.config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * SCALE), append=False)
     rank = {folder: number for number, folder in enumerate(FOLDERS)}
     items.sort(
         key=lambda item: (

@@ -12,6 +12,7 @@ from latentwire._cli import main
 from tests.support.client.both_clients import InThreads, OnLoop
 from tests.support.client.drawing import draw
 from tests.support.client.scripted_server import ScriptedServicer, serving
+from tests.support.time_limits import scaled
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def process(environment, tmp_path, servicer):
             env=environment,
             cwd=tmp_path,
             capture_output=True,
-            timeout=50,
+            timeout=scaled(50),
             check=False,
         )
 

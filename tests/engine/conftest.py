@@ -13,6 +13,7 @@ pytest.register_assert_rewrite("tests.support.engine.detectors", "tests.support.
 # Before the first import of the checks, so that their failures say what was compared.
 from tests.support.engine.driving import Driver  # noqa: E402
 from tests.support.fakes import FakeModel  # noqa: E402
+from tests.support.time_limits import scaled  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +40,7 @@ async def start() -> AsyncIterator[Callable[..., Awaitable[Driver]]]:
         await driver.engine.aclose()
     for thread in set(threading.enumerate()) - threads:
         if thread.name.startswith("latentwire-encode"):
-            thread.join(timeout=5)
+            thread.join(timeout=scaled(5))
     left = [one for one in set(threading.enumerate()) - threads if one.name.startswith("latent")]
     assert left == []
     assert asyncio.all_tasks() == {asyncio.current_task()}

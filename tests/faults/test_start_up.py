@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.server.process import REPOSITORY
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 
 def start(*flags: str, folder: Path, **environment: str) -> list[str]:
@@ -27,7 +28,7 @@ def start(*flags: str, folder: Path, **environment: str) -> list[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **environment},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=scaled(50),
         check=False,
     )
     assert ended.returncode == 2, ended.stderr

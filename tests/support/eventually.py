@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from tests.support.time_limits import scaled
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,7 +17,7 @@ _PAUSE_S = 0.002
 
 async def eventually(condition: Callable[[], object], *, timeout_s: float = TIMEOUT_S) -> None:
     """Returns as soon as ``condition()`` is true; fails the test if it does not become so."""
-    give_up_at = time.monotonic() + timeout_s
+    give_up_at = time.monotonic() + scaled(timeout_s)
     while not condition():
         if time.monotonic() > give_up_at:
             message = f"not within {timeout_s} s: {condition}"
@@ -25,7 +27,7 @@ async def eventually(condition: Callable[[], object], *, timeout_s: float = TIME
 
 def eventually_sync(condition: Callable[[], object], *, timeout_s: float = TIMEOUT_S) -> None:
     """Does the same on a thread that may block."""
-    give_up_at = time.monotonic() + timeout_s
+    give_up_at = time.monotonic() + scaled(timeout_s)
     while not condition():
         if time.monotonic() > give_up_at:
             message = f"not within {timeout_s} s: {condition}"

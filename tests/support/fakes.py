@@ -28,6 +28,7 @@ from latentwire_server.models.info import (
     SchedulerInfo,
 )
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ SIZE_FACTOR = 8
 MAX_WORDS = 75
 TRACE = 0.05
 """How much of the first noise is left in the finished picture."""
-HOLD_TIMEOUT_S = 30.0
+HOLD_TIMEOUT_S = scaled(30.0)
 HELD_TOO_LONG = f"held for more than {HOLD_TIMEOUT_S} s"
 
 Fault = tuple["Callable[[Call], bool]", "Callable[[torch.Tensor, Call], torch.Tensor]"]

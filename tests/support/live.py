@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.time_limits import scaled
 from tests.support.tooling import BUF, ROOT, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = scaled(240)
 CALL_TIMEOUT_S = 120
 SERVER = "localhost:50051"
 BRIDGE = "localhost:9225"
@@ -98,7 +99,7 @@ def _wait_until_ready(live: Live) -> None:
 
 def _wait_until_gone(process: subprocess.Popen[bytes]) -> None:
     """Waits for a process and all that it has started."""
-    process.wait(timeout=30)
+    process.wait(timeout=scaled(30))
     give_up_at = time.monotonic() + 30
     with suppress(ProcessLookupError):
         while time.monotonic() < give_up_at:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.support.time_limits import scaled
+
 ROOT = Path(__file__).parents[2]
 PROTO = Path("latentwire/v1/image_generation.proto")
 OLDEST_PYTHON = ROOT / ".venv-oldest/bin/python"
@@ -22,7 +24,7 @@ def run(*command: object, timeout_s: float = 50, **options: object) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=scaled(timeout_s),
         **{"cwd": ROOT, **options},
     )
     assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.bridge.described import DESCRIPTION
+from tests.support.time_limits import scaled
 
 REPOSITORY = Path(__file__).parents[3]
 CHECKS = (
@@ -20,9 +21,9 @@ CHECKS = (
     "response_headers_conformance", "response_schema_conformance", "negative_data_rejection",
     "unsupported_method", "allow_header_conformance",
 )  # fmt: skip
-TIMEOUT_S = 150.0
+TIMEOUT_S = 300.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(360)]
 
 
 async def schemathesis_on(bridge, folder: Path, location: str, *flags: str) -> tuple[int, str]:
@@ -42,7 +43,7 @@ async def schemathesis_on(bridge, folder: Path, location: str, *flags: str) -> t
         },
     )
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(scaled(TIMEOUT_S)):
             printed, _ = await process.communicate()
     finally:
         if process.returncode is None:

@@ -40,6 +40,7 @@ from tests.support.fake_faults import (
     with_prompt,
 )
 from tests.support.fakes import FakeModel
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from tests.support.engine.driving import Result
@@ -264,7 +265,7 @@ async def test_a_bug_in_the_loop_itself_ends_everything(start, monkeypatch, capl
 
     monkeypatch.setattr("latentwire_server.engine.policy.policy.Policy.choose", choose)
     stream = driver.engine.submit(request())
-    await asyncio.wait_for(driver.engine.failed.wait(), timeout=10)
+    await asyncio.wait_for(driver.engine.failed.wait(), timeout=scaled(10))
     with pytest.raises(DeviceFailed):
         async for _ in stream:
             pass
@@ -292,7 +293,7 @@ async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
 
     monkeypatch.setattr(Housekeeper, "look_around", look_around)
     stream = driver.engine.submit(request())
-    await asyncio.wait_for(driver.engine.failed.wait(), timeout=10)
+    await asyncio.wait_for(driver.engine.failed.wait(), timeout=scaled(10))
     await stream.aclose()
     assert "housekeeping failed" in caplog.text
     assert driver.engine.status().has_failed

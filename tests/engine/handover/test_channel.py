@@ -28,6 +28,7 @@ from latentwire_server.engine.events import (
 from latentwire_server.engine.handover.channel import Channel
 from tests.support.engine.requests import request
 from tests.support.eventually import eventually
+from tests.support.time_limits import scaled
 
 ACCEPTED = Accepted(request=request())
 COMPLETED = Completed(
@@ -240,7 +241,7 @@ async def test_publishing_never_waits_for_a_reader_that_does_not_read() -> None:
     thread = threading.Thread(target=publish)
     thread.start()
     # The event loop is blocked here, so that nothing is read.
-    thread.join(timeout=20)
+    thread.join(timeout=scaled(20))
     assert not thread.is_alive()
     assert reader.channel.statistics().waiting_count == 1
 

@@ -19,6 +19,7 @@ from tests.support.engine.driving import read
 from tests.support.engine.requests import request
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
+from tests.support.time_limits import scaled
 
 
 async def test_one_that_starts_at_once_hears_of_no_queue(start) -> None:
@@ -189,7 +190,7 @@ async def test_draining_ends_what_runs_beyond_the_grace(start) -> None:
 
 async def test_draining_an_idle_engine_ends_at_once(start) -> None:
     driver = await start()
-    await asyncio.wait_for(driver.engine.drain(grace_s=60.0), timeout=5.0)
+    await asyncio.wait_for(driver.engine.drain(grace_s=60.0), timeout=scaled(5.0))
 
 
 async def test_closing_ends_what_is_on_its_way(start) -> None:

@@ -13,6 +13,7 @@ import aiohttp
 from latentwire_bridge.app import running
 from latentwire_bridge.settings import load_settings
 from tests.support.bridge.described import assert_described
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -94,7 +95,7 @@ async def bridging(server: str, **settings: object) -> AsyncIterator[Bridge]:
     loaded = await asyncio.to_thread(load_settings, flags)
     async with (
         running(loaded) as url,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=scaled(30))) as session,
     ):
         yield Bridge(url=url, session=session)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import huggingface_hub
 from aiohttp import web
 
+from tests.support.time_limits import scaled
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -31,7 +33,7 @@ def fake_hub(
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        port = asyncio.run_coroutine_threadsafe(_start(runner), loop).result(timeout=10)
+        port = asyncio.run_coroutine_threadsafe(_start(runner), loop).result(timeout=scaled(10))
         constants = huggingface_hub.constants
         url = f"http://127.0.0.1:{port}"
         monkeypatch.setattr(constants, "ENDPOINT", url)
@@ -44,7 +46,7 @@ def fake_hub(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield fetched
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=scaled(10))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

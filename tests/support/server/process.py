@@ -17,14 +17,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from tests.support.eventually import eventually_sync
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "tests.support.server.serve")
-START_TIMEOUT_S = 40.0
-STOP_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class ServerProcess:
     def health(self) -> int | None:
         stub = health_pb2_grpc.HealthStub(self.channel)
         try:
-            return stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+            return stub.Check(health_pb2.HealthCheckRequest(), timeout=scaled(5)).status
         except grpc.RpcError:
             return None
 
@@ -58,7 +59,7 @@ class ServerProcess:
         return time.monotonic()
 
     def exit_code(self, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        return self.process.wait(timeout_s)
+        return self.process.wait(scaled(timeout_s))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from latentwire_server.models.info import ModelSize
 from latentwire_server.registry.chosen_models import ModelToLoad
 from latentwire_server.settings.settings import load_settings
 from tests.support.fakes import FakeModel
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -113,7 +114,7 @@ class ServedModel:
     def _load(self, report: Callable[[int, int], None]) -> FakeModel:
         self.num_loads += 1
         report(self.size_bytes // 2, self.size_bytes)
-        assert self._may_load.wait(timeout=30)
+        assert self._may_load.wait(timeout=scaled(30))
         if self.error is not None:
             raise self.error
         model = FakeModel(id=self.id) if self.make is None else self.make()
