@@ -17,7 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from latentwire_server.models.source import EMBEDDED_FOLDER
+from latentwire_server.models.model_options import EMBEDDED_FOLDER
 from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:

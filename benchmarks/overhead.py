@@ -12,7 +12,8 @@ from benchmarks.summary import spread
 from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.events import Completed
 from latentwire_server.engine.settings import EngineSettings
-from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.models.loading.model_files import ModelFiles
+from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.requests.completion import complete
 from latentwire_server.requests.draft import RequestDraft
 from latentwire_server.settings.user_folders import user_cache
@@ -49,17 +50,14 @@ class BareEngine:
     def __init__(self, folder: Path, *, service: Service) -> None:
         """Takes a diffusers folder and the service whose settings hold here too."""
         info = service.info
-        source = ModelSource(
-            id="bare",
-            source=str(folder),
-            backend=info.denoiser_backend,
-            denoiser_cache=user_cache() / "openvino",
-        )
+        source = ModelEntry(id="bare", source=str(folder), denoiser_backend=info.denoiser_backend)
         self._engine = Engine({}, EngineSettings(max_rows=info.max_rows))
         # That thread ends, and with it the threads it has for torch: the engine's own must not have
         # to share the cores with them.
         with ThreadPoolExecutor(1) as loading:
-            self._model = loading.submit(load_model, source).result()
+            self._model = loading.submit(
+                lambda: ModelFiles.open(source).load(denoiser_cache=user_cache() / "openvino")
+            ).result()
             loading.submit(self._engine.warm_up, self._model).result()
         self._engine.add_model(self._model)
 

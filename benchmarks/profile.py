@@ -9,7 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.architectures import model_folder
-from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.models.loading.model_files import ModelFiles
+from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import DenoiserInput
 from latentwire_server.settings.user_folders import user_cache
 
@@ -20,13 +21,10 @@ _NUM_CALLS = 5
 def main() -> int:
     """Prints the operations that take most, over some calls after the first."""
     options = _options()
-    source = ModelSource(
-        id=options.model,
-        source=str(model_folder(options.model)),
-        backend=options.backend,
-        denoiser_cache=user_cache() / "openvino",
+    source = ModelEntry(
+        id=options.model, source=str(model_folder(options.model)), denoiser_backend=options.backend
     )
-    model = load_model(source)
+    model = ModelFiles.open(source).load(denoiser_cache=user_cache() / "openvino")
     shape = model.latent_shape(width=options.side, height=options.side)
     rows = DenoiserInput(
         latents=torch.randn((options.rows, *shape), generator=torch.Generator().manual_seed(0)),

@@ -17,7 +17,7 @@ from latentwire_server.settings.user_folders import user_cache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.settings.settings import Settings
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     run(settings, models)
 
 
-def run(settings: Settings, models: Sequence[ModelToLoad]) -> NoReturn:
+def run(settings: Settings, models: Sequence[LoadableModel]) -> NoReturn:
     """Serves ``models`` until told to stop, and ends the process."""
     # Torch reads this from the environment alone. Its default is a temporary folder, which may be
     # empty after a restart.

@@ -33,7 +33,7 @@ from latentwire_server.settings.files import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.requests.refused_words import RefusedWords
     from latentwire_server.settings.settings import Settings
 
@@ -55,7 +55,7 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        models: Sequence[ModelToLoad],
+        models: Sequence[LoadableModel],
         *,
         keys: Sequence[str],
         admin_keys: Sequence[str],
@@ -165,7 +165,7 @@ class Application:
         _logger.info("stopped")
 
 
-async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Application:
+async def build(settings: Settings, models: Sequence[LoadableModel]) -> Application:
     """Returns a server that does not listen yet.
 
     Raises:
@@ -186,7 +186,7 @@ async def build(settings: Settings, models: Sequence[ModelToLoad]) -> Applicatio
 
 
 async def serve(
-    settings: Settings, models: Sequence[ModelToLoad], *, exit_at_once: Callable[[int], None]
+    settings: Settings, models: Sequence[LoadableModel], *, exit_at_once: Callable[[int], None]
 ) -> int:
     """Runs a server until it is told to stop, and returns the process's exit code.
 

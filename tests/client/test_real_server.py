@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 import latentwire
 from latentwire._cli import main
 from latentwire.v1 import image_generation_pb2 as pb
-from latentwire_server.registry.chosen_models import ModelLoadError
+from latentwire_server.registry.loadable_model import ModelLoadError
 from tests.support.client.both_clients import InThreads, OnLoop
 from tests.support.fakes import FakeModel, expected_pixels
 from tests.support.server.serving import ServedModel, serving, serving_models

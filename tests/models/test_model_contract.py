@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from latentwire_server.models.info import SchedulerChoice
-from latentwire_server.models.loading.loading import ModelSource, embedded_source, load_model
+from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import DenoiserInput
 from tests.support.fakes import FakeModel
+from tests.support.models.folders import load_model
 from tests.support.models.tiny_models import INPAINTING_CHANNELS, LATENT_CHANNELS, build_folder
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def model(
                 tmp_path_factory.mktemp("tiny"),
                 in_channels=INPAINTING_CHANNELS if is_inpainting else LATENT_CHANNELS,
             )
-            source = ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32")
+            source = ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32")
             return load_model(source)
         case _:
-            return load_model(embedded_source(device="cpu", dtype="float32"))
+            return load_model(ModelEntry(source="embedded", device="cpu", dtype="float32"))
 
 
 def latents_of(model: DiffusionModel, *, rows: int, seed: int = 0) -> torch.Tensor:

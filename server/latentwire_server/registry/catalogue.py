@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.protocol import DiffusionModel, ModelSpec
-    from latentwire_server.registry.chosen_models import ModelToLoad
+    from latentwire_server.registry.loadable_model import LoadableModel
 
 
 class ModelState(StrEnum):
@@ -58,7 +58,7 @@ class _Entry:
 class Catalogue:
     """The models by id; the first one is the default."""
 
-    def __init__(self, models: Sequence[ModelToLoad]) -> None:
+    def __init__(self, models: Sequence[LoadableModel]) -> None:
         """Takes what is served, the default model first."""
         self._entries = {model.id: _Entry() for model in models}
         self._limits = {model.id: model.limits for model in models}

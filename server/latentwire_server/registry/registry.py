@@ -25,8 +25,8 @@ from latentwire_server.engine.errors import (
     ModelUnusable,
 )
 from latentwire_server.registry.catalogue import LimitConflictError, ModelState
-from latentwire_server.registry.chosen_models import ModelLoadError
 from latentwire_server.registry.load_progress import LoadProgress
+from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.registry.loading_thread import in_loading_thread
 from latentwire_server.registry.memory_plan import TooLargeError
 from latentwire_server.registry.model_memory import ModelMemory, NobodyWaitsError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.info import ModelInfo, ModelSize
     from latentwire_server.models.protocol import DiffusionModel, ModelSpec
     from latentwire_server.registry.catalogue import Catalogue
-    from latentwire_server.registry.chosen_models import ModelToLoad, Report
+    from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.rpc.health import Health
 
 RETRY_S: Final = 2.0
@@ -54,7 +54,7 @@ class ModelRegistry:
 
     def __init__(
         self,
-        models: Sequence[ModelToLoad],
+        models: Sequence[LoadableModel],
         *,
         engine: Engine,
         catalogue: Catalogue,
@@ -213,7 +213,7 @@ class ModelRegistry:
     def _is_wanted(self, model_id: str) -> bool:
         return self._num_asking[model_id] > 0 or self._engine.is_model_awaited(model_id)
 
-    async def _load(self, wanted: ModelToLoad) -> ModelFailed | None:
+    async def _load(self, wanted: LoadableModel) -> ModelFailed | None:
         id_, error = wanted.id, None
         async with self._turn:
             try:
@@ -232,19 +232,20 @@ class ModelRegistry:
         self._tell_health()
         return error
 
-    async def _bring_in(self, wanted: ModelToLoad) -> None:
+    async def _bring_in(self, wanted: LoadableModel) -> None:
         started, id_ = time.monotonic(), wanted.id
         try:
             reporter = self._progress.reporter(id_)
             size = await in_loading_thread(partial(wanted.measure, reporter))
             self._progress.report(id_, 0, size.weights_bytes)
-            load = await self._make_room(wanted, size)
-            model, size_bytes = await self._loaded(wanted, load)
+            compiles = await self._make_room(wanted, size)
+            model, size_bytes = await self._loaded(wanted, compiles=compiles)
             self._largest[id_] = size_bytes
-            if await self._is_too_much(size_bytes) and wanted.load_eager not in (None, load):
+            is_too_much = await self._is_too_much(size_bytes)
+            if is_too_much and compiles and wanted.may_run_uncompiled:
                 # It was compiled into more than expected.
                 del model
-                model, size_bytes = await self._loaded(wanted, wanted.load_eager)
+                model, size_bytes = await self._loaded(wanted, compiles=False)
             await self._memory.add(id_, size_bytes=size_bytes)
         except (ModelFailed, NobodyWaitsError):
             raise
@@ -267,29 +268,26 @@ class ModelRegistry:
         load_s = time.monotonic() - started
         self._log_ready(model, id_=id_, size_bytes=size_bytes, load_s=load_s)
 
-    async def _make_room(
-        self, wanted: ModelToLoad, size: ModelSize
-    ) -> Callable[[Report], DiffusionModel]:
-        """Returns how the model is loaded, once there is room for that.
+    async def _make_room(self, wanted: LoadableModel, size: ModelSize) -> bool:
+        """Makes room for a model, and returns whether its denoiser may be compiled in it.
 
         Raises:
             TooLargeError: nothing makes enough.
         """
-        load = wanted.load
+        compiles = True
         # More rows than expected may have paid, and so more of them been compiled for.
         size_bytes = max(size.total_bytes, self._largest.get(wanted.id, 0))
-        if await self._is_too_much(size_bytes) and wanted.load_eager is not None:
-            load, size_bytes = wanted.load_eager, size.weights_bytes
+        if await self._is_too_much(size_bytes) and wanted.may_run_uncompiled:
+            compiles, size_bytes = False, size.weights_bytes
             _logger.info("denoiser is not compiled, no room for it model=%s", wanted.id)
         is_wanted = partial(self._is_wanted, wanted.id)
         await self._memory.make_room(size_bytes, is_wanted=is_wanted)
-        return load
+        return compiles
 
-    async def _loaded(
-        self, wanted: ModelToLoad, load: Callable[[Report], DiffusionModel]
-    ) -> tuple[DiffusionModel, int]:
+    async def _loaded(self, wanted: LoadableModel, *, compiles: bool) -> tuple[DiffusionModel, int]:
         """Returns a model that is ready to draw, and what it takes."""
-        model = await in_loading_thread(partial(load, self._progress.reporter(wanted.id)))
+        load = partial(wanted.load, self._progress.reporter(wanted.id), compiles=compiles)
+        model = await in_loading_thread(load)
         # Before anything that takes minutes.
         self._catalogue.check(model, model_id=wanted.id)
         await in_loading_thread(partial(self._engine.warm_up, model))
@@ -305,7 +303,7 @@ class ModelRegistry:
             self._ensure(model_id)
         self._tell_health()
 
-    async def _read_spec(self, model: ModelToLoad) -> None:
+    async def _read_spec(self, model: LoadableModel) -> None:
         failure = None
         try:
             spec = await in_loading_thread(model.spec)
@@ -322,7 +320,7 @@ class ModelRegistry:
         """Returns what a model's configuration tells, once it is downloaded."""
         # Loading tells what is wrong.
         with contextlib.suppress(LimitConflictError, ModelLoadError):
-            spec = await in_loading_thread(self._models[model_id].fetch_spec)
+            spec = await in_loading_thread(partial(self._models[model_id].spec, fetch=True))
             known = self._catalogue.known(model_id)
             if spec is None or known is not None:
                 return known

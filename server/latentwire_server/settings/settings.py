@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003 - pydantic resolves annotations at run time
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self, get_origin
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -21,7 +27,14 @@ from pydantic_settings import (
 from latentwire._process import is_loopback
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.models.info import DEFAULT_LORA_BYTES
-from latentwire_server.models.source import MAX_PROMPT_CHUNKS
+from latentwire_server.models.model_options import (
+    EMBEDDED_ID,
+    ID_PATTERN,
+    OF_ONE_SOURCE,
+    ModelEntry,
+    ModelOptions,
+    id_of_source,
+)
 from latentwire_server.requests.refused_words import NoWordError, RefusedWords
 from latentwire_server.settings.files import (
     CONFIG_FILE,
@@ -30,32 +43,25 @@ from latentwire_server.settings.files import (
     _lines,
     read_file,
 )
-from latentwire_server.settings.model_entry import (
-    ID_PATTERN,
-    HubLora,
-    ListedModel,
-    name_conflicts,
-)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 ENV_PREFIX: Final = "LATENTWIRE_"
 SECRET_FIELDS: Final = frozenset({"api_keys", "admin_keys"})
 """Never taken from the command line, where every user of the machine could read them."""
 STRUCTURED_FIELDS: Final = frozenset({"models"})
 """Too much for a flag: tables of the configuration file."""
-_OF_ONE_MODEL: Final = (
-    "model",
-    "revision",
-    "variant",
-    "single_file_config",
-    "model_id",
-    "model_aliases",
-)
+_OF_ONE_MODEL: Final = ("model", "model_id", "model_aliases", *OF_ONE_SOURCE)
 
 
-class Settings(BaseSettings):
-    """The server's settings."""
+class Settings(ModelOptions, BaseSettings):
+    """The server's settings; among them the options of models, where an entry says nothing."""
 
     model_config = SettingsConfigDict(
+        # Flags and the environment are text.
+        strict=False,
+        enable_decoding=False,
         frozen=True,
         extra="forbid",
         env_prefix=ENV_PREFIX,
@@ -77,13 +83,13 @@ class Settings(BaseSettings):
     )
 
     # Access
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    api_keys: tuple[SecretStr, ...] = Field(
         (), description="Keys that callers must show, separated by commas."
     )
     api_keys_file: Path | None = Field(
         None, description="File with one key per line; '#' starts a comment."
     )
-    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    admin_keys: tuple[SecretStr, ...] = Field(
         (),
         description="Keys that callers of ModelAdmin must show, separated by commas; without any,"
         " it is open to this machine where nothing else asks for keys, and closed elsewhere.",
@@ -117,38 +123,16 @@ class Settings(BaseSettings):
         min_length=1,
         description="'embedded', a hub id, a diffusers folder or a .safetensors checkpoint.",
     )
-    revision: str | None = Field(
-        None, description="Revision of a hub model: branch, tag or commit."
-    )
-    variant: str | None = Field(None, description="Variant of the weights, such as 'fp16'.")
-    single_file_config: str | None = Field(
-        None, description="Diffusers folder or hub id with the configuration of a checkpoint."
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
-        description="Number format of the denoiser; 'auto' takes the device's fastest exact one.",
-    )
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.",
-    )
-    denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] = Field(
-        "auto",
-        description="How the denoiser runs: 'inductor' and 'openvino' compile it before the server"
-        " is ready, 'eager' does not; 'auto' is 'openvino' on a CPU where that is installed and"
-        " faster, and the batching dynamic.",
-    )
     model_id: str | None = Field(
         None,
         pattern=ID_PATTERN,
         description="Id under which the model is served; by default the last part of its name.",
     )
-    model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+    model_aliases: tuple[str, ...] = Field(
         (), description="Other names under which the model is served, separated by commas."
     )
 
-    models: Annotated[tuple[ListedModel, ...], NoDecode] = Field(
+    models: tuple[ModelEntry, ...] = Field(
         (),
         description="Several models in the place of one: `[[models]]` of latentwire.toml, or the"
         " same as a JSON list; see docs/models.md.",
@@ -162,49 +146,8 @@ class Settings(BaseSettings):
         " make room.",
     )
 
-    # Prompts
-    embeddings_folder: Path | None = Field(
-        None,
-        description="Folder with .safetensors of textual inversion, one for each word.",
-    )
-    prompt_weighting: bool = Field(
-        default=False,
-        description="Takes brackets in prompts for weights: (word:1.3), (word), [word].",
-    )
-    max_prompt_chunks: int = Field(
-        1,
-        ge=1,
-        le=MAX_PROMPT_CHUNKS,
-        description="How often the text encoder reads on: 3 reads prompts of up to 225 tokens.",
-    )
-
-    # Adapters
-    lora_folder: Path | None = Field(
-        None, description="Folder of LoRA files (.safetensors) that requests may ask for by name."
-    )
-    loras: Annotated[tuple[HubLora, ...], NoDecode] = Field(
-        (),
-        description="LoRA files from the hub, separated by commas: 'owner/repository', or"
-        " 'owner/repository/file.safetensors' where there are several.",
-    )
     max_lora_bytes: int | None = Field(
         None, ge=1, description="Most memory that adapters take on the device; by default 1 GiB."
-    )
-
-    # Safety
-    safety_checker: bool = Field(
-        default=True,
-        description="Withholds what the model's own safety checker flags, if it brings one.",
-    )
-    unchecked_previews: bool = Field(
-        default=False,
-        description="Sends previews of a model with a safety checker too, which they do not pass.",
-    )
-
-    watermark: bool = Field(
-        default=False,
-        description="Writes diffusers' invisible watermark into pictures; needs"
-        " `latentwire[watermark]`.",
     )
 
     refused_words_file: Path | None = Field(
@@ -284,10 +227,11 @@ class Settings(BaseSettings):
         file = _ConfigurationFile(settings_cls, toml_file=cls.config_file)
         return (init_settings, env_settings, file)
 
-    @field_validator("api_keys", "admin_keys", "model_aliases", "loras", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _split_commas(cls, value: object) -> object:
-        if isinstance(value, str):
+    def _split_commas(cls, value: object, field: ValidationInfo) -> object:
+        is_list = get_origin(cls.model_fields[field.field_name or ""].annotation) is tuple
+        if is_list and isinstance(value, str) and field.field_name not in STRUCTURED_FIELDS:
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
@@ -326,8 +270,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:
-        found = list(name_conflicts(self.models))
+        found = [*_name_conflicts(self.models), *_embedded_conflicts(self)]
         if self.models:
+            found += [
+                f"models[{index}].device: one device serves all models, say it in [server]"
+                for index, entry in enumerate(self.models)
+                if "device" in entry.model_fields_set
+            ]
             found += [
                 f"{name}={getattr(self, name)!r}: models are listed, say it in [[models]]"
                 for name in _OF_ONE_MODEL
@@ -350,6 +299,25 @@ class Settings(BaseSettings):
             mask_feather=self.mask_feather,
             lora_bytes=self.max_lora_bytes or DEFAULT_LORA_BYTES,
             decode_interval_ticks=self.decode_interval_ticks,
+        )
+
+    @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        """The models to serve, the default one first, with the server's options for their own."""
+        one = ModelEntry.model_construct(
+            source=self.model,
+            id=self.model_id or id_of_source(self.model),
+            aliases=self.model_aliases,
+        )
+        entries = tuple(entry.with_defaults(self) for entry in self.models or (one,))
+        if self.batching is not Batching.REPRODUCIBLE:
+            return entries
+        # A choice by measured speed may fall otherwise after the next start, and bytes with it.
+        return tuple(
+            entry.model_copy(update={"denoiser_backend": "eager"})
+            if entry.denoiser_backend == "auto"
+            else entry
+            for entry in entries
         )
 
     @property
@@ -436,6 +404,30 @@ def load_settings(flags: dict[str, object], *, config_file: Path | None = None) 
     except ValueError as error:  # tomllib.TOMLDecodeError, a table that means nothing
         message = f"{path}: {error}"
         raise SettingsError(message) from None
+
+
+def _name_conflicts(models: Sequence[ModelEntry]) -> Iterator[str]:
+    """Yields what is wrong with the names: each may mean one model only."""
+    taken: dict[str, str] = {}
+    for index, model in enumerate(models):
+        names = {"id": (model.id,), "aliases": model.aliases}
+        for field, values in names.items():
+            place = f"models[{index}].{field}"
+            for value in values:
+                if value in taken:
+                    yield f"{place}={value!r}: already means a model ({taken[value]})"
+                taken.setdefault(value, place)
+
+
+def _embedded_conflicts(settings: Settings) -> Iterator[str]:
+    """Yields the options that the embedded model is given and does not have."""
+    sources: list[tuple[str, ModelOptions, str]] = [
+        (model.source, model, f"models[{index}].") for index, model in enumerate(settings.models)
+    ]
+    for source, options, place in sources or [(settings.model, settings, "")]:
+        for name in OF_ONE_SOURCE if source == EMBEDDED_ID else ():
+            if getattr(options, name) is not None:
+                yield f"{place}{name}: the embedded model has none; leave it out"
 
 
 def _place(parts: tuple[int | str, ...]) -> str:

@@ -16,8 +16,9 @@ from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.errors import LoraUnusable
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.adapters import lora_networks as lora_store
-from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
+from latentwire_server.models.errors import LoadError
 from tests.support.engine.driving import Driver
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.images import coloured_blobs
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
@@ -62,16 +63,7 @@ CASES = [
 
 
 def load(folder: Path, loras: Path | None, **options: Any) -> DiffusionModel:
-    return load_model(
-        ModelSource(
-            id="tiny",
-            source=str(folder),
-            device="cpu",
-            dtype="float32",
-            lora_folder=loras,
-            **options,
-        )
-    )
+    return load_model(source_of(folder, lora_folder=loras, **options))
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +402,7 @@ def test_calls_with_adapters_run_as_they_are_beside_a_compiled_denoiser(
     folder: Path, loras: Path, oracle: Oracle
 ) -> None:
     pytest.importorskip("openvino")
-    model = load(folder, loras, backend="openvino")
+    model = load(folder, loras, denoiser_backend="openvino")
     model.prepare(2)
     assert model.compiled_shapes
     drawn = EngineDrawings(model=model).crowd(*CASES[:4])

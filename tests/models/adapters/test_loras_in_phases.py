@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,

@@ -13,8 +13,7 @@ import transformers
 from safetensors.torch import save_file
 
 from latentwire_server.models.components.library_lock import LIBRARY_LOCK
-from latentwire_server.models.loading.loading import load_model, read_spec
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, read_spec, source_of
 from tests.support.models.tiny_models import WIDTH, build_folder
 from tests.support.models.tiny_xl_models import SECOND_WIDTH, build_xl_folder
 

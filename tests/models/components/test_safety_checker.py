@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from latentwire_server.engine.events import FinishReason, Preview
 from latentwire_server.engine.request import EventOptions, PreviewMethod
 from latentwire_server.models.loading.inspection import downloaded_patterns
-from latentwire_server.models.loading.loading import load_model
 from tests.support.engine.driving import Driver, Result, pixels_of_file
 from tests.support.engine.requests import request
-from tests.support.models.folders import edit, refused, source_of
+from tests.support.models.folders import edit, load_model, refused, source_of
 from tests.support.models.tiny_models import build_parts, build_safety_parts
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ diffusers' own class.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,11 @@ from diffusers.pipelines.stable_diffusion_xl import watermark
 
 from latentwire_server.engine.device.finishing import pixels_of
 from latentwire_server.models.components.watermark import LEAST_SIDE, load_watermark
-from latentwire_server.models.loading.loading import load_model, read_spec
-from latentwire_server.models.overrides import ModelDefaultsGiven, ModelSettings
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
 from latentwire_server.settings.settings import load_settings
 from tests.support.engine.driving import pixels_of_file
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, read_spec, refused, source_of
 from tests.support.models.images import coloured_blobs, random_mask
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
@@ -40,7 +37,7 @@ from tests.support.models.tiny_xl_models import build_xl_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from latentwire_server.models.source import ModelSource
+    from latentwire_server.models.model_options import ModelEntry
 
 SIDE = LEAST_SIDE
 CASES = [
@@ -93,10 +90,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_xl_folder(tmp_path_factory.mktemp("xl"))
 
 
-def marking(folder: Path, **options: Any) -> ModelSource:
-    size = ModelDefaultsGiven(width=SIDE, height=SIDE)
-    source = source_of(folder, overrides=ModelSettings(defaults=size), **options)
-    return replace(source, watermark=True)
+def marking(folder: Path, **options: Any) -> ModelEntry:
+    size = {"width": SIDE, "height": SIDE}
+    return source_of(folder, defaults=size, watermark=True, **options)
 
 
 def test_pictures_are_the_ones_that_the_pipeline_marks(folder: Path, encoder: str) -> None:
@@ -152,9 +148,8 @@ def test_without_the_package_it_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(watermark, "WatermarkEncoder", raising=False)
-    size = ModelSettings(defaults=ModelDefaultsGiven(width=SIDE, height=SIDE))
     needed = r"watermark=true: needed: .*pip install 'latentwire\[watermark\]'"
-    refused(folder, watermark=True, overrides=size, because=needed)
+    refused(folder, watermark=True, defaults={"width": SIDE, "height": SIDE}, because=needed)
 
 
 def test_the_settings_are_refused_before_anything_is_loaded(

@@ -22,8 +22,8 @@ from latentwire_server.models.denoiser.backends import DenoiserBackend
 from latentwire_server.models.denoiser.compiled_unet import CompiledUnet
 from latentwire_server.models.denoiser.unet_call import UnetInput, eager
 from latentwire_server.models.errors import BackendError
-from latentwire_server.models.loading.loading import ModelSource, load_model
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     SIDE,
     TOLERANCE,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from latentwire_server.models.denoiser.unet_call import Unet
+    from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.protocol import DiffusionModel
 
 pytestmark = [
@@ -64,17 +65,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_sensitive_folder(tmp_path_factory.mktemp("tiny"))
 
 
-def source_of(
-    folder: Path, *, backend: str, dtype: str = "float32", cache: Path | None = None
-) -> ModelSource:
-    return ModelSource(
-        id="tiny",
-        source=str(folder),
-        device="cpu",
-        dtype=dtype,
-        backend=backend,
-        denoiser_cache=cache or folder.with_name("cache"),
-    )
+def load(folder: Path, *, cache: Path | None = None, **options: str) -> UnetModel:
+    """Loads the model; with the default cache each UNet is converted once for all tests."""
+    cache = cache or folder.with_name("cache")
+    return load_model(source_of(folder, **options), denoiser_cache=cache)
 
 
 def skip_without_compiler() -> None:
@@ -88,7 +82,7 @@ def skip_without_compiler() -> None:
 def compiled(folder: Path, request: pytest.FixtureRequest) -> Iterator[DiffusionModel]:
     if request.param == "inductor":
         skip_without_compiler()
-    model = load_model(source_of(folder, backend=request.param))
+    model = load(folder, denoiser_backend=request.param)
     for num_rows in PREPARED_ROWS[request.param]:
         model.prepare(num_rows)
     yield model
@@ -126,7 +120,7 @@ def test_a_compiled_denoiser_draws_the_pipelines_pictures(
 def test_what_was_not_prepared_is_not_compiled_on_the_way(
     folder: Path, compiled: DiffusionModel
 ) -> None:
-    reference = load_model(source_of(folder, backend="eager"))
+    reference = load(folder, denoiser_backend="eager")
     before = counters["stats"]["unique_graphs"], compiled.compiled_shapes
     for num_rows in (1, 5, 8):
         rows = rows_of(reference, num_rows)
@@ -257,8 +251,7 @@ def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
 def test_openvino_takes_and_gives_the_models_own_dtype(folder: Path) -> None:
     predicted = {}
     for backend in ("eager", "openvino"):
-        source = source_of(folder, backend=backend, dtype="bfloat16")
-        model = load_model(source)
+        model = load(folder, denoiser_backend=backend, dtype="bfloat16")
         model.prepare(2)
         assert bool(model.compiled_shapes) == (backend == "openvino")
         predicted[backend] = model.denoise(rows_of(model, 2))
@@ -277,12 +270,12 @@ def test_a_compiled_denoiser_that_is_off_is_not_used(
         "InductorCompiler",
         lambda unet: ForOneShape(lambda rows: eager(unet)(rows) * factor),
     )
-    model = load_model(source_of(folder, backend="inductor"))
+    model = load(folder, denoiser_backend="inductor")
     with caplog.at_level(logging.WARNING):
         model.prepare(2)
     assert model.compiled_shapes == ()
     assert "shape=2x4x8x8" in caplog.text
-    reference = load_model(source_of(folder, backend="eager"))
+    reference = load(folder, denoiser_backend="eager")
     rows = rows_of(reference, 2)
     assert torch.equal(model.denoise(rows), reference.denoise(rows))
 
@@ -292,12 +285,12 @@ def test_where_a_backend_is_not_installed_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"'openvino'.*pip install 'latentwire\[openvino\]'"):
-        load_model(source_of(folder, backend="openvino"))
+        load(folder, denoiser_backend="openvino")
 
 
 def test_auto_does_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    model = load_model(source_of(folder, backend="auto"))
+    model = load(folder, denoiser_backend="auto")
     model.prepare(2)
     assert (model.backend_name, model.compiled_shapes) == ("eager", ())
 
@@ -309,7 +302,7 @@ def test_auto_takes_openvino_where_it_is_faster(
     seconds = [1.0, 2.0] if is_faster else [2.0, 1.0]
     timed = iter(2 * seconds)
     monkeypatch.setattr(compiled_unet, "_seconds_of", lambda *_: next(timed))
-    model = load_model(source_of(folder, backend="auto"))
+    model = load(folder, denoiser_backend="auto")
     assert model.backend_name == "eager"
     model.prepare(2)
     assert list(timed) == []
@@ -321,7 +314,7 @@ def test_a_large_unet_has_one_program_for_all_shapes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_unet, "_SMALL_UNET_BYTES", 0)
-    model = load_model(source_of(folder, backend="openvino"))
+    model = load(folder, denoiser_backend="openvino")
     for num_rows in (2, 4):
         model.prepare(num_rows)
     assert model.compiled_shapes == ("any",)
@@ -368,7 +361,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     monkeypatch.setattr(openvino, "convert_model", converts)
 
     def start(source: Path) -> torch.Tensor:
-        model = load_model(source_of(source, backend="openvino", cache=cache))
+        model = load(source, denoiser_backend="openvino", cache=cache)
         model.prepare(2)
         assert model.compiled_shapes == ("any", "2x4x8x8")
         return model.denoise(rows_of(model, 2))

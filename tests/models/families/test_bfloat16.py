@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentwire_server.models.loading.loading import load_model
-from latentwire_server.models.source import EMBEDDED_FOLDER, ModelSource
+from latentwire_server.models.model_options import EMBEDDED_FOLDER, ModelEntry
 from tests.support.engine.driving import pixels_of_file
+from tests.support.models.folders import load_model
 from tests.support.models.oracle import Case, EngineDrawings, Oracle
 
 LEAST_PSNR = 40.0
@@ -35,7 +35,7 @@ def test_bfloat16_draws_the_pipelines_pictures_alone_and_in_a_crowd(
 ) -> None:
     oracle = Oracle(EMBEDDED_FOLDER, dtype=torch.bfloat16)
     oracle.compute_in_channels_last()
-    source = ModelSource(id="short", source=str(EMBEDDED_FOLDER), device="cpu", dtype="bfloat16")
+    source = ModelEntry(id="short", source=str(EMBEDDED_FOLDER), device="cpu", dtype="bfloat16")
     drawings = EngineDrawings(model=load_model(source))
     side = drawings.model.info.defaults.width
     cases = [

@@ -17,9 +17,10 @@ from latentwire_server.engine.errors import NonFiniteOutput
 from latentwire_server.engine.request import GenerationRequest
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.components import autoencoder
-from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from latentwire_server.models.schedulers.diffusers_scheduler import DiffusersScheduler
+from tests.support.models.folders import load_model
 from tests.support.models.oracle import (
     SCHEDULERS,
     SIDE,
@@ -80,7 +81,7 @@ SPECIAL = [
 
 
 def load(folder: Path) -> DiffusionModel:
-    source = ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32")
+    source = ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32")
     return load_model(source)
 
 

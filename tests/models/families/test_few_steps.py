@@ -11,8 +11,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from latentwire_server.models.errors import BackendError
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
@@ -90,8 +89,9 @@ def test_a_consistency_model_is_told_the_guidance_scale(consistency_folder: Path
 def test_it_is_not_converted(consistency_folder: Path) -> None:
     pytest.importorskip("openvino")
     with pytest.raises(BackendError, match="takes the guidance scale"):
-        load_model(source_of(consistency_folder, backend="openvino"))
-    assert load_model(source_of(consistency_folder, backend="auto")).backend_name == "eager"
+        load_model(source_of(consistency_folder, denoiser_backend="openvino"))
+    model = load_model(source_of(consistency_folder, denoiser_backend="auto"))
+    assert model.backend_name == "eager"
 
 
 def test_an_xl_model_may_be_told_too(tmp_path: Path) -> None:

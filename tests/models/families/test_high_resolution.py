@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latentwire_server.engine.request import HighResolutionFix
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.models.model_options import ModelEntry
+from tests.support.models.folders import load_model
 from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
     SCHEDULERS,
@@ -75,7 +76,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder) -> DiffusionModel:
-    return load_model(ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32"))
+    return load_model(ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_in_a_crowd_it_is_the_same(oracle: Oracle, crowd, case: Case) -> None:
 
 def test_an_autoencoder_without_a_distribution_serves_as_well(tmp_path) -> None:
     folder = build_sensitive_folder(tmp_path, vae="AutoencoderTiny")
-    model = load_model(ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32"))
+    model = load_model(ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32"))
     oracle, cases = Oracle(folder), [FROM_PICTURES[4], IN_MASKS[4], IN_MASKS[9], *OTHERS]
     for name, files in EngineDrawings(model=model).crowd(*cases).items():
         (case,) = [case for case in cases if case.name == name]

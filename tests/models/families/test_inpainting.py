@@ -19,11 +19,10 @@ from latentwire_server.engine.device import batch_size_probe as batch_size
 from latentwire_server.engine.diffusion.initial_latents import Beginner
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from tests.support.engine.driving import Driver
 from tests.support.eventually import eventually
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, refused, source_of
 from tests.support.models.images import coloured_blobs, random_mask
 from tests.support.models.oracle import (
     SIDE,
@@ -99,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder, backend="eager"))
+    return load_model(source_of(folder, denoiser_backend="eager"))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +251,7 @@ def test_its_batch_size_is_probed_with_all_its_channels(
 @pytest.mark.slow
 def test_openvino_runs_it_with_all_its_channels(folder: Path, oracle: Oracle) -> None:
     pytest.importorskip("openvino")
-    compiled = load_model(source_of(folder, backend="openvino"))
+    compiled = load_model(source_of(folder, denoiser_backend="openvino"))
     compiled.prepare(4)
     assert compiled.compiled_shapes == ("any", f"4x{INPAINTING_CHANNELS}x8x8")
     cases = [MASKED[0], MASKED[2], *OTHERS]

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model, read_spec, weights_bytes
-from tests.support.models.folders import edit, refused, source_of
+from tests.support.models.folders import edit, load_model, model_size, read_spec, refused, source_of
 from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
@@ -161,7 +160,7 @@ def test_a_spec_knows_the_refiner_and_its_weights_count(folders, model: UnetMode
     assert spec is not None
     assert spec.info == model.info
     assert spec.refiner is not None
-    assert weights_bytes(source) == bytes_in(base) + bytes_in(refiner, but="vae")
+    assert model_size(source).weights_bytes == bytes_in(base) + bytes_in(refiner, but="vae")
 
 
 def bytes_in(folder: Path, *, but: str = "none") -> int:
@@ -206,7 +205,7 @@ def test_a_text_encoder_that_both_have_is_in_memory_once(folders, sharing: Path)
         id(one): one for part in (model, model.refiner) for one in part._parts.networks.values()
     }
     total = sum(tensor.nbytes for part in held.values() for tensor in part.parameters())
-    assert weights_bytes(source) == pytest.approx(total, rel=0.001)
+    assert model_size(source).weights_bytes == pytest.approx(total, rel=0.001)
     case = Case(name="shared", high_noise_frac=0.5)
     (files,) = EngineDrawings(model=model).alone(case).values()
     assert largest_difference(files, EnsembleOracle(base, sharing).draw(case)) <= TOLERANCE
@@ -223,8 +222,9 @@ def test_one_number_makes_it_another_text_encoder(folders, sharing: Path, tmp_pa
     assert model.refiner is not None
     modules = [one._parts.text_encoders[-1].module for one in (model, model.refiner)]
     assert modules[0] is not modules[1]
-    assert weights_bytes(source_of(base, refiner=str(copy))) > weights_bytes(
-        source_of(base, refiner=str(sharing))
+    assert (
+        model_size(source_of(base, refiner=str(copy))).weights_bytes
+        > model_size(source_of(base, refiner=str(sharing))).weights_bytes
     )
 
 

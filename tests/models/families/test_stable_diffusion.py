@@ -10,8 +10,9 @@ import diffusers
 import pytest
 import torch
 
-from latentwire_server.models.loading.loading import ModelSource, load_model
+from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
+from tests.support.models.folders import load_model
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> StableDiffusion:
-    return load_model(ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32"))
+    return load_model(ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_a_preview_follows_the_folders_own_projection(folder: Path) -> None:
     path = folder / "preview.json"
     path.write_text(json.dumps(red))
     try:
-        source = ModelSource(id="tiny", source=str(folder), device="cpu", dtype="float32")
+        source = ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32")
         preview = load_model(source).project_preview(torch.ones(1, 4, 2, 3))
     finally:
         path.unlink()

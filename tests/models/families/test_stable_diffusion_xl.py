@@ -13,8 +13,7 @@ from latentwire_server.engine.settings import Batching
 from latentwire_server.models.families import stable_diffusion_xl
 from latentwire_server.models.families.stable_diffusion_xl import StableDiffusionXL
 from latentwire_server.models.loading import loading
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import edit, refused, source_of
+from tests.support.models.folders import edit, load_model, refused, source_of
 from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
     SIDE,
@@ -210,7 +209,7 @@ def test_in_bfloat16_pictures_are_encoded_in_float32_as_in_the_pipeline(folder: 
         )
         # What encoding in bfloat16 gives: another number almost everywhere.
         rounded = pipeline.vae.encode(image.bfloat16()).latent_dist.sample(generator())
-    model = load_model(replace(source_of(folder), dtype="bfloat16"))
+    model = load_model(source_of(folder, dtype="bfloat16"))
     decoded = model.decode(expected.float())
     encoded = model.encode_image(image).sample(generator())
     assert (encoded == expected.float()).float().mean() > 0.95
@@ -234,7 +233,7 @@ def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["openvino"])
 def test_a_compiled_unet_is_told_the_same(folder: Path, oracle: Oracle, backend: str) -> None:
     pytest.importorskip("openvino")
-    model = load_model(source_of(folder, backend=backend))
+    model = load_model(source_of(folder, denoiser_backend=backend))
     model.prepare(2)
     assert "any" in model.compiled_shapes
     cases = [FROM_NOISE[0], FROM_NOISE[4]]

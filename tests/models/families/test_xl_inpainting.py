@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from latentwire_server.engine.settings import Batching
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import refused, source_of
+from tests.support.models.folders import load_model, refused, source_of
 from tests.support.models.images import coloured_blobs, random_mask
 from tests.support.models.oracle import (
     SIDE,
@@ -69,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DiffusionModel:
-    return load_model(source_of(folder, backend="eager"))
+    return load_model(source_of(folder, denoiser_backend="eager"))
 
 
 @pytest.fixture(scope="module")

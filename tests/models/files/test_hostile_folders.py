@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.loading.loading import load_model, weights_bytes
-from tests.support.models.folders import UNET, edit, refused, source_of
+from tests.support.models.folders import UNET, edit, load_model, model_size, refused, source_of
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:
@@ -184,4 +183,4 @@ def test_a_file_that_was_not_copied_whole_is_named(folder: Path) -> None:
     weights = folder / UNET
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(LoadError, match=rf"{UNET} is cut off or damaged"):
-        weights_bytes(source_of(folder))
+        model_size(source_of(folder))

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors.torch import load_file
 
-from latentwire_server.models.files.hub import reporting_downloads
-from latentwire_server.models.loading.loading import (
-    LoadError,
-    load_model,
-    model_size,
-    read_spec,
-)
+from latentwire_server.models.errors import LoadError
+from latentwire_server.models.files.hub import Fetch
 from tests.support.models.fake_hub import COMMIT, fake_hub
-from tests.support.models.folders import UNET, source_of
+from tests.support.models.folders import UNET, load_model, model_size, read_spec, source_of
 from tests.support.models.lora_files import write_diffusers
 from tests.support.models.tiny_models import build_folder
 
@@ -52,10 +47,9 @@ def test_a_model_is_fetched_once_and_tells_how_far_it_is(
 ) -> None:
     source = source_of(MODEL)
     assert read_spec(source) is None
-    assert fetched == [], "nothing is downloaded for an outline"
+    assert fetched == [], "nothing is downloaded for a spec"
     told: list[tuple[int, int]] = []
-    with reporting_downloads(lambda *progress: told.append(progress)):
-        size = model_size(source)
+    size = model_size(source, report=lambda *progress: told.append(progress))
     assert size == model_size(source_of(repositories[MODEL]))
     assert "whole.safetensors" not in fetched
     total = sum((repositories[MODEL] / name).stat().st_size for name in fetched)
@@ -75,7 +69,7 @@ def test_a_model_is_fetched_once_and_tells_how_far_it_is(
 
 def test_for_a_spec_the_configuration_alone_is_fetched(fetched: list[str]) -> None:
     source = source_of(MODEL)
-    spec = read_spec(source, fetches=True)
+    spec = read_spec(source, fetch=Fetch.CONFIGURATION)
     assert spec is not None
     assert "unet/config.json" in fetched
     assert not any(".safetensors" in name for name in fetched)
@@ -84,7 +78,7 @@ def test_for_a_spec_the_configuration_alone_is_fetched(fetched: list[str]) -> No
 
 
 def test_of_a_model_that_the_hub_has_not_there_is_no_spec(fetched: list[str]) -> None:
-    assert read_spec(source_of("painter/nothing"), fetches=True) is None
+    assert read_spec(source_of("painter/nothing"), fetch=Fetch.CONFIGURATION) is None
     assert fetched == []
 
 

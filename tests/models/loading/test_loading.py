@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +13,8 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.loading.loading import embedded_source, load_model
-from latentwire_server.models.overrides import ModelDefaultsGiven, ModelLimitsGiven, ModelSettings
-from tests.support.models.folders import UNET, edit, refused, source_of
+from latentwire_server.models.model_options import ModelEntry
+from tests.support.models.folders import UNET, edit, load_model, refused, source_of
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def test_a_folder_is_loaded_with_its_own_size_and_scheduler(folder: Path) -> Non
 
 
 def test_the_embedded_model_is_loaded_like_any_other() -> None:
-    model = load_model(embedded_source(device="cpu", dtype="float32"))
+    model = load_model(ModelEntry(source="embedded", device="cpu", dtype="float32"))
     assert model.info.id == "embedded"
     assert model.info.defaults.width == 256
 
@@ -144,13 +142,9 @@ def test_of_a_hub_repository_only_what_is_used_is_downloaded(
     for part in ("unet", "vae", "text_encoder") if variant else ():
         for path in (folder / part).glob("*.safetensors"):
             path.rename(path.with_suffix(f".{variant}.safetensors"))
-    model = load_model(source_of("org/name", variant=variant, revision="main", token="secret"))
+    model = load_model(source_of("org/name", variant=variant, revision="main"))
     assert model.info.revision == "c0ffee"
-    assert (asked["repository"], asked["revision"], asked["token"]) == (
-        "org/name",
-        "main",
-        "secret",
-    )
+    assert (asked["repository"], asked["revision"]) == ("org/name", "main")
     files = filter_repo_objects(
         HUB_FILES, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
     )
@@ -300,20 +294,13 @@ def test_all_that_is_wrong_with_settings_is_told_with_what_there_is(
 def test_what_the_operator_says_beats_what_the_folder_says(folder: Path) -> None:
     said = {"display_name": "Tiny", "defaults": {"num_inference_steps": 9, "guidance_scale": 3.0}}
     (folder / "latentwire.json").write_text(json.dumps(said))
-    overrides = ModelSettings(
-        defaults=ModelDefaultsGiven(num_inference_steps=12), limits=ModelLimitsGiven(max_images=2)
-    )
-    info = load_model(source_of(folder, overrides=overrides, display_name="Mine")).info
+    own = {"defaults": {"num_inference_steps": 12}, "limits": {"max_images": 2}}
+    info = load_model(source_of(folder, **own, display_name="Mine")).info
     assert info.display_name == "Mine"
     assert (info.defaults.num_inference_steps, info.defaults.guidance_scale) == (12, 3.0)
     assert info.limits.max_images == 2
 
 
 def test_a_default_of_the_operator_that_the_model_cannot_keep_is_refused(folder: Path) -> None:
-    overrides = ModelSettings(defaults=ModelDefaultsGiven(width=65))
-    refused(folder, because=r"\[\[models\]\]: defaults.width=65: needed: ", overrides=overrides)
-
-
-def test_limits_can_be_replaced(folder: Path) -> None:
-    info = load_model(replace(source_of(folder), limit_overrides={"max_side": 128})).info
-    assert info.limits.max_side == 128
+    because = r"\[\[models\]\]: defaults.width=65: needed: "
+    refused(folder, because=because, defaults={"width": 65})

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentwire_server.models.loading.loading import load_model, model_size
-from tests.support.models.folders import UNET, source_of
+from tests.support.models.folders import UNET, load_model, model_size, source_of
 from tests.support.models.tiny_models import (
     WIDTH,
     build_folder,
@@ -88,7 +87,7 @@ def test_what_a_refiner_shares_with_its_base_counts_once(
 
 def test_each_program_of_the_denoiser_counts(folder: Path) -> None:
     pytest.importorskip("openvino")
-    source = source_of(folder, backend="openvino")
+    source = source_of(folder, denoiser_backend="openvino")
     model = load_model(source)
     weights = model.memory_bytes
     model.prepare(2)
@@ -103,7 +102,8 @@ def test_each_program_of_the_denoiser_counts(folder: Path) -> None:
 def test_programs_are_expected_where_a_model_compiles(folder: Path, place: str) -> None:
     path = folder if place == "folder" else folder / UNET
     eager, inductor, openvino = (
-        model_size(source_of(path, backend=name)) for name in ("eager", "inductor", "openvino")
+        model_size(source_of(path, denoiser_backend=name))
+        for name in ("eager", "inductor", "openvino")
     )
     assert eager.weights_bytes == inductor.weights_bytes == openvino.weights_bytes > 0
     assert eager.programs_bytes == 0 < inductor.programs_bytes
@@ -115,6 +115,6 @@ def test_a_large_denoiser_is_expected_to_have_one_program(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
-    small = model_size(source_of(folder, backend="openvino")).programs_bytes
+    small = model_size(source_of(folder, denoiser_backend="openvino")).programs_bytes
     monkeypatch.setattr("latentwire_server.models.denoiser.openvino._SMALL_UNET_BYTES", 0)
-    assert model_size(source_of(folder, backend="openvino")).programs_bytes == small // 9
+    assert model_size(source_of(folder, denoiser_backend="openvino")).programs_bytes == small // 9

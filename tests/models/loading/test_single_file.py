@@ -10,16 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentwire_server.models.loading.loading import (
-    LoadError,
-    ModelSource,
-    load_model,
-    read_spec,
-    weights_bytes,
-)
+from latentwire_server.models.errors import LoadError
 from latentwire_server.models.protocol import DenoiserInput
 from tests.support.engine.driving import pixels_of_file
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, model_size, read_spec, source_of
 from tests.support.models.oracle import Case, EngineDrawings, largest_difference
 from tests.support.models.tiny_models import build_folder
 from tests.support.models.tiny_xl_models import build_xl_folder
@@ -161,15 +155,7 @@ def checkpoint(folder: Path) -> Path:
 
 
 def load(path: Path, *, config: Path | None = None) -> StableDiffusion:
-    return load_model(
-        ModelSource(
-            id="tiny",
-            source=str(path),
-            device="cpu",
-            dtype="float32",
-            single_file_config=None if config is None else str(config),
-        )
-    )
+    return load_model(source_of(path, single_file_config=None if config is None else str(config)))
 
 
 def test_a_checkpoint_is_the_model_that_its_folder_is(folder: Path, checkpoint: Path) -> None:
@@ -243,7 +229,7 @@ def test_a_refiner_in_one_file_draws_what_its_folder_draws(tmp_path: Path) -> No
     expected = [pixels_of_file(data) for data in drawn[1]["one"]]
     for files in (drawn[0], drawn[2]):
         assert largest_difference(files["one"], expected) <= 2
-    sizes = [weights_bytes(source) for source in sources]
+    sizes = [model_size(source).weights_bytes for source in sources]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.001)
     assert sizes[2] == pytest.approx(sizes[1], rel=0.001)
 

@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,14 +14,9 @@ from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.events import Completed
 from latentwire_server.engine.request import GenerationRequest
 from latentwire_server.engine.settings import EngineSettings
+from latentwire_server.models.errors import LoadError
 from latentwire_server.models.info import SchedulerChoice
-from latentwire_server.models.loading.loading import (
-    LoadError,
-    load_model,
-    read_spec,
-    weights_bytes,
-)
-from tests.support.models.folders import UNET, edit, source_of
+from tests.support.models.folders import UNET, edit, load_model, model_size, read_spec, source_of
 from tests.support.models.tiny_models import build_folder
 
 if TYPE_CHECKING:
@@ -73,11 +67,11 @@ def test_a_checkpoint_of_unknown_configuration_has_no_spec(folder: Path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str):
-    source = replace(source_of(folder), dtype=dtype)
+    source = source_of(folder, dtype=dtype)
     told: list[tuple[int, int]] = []
     model = load_model(source, report=lambda *progress: told.append(progress))
     assert model.dtype_name == dtype
-    total = weights_bytes(source)
+    total = model_size(source).weights_bytes
     assert total == pytest.approx(model.memory_bytes, rel=0.02)
     assert [loaded for loaded, _ in told] == sorted(loaded for loaded, _ in told)
     assert {total for _, total in told} == {total}
@@ -87,7 +81,7 @@ def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str
 
 
 async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
-    model = load_model(source_of(folder, backend="eager"))
+    model = load_model(source_of(folder, denoiser_backend="eager"))
     engine = Engine({}, EngineSettings(max_rows=4))
     await engine.start()
     try:

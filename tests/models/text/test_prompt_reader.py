@@ -9,8 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentwire_server.models.loading.loading import load_model
-from tests.support.models.folders import source_of
+from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import Case, EngineDrawings, Oracle, build_sensitive_folder
 from tests.support.models.oracle import largest_difference as difference
 

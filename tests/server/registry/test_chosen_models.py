@@ -9,7 +9,8 @@ import pytest
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.app import build
-from latentwire_server.registry.chosen_models import ModelLoadError, chosen_models
+from latentwire_server.registry.chosen_models import chosen_models
+from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.settings.settings import load_settings
 from tests.support.models.folders import edit
 from tests.support.models.lora_files import write_diffusers

@@ -12,7 +12,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from latentwire.v1 import image_generation_pb2 as pb
-from latentwire_server.registry.chosen_models import ModelLoadError
+from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.settings.files import SettingsError
 from tests.support.eventually import eventually
 from tests.support.fake_faults import above_rows, raising
@@ -243,7 +243,7 @@ async def test_what_a_model_really_takes_counts_once_it_is_loaded():
 @pytest.mark.parametrize("held_bytes", [None, 120], ids=["expected", "unexpected"])
 async def test_what_leaves_no_room_to_be_compiled_is_loaded_without(held_bytes: int | None):
     sized = {"size_bytes": 60, "programs_bytes": 60 if held_bytes is None else 10}
-    may = ServedModel(id="may", may_be_eager=True, held_bytes=held_bytes, **sized)
+    may = ServedModel(id="may", may_run_uncompiled=True, held_bytes=held_bytes, **sized)
     must = ServedModel(id="must", held_bytes=held_bytes, **sized)
     async with serving_models(ServedModel(id="a"), may, must, memory_budget_bytes=100) as server:
         await load(server, "may")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from latentwire_server.engine.settings import Batching
-from latentwire_server.registry.chosen_models import chosen_models, listed_source, source_of
+from latentwire_server.models.model_options import ModelEntry, ModelOptions
+from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.command_line import parse
 from latentwire_server.settings.files import SettingsError
 from latentwire_server.settings.settings import Settings, load_settings
@@ -150,18 +152,17 @@ def test_models_are_listed_in_the_file(folder: Path):
     assert first.limits == {"max_side": 512, "max_images": 3}
     assert (second.id, second.aliases) == ("photos", ("pictures", "org/photos"))
     assert second.limits == {"max_images": 3}, "its own limit replaces the server's"
-    embedded, photos = (listed_source(listed, settings) for listed in settings.models)
-    assert (embedded.dtype, embedded.backend) == ("float32", "auto")
+    embedded, photos = settings.entries
+    assert (embedded.dtype, embedded.denoiser_backend) == ("float32", "auto")
     assert (photos.source, photos.revision, photos.variant) == ("org/photos", "v2", "fp16")
-    assert (photos.dtype, photos.backend) == ("bfloat16", "eager")
-    assert photos.overrides is not None
-    assert photos.overrides.defaults.guidance_scale == 6.0
+    assert (photos.dtype, photos.denoiser_backend) == ("bfloat16", "eager")
+    assert photos.defaults.guidance_scale == 6.0
 
 
 def test_models_are_listed_in_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_MODELS", '[{"source": "embedded", "aliases": ["small"]}]')
     (listed,) = load_settings({}).models
-    assert (listed.served_id, listed.aliases) == ("embedded", ("small",))
+    assert (listed.id, listed.aliases) == ("embedded", ("small",))
 
 
 def test_the_first_listed_model_is_loaded_first_unless_said_otherwise(folder: Path):
@@ -205,6 +206,9 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
             '[[models]]\nsource = "a/b"\nrefiner_single_file_config = "c/d"',
             "refiner_single_file_config: is for a refiner's checkpoint",
         ),
+        ('[[models]]\nsource = "a/b"\ndevice = "cpu"', "models[0].device: one device serves all"),
+        ('[server]\nvae = "c/d"\n[[models]]\nsource = "a/b"', "vae='c/d': models are listed"),
+        ('[server]\nvae = "c/d"', "vae: the embedded model has none"),
         ('[[models]]\nsource = "a/b"\nloras = ["c"]', "models[0].loras[0]='c'"),
         ('[[models]]\nsource = "a/b"\nloras = ["/etc/x"]', "models[0].loras[0]='/etc/x'"),
         ('[[models]]\nsource = "embedded"\nvariant = "fp16"', "the embedded model has none"),
@@ -224,6 +228,51 @@ def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, sa
     assert says in str(caught.value)
 
 
+def test_every_option_of_a_model_is_a_flag_a_variable_and_a_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = {
+        "dtype": "float32",
+        "denoiser_backend": "eager",
+        "refiner": "c/refiner",
+        "high_noise_frac": 0.7,
+        "vae": "c/vae",
+        "max_prompt_chunks": 2,
+        "watermark": True,
+        "unchecked_previews": True,
+    }
+    entry = {"source": "a/b", **given}
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in given.items()
+    ]
+    by_flag = parse(["--model", "a/b", *flags])
+    keys = "".join(f"{name} = {json.dumps(value)}\n" for name, value in entry.items())
+    (folder / "latentwire.toml").write_text(f"[[models]]\n{keys}")
+    by_key = load_settings({})
+    (folder / "latentwire.toml").unlink()
+    monkeypatch.setenv("LATENTWIRE_MODEL", "a/b")
+    for name, value in given.items():
+        monkeypatch.setenv(f"LATENTWIRE_{name.upper()}", str(value))
+    by_variable = load_settings({})
+
+    assert by_flag.entries == by_key.entries == by_variable.entries
+    (found,) = by_flag.entries
+    assert {name: getattr(found, name) for name in entry} == entry
+    assert set(ModelOptions.model_fields) <= set(Settings.model_fields) & set(
+        ModelEntry.model_fields
+    )
+
+
+def test_what_an_entry_says_beats_the_server_and_null_says_nothing():
+    entry = {"source": "a/b", "dtype": "bfloat16", "vae": None, "safety_checker": None}
+    given = {"dtype": "float32", "safety_checker": "false", "loras": "a/one,b/two"}
+    settings = load_settings({**given, "models": [{**entry, "loras": ["b/two", "c/three"]}]})
+    (found,) = settings.entries
+    assert (found.dtype, found.safety_checker, found.vae) == ("bfloat16", False, None)
+    assert found.loras == ("a/one", "b/two", "c/three"), "they add up"
+
+
 def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Path):
     (folder / "latentwire.toml").write_text(
         "[server]\nprompt_weighting = true\nsafety_checker = false\nmax_prompt_chunks = 2\n"
@@ -233,7 +282,7 @@ def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Pa
         'safety_checker = true\nmax_prompt_chunks = 3\nembeddings_folder = "words"\n'
     )
     settings = load_settings({})
-    servers, own = (listed_source(one, settings) for one in settings.models)
+    servers, own = settings.entries
     assert (servers.prompt_weighting, servers.max_prompt_chunks) == (True, 2)
     assert (servers.safety_checker, servers.embeddings_folder) == (False, folder)
     assert (own.prompt_weighting, own.max_prompt_chunks, own.safety_checker) == (False, 3, True)
@@ -284,7 +333,8 @@ def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
 def test_where_bytes_are_promised_no_measured_speed_chooses_the_backend(
     flags: list[str], expected: str
 ):
-    assert source_of(parse(flags)).backend == expected
+    (entry,) = parse(flags).entries
+    assert entry.denoiser_backend == expected
 
 
 def test_the_table_has_every_setting():

@@ -7,17 +7,41 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from latentwire_server.models.loading.loading import LoadError, ModelSource, load_model
+from latentwire_server.models.errors import LoadError
+from latentwire_server.models.files.hub import Fetch
+from latentwire_server.models.loading import model_files
+from latentwire_server.models.loading.model_files import ModelFiles
+from latentwire_server.models.model_options import ModelEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from latentwire_server.models.families.unet_model import UnetModel
+    from latentwire_server.models.files.hub import Report
+    from latentwire_server.models.info import ModelSize
+    from latentwire_server.models.protocol import ModelSpec
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
-def source_of(path: Path | str, **options: Any) -> ModelSource:
-    return ModelSource(id="tiny", source=str(path), device="cpu", dtype="float32", **options)
+def source_of(path: Path | str, **options: Any) -> ModelEntry:
+    given = {"id": "tiny", "device": "cpu", "dtype": "float32", **options}
+    return ModelEntry.model_validate({"source": str(path), **given})
+
+
+def load_model(
+    entry: ModelEntry, *, report: Report | None = None, denoiser_cache: Path | None = None
+) -> UnetModel:
+    return ModelFiles.open(entry).load(report=report, denoiser_cache=denoiser_cache)
+
+
+def model_size(entry: ModelEntry, *, report: Report | None = None) -> ModelSize:
+    return ModelFiles.open(entry, report=report).size()
+
+
+def read_spec(entry: ModelEntry, *, fetch: Fetch = Fetch.NOTHING) -> ModelSpec | None:
+    return model_files.read_spec(entry, fetch=fetch)
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -13,13 +13,13 @@ import torch
 
 from latentwire_server.__main__ import run
 from latentwire_server.logging_setup import configure_logging
-from latentwire_server.registry.chosen_models import ModelToLoad
 from latentwire_server.settings.command_line import parse
 from tests.support.fake_faults import from_call, raising
 from tests.support.fakes import FakeModel
+from tests.support.server.serving import ServedModel
 
 
-def load(_report: object) -> FakeModel:
+def make() -> FakeModel:
     time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
     model = FakeModel(call_s=float(os.environ.get("FAKE_CALL_S", "0")))
     breaks_at = os.environ.get("FAKE_BREAKS_AT")
@@ -32,7 +32,7 @@ def load(_report: object) -> FakeModel:
 def main() -> None:
     settings = parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
-    run(settings, [ModelToLoad(id="fake", load=load)])
+    run(settings, [ServedModel(id="fake", preload=True, is_known=False, make=make)])
 
 
 if __name__ == "__main__":

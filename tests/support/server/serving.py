@@ -6,7 +6,7 @@ import asyncio
 import threading
 import weakref
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,15 +16,14 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.app import Application, build
 from latentwire_server.models.info import ModelSize
-from latentwire_server.registry.chosen_models import ModelToLoad
 from latentwire_server.settings.settings import load_settings
 from tests.support.fakes import FakeModel
 from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from latentwire_server.settings.settings import Settings
+    from latentwire_server.models.files.hub import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +45,43 @@ class Serving:
         return rpc.ModelAdminStub(self.channel)
 
 
-def _to_load(model: FakeModel, settings: Settings) -> ModelToLoad:
-    return ModelToLoad(
-        id=model.id,
-        load=lambda _report: model,
-        aliases=settings.model_aliases,
-        limits=settings.limit_overrides,
-    )
+@dataclass(kw_only=True)
+class LoadedModel:
+    """A fake model that is there as soon as it is loaded. A ``LoadableModel``."""
+
+    model: FakeModel
+    aliases: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+    preload: bool = True
+    may_run_uncompiled: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.model.id
+
+    def spec(self, *, fetch: bool = False) -> FakeModel | None:
+        return None
+
+    def measure(self, report: Report) -> ModelSize:
+        return ModelSize(weights_bytes=0)
+
+    def load(self, report: Report, *, compiles: bool = True) -> FakeModel:
+        return self.model
 
 
 @dataclass(kw_only=True)
 class ServedModel:
-    """Where a fake model is loaded from: it can be large, slow, or broken."""
+    """Where a fake model is loaded from: it can be large, slow, or broken. A ``LoadableModel``."""
 
     id: str
+    aliases: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
     size_bytes: int = 0
     programs_bytes: int = 0
     """What it is expected to be compiled into."""
     held_bytes: int | None = None
     """What it turns out to take; None: as expected."""
-    may_be_eager: bool = False
+    may_run_uncompiled: bool = False
     preload: bool = False
     is_known: bool = True
     """Whether its configuration can be read without its weights."""
@@ -95,23 +111,14 @@ class ServedModel:
         if model is not None:
             model.let_go()
 
-    def to_load(self) -> ModelToLoad:
-        return ModelToLoad(
-            id=self.id,
-            load=self._load,
-            load_eager=self._load_eager if self.may_be_eager else None,
-            measure=lambda _report: ModelSize(
-                weights_bytes=self.size_bytes, programs_bytes=self.programs_bytes
-            ),
-            spec=lambda: self._spec(is_here=not self.is_remote),
-            fetch_spec=lambda: self._spec(is_here=True),
-            preload=self.preload,
-        )
-
-    def _spec(self, *, is_here: bool) -> FakeModel | None:
+    def spec(self, *, fetch: bool = False) -> FakeModel | None:
+        is_here = fetch or not self.is_remote
         return FakeModel(id=self.id) if self.is_known and is_here else None
 
-    def _load(self, report: Callable[[int, int], None]) -> FakeModel:
+    def measure(self, report: Report) -> ModelSize:
+        return ModelSize(weights_bytes=self.size_bytes, programs_bytes=self.programs_bytes)
+
+    def load(self, report: Report, *, compiles: bool = True) -> FakeModel:
         self.num_loads += 1
         report(self.size_bytes // 2, self.size_bytes)
         assert self._may_load.wait(timeout=scaled(30))
@@ -120,12 +127,9 @@ class ServedModel:
         model = FakeModel(id=self.id) if self.make is None else self.make()
         expected = self.size_bytes + self.programs_bytes
         model.memory_bytes = expected if self.held_bytes is None else self.held_bytes
+        if not compiles:
+            model.memory_bytes = self.size_bytes
         self._loaded.append(weakref.ref(model))
-        return model
-
-    def _load_eager(self, report: Callable[[int, int], None]) -> FakeModel:
-        model = self._load(report)
-        model.memory_bytes = self.size_bytes
         return model
 
 
@@ -133,7 +137,7 @@ class ServedModel:
 async def serving_models(*models: ServedModel, **settings: object) -> AsyncIterator[Serving]:
     """Serves several models, the first one by default."""
     given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
-    app = await build(given, [store.to_load() for store in models])
+    app = await build(given, models)
     await app.start()
     try:
         await app.load()
@@ -158,8 +162,8 @@ async def serving(
     app = await build(
         given,
         [
-            _to_load(fake, given),
-            *(ModelToLoad(id=one.id, load=lambda _report, one=one: one) for one in others),
+            LoadedModel(model=fake, aliases=given.model_aliases, limits=given.limit_overrides),
+            *(LoadedModel(model=one) for one in others),
         ],
     )
     await app.start()

@@ -6,26 +6,26 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.files.hub import model_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from latentwire_server.models.source import ModelSource
+    from latentwire_server.models.files.hub import Hub
+    from latentwire_server.models.model_options import ModelEntry
 
 
 _NOT_IN_IDS: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_ID: Final = 64
 
 
-def lora_paths(source: ModelSource) -> list[tuple[str, Path]]:
+def lora_paths(entry: ModelEntry, hub: Hub) -> list[tuple[str, Path]]:
     """Returns the ids and files of LoRAs that may fit a model.
 
     Raises:
         LoadError: there is no such folder, or a file cannot be fetched from the hub.
     """
-    paths = [] if source.lora_folder is None else _in_folder(source.lora_folder.expanduser())
-    return paths + [_from_hub(name, source=source) for name in source.loras]
+    paths = [] if entry.lora_folder is None else _in_folder(entry.lora_folder.expanduser())
+    return paths + [_from_hub(name, hub) for name in entry.loras]
 
 
 def _in_folder(folder: Path) -> list[tuple[str, Path]]:
@@ -43,13 +43,13 @@ def _id(name: str) -> str:
     return _NOT_IN_IDS.sub("-", name).strip("-")[:_MAX_ID] or "lora"
 
 
-def _from_hub(name: str, *, source: ModelSource) -> tuple[str, Path]:
+def _from_hub(name: str, hub: Hub) -> tuple[str, Path]:
     """Fetches the file of ``owner/repository`` or ``owner/repository/file.safetensors``."""
     owner, _, rest = name.partition("/")
     repository, _, wanted = rest.partition("/")
-    patterns = [wanted or "*.safetensors"], [] if wanted else ["*/*"]
+    unwanted = () if wanted else ("*/*",)
     hub_id = f"{owner}/{repository}"
-    folder = model_folder(hub_id, revision=None, token=source.token, patterns=patterns).path
+    folder = hub.folder(hub_id, wanted=[wanted or "*.safetensors"], unwanted=unwanted).path
     found = sorted(folder.glob(wanted or "*.safetensors"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.source import MISSING_WATERMARK
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.info import ModelInfo
 
+MISSING_WATERMARK: Final = "needed: invisible-watermark, by pip install 'latentwire[watermark]'"
 LEAST_SIDE: Final = 256
 """Diffusers leaves narrower images as they are, and the package refuses smaller ones."""
 WATERMARK: Final = "watermark"

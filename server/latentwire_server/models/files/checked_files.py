@@ -1,4 +1,4 @@
-"""Files of models, read for what they really are: told by their content and not by their name.
+"""Files of models, identified by their content and not by their name.
 
 Only safetensors weights are read, since a pickle can run code, and JSON of a sensible size.
 """
@@ -15,13 +15,42 @@ from safetensors import SafetensorError, safe_open
 from latentwire_server.models.errors import LoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-"""How the names of files end that torch pickles."""
+"""Suffixes of files that torch pickles."""
 _MAX_HEADER_BYTES: Final = 100_000_000
 _MAX_JSON_BYTES: Final = 10_000_000
 _SAMPLE_BYTES: Final = 1 << 20
+
+
+class CheckedFiles:
+    """The files of one model, each parsed once. Loading threads only."""
+
+    def __init__(self) -> None:
+        self._json: dict[Path, dict[str, object]] = {}
+        self._tensors: dict[Path, dict[str, int]] = {}
+
+    def json(self, path: Path, *, source: str) -> Mapping[str, object]:
+        """Returns a JSON object from a file.
+
+        Raises:
+            LoadError: there is no such file, or it holds something else.
+        """
+        if path not in self._json:
+            self._json[path] = _read_json(path, source=source)
+        return self._json[path]
+
+    def tensors(self, path: Path, *, source: str) -> Mapping[str, int]:
+        """Returns how many numbers each tensor of a checked safetensors file has, by its header.
+
+        Raises:
+            LoadError: the file ends before its tensors do.
+        """
+        if path not in self._tensors:
+            self._tensors[path] = _read_tensors(path, source=source)
+        return self._tensors[path]
 
 
 def check_safetensors(path: Path, *, source: str) -> None:
@@ -51,12 +80,7 @@ def check_safetensors(path: Path, *, source: str) -> None:
     raise LoadError(source, f"{path.name} is not a safetensors file, whatever its name says")
 
 
-def read_json(path: Path, *, source: str) -> dict[str, object]:
-    """Returns a JSON object from a file.
-
-    Raises:
-        LoadError: there is no such file, or it holds something else.
-    """
+def _read_json(path: Path, *, source: str) -> dict[str, object]:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise LoadError(source, f"{path.name} is too large to be a configuration")
@@ -70,21 +94,10 @@ def read_json(path: Path, *, source: str) -> dict[str, object]:
     return content
 
 
-def num_elements(path: Path, *, source: str, prefix: str = "") -> int:
-    """Returns how many numbers a checked safetensors file holds, by its header.
-
-    Args:
-        path: the file.
-        source: what an error calls the model.
-        prefix: how the names of the tensors begin that count.
-
-    Raises:
-        LoadError: the file ends before its tensors do.
-    """
+def _read_tensors(path: Path, *, source: str) -> dict[str, int]:
     try:
         with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+            return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         place = f"{path.parent.name}/{path.name}"
         raise LoadError(source, f"{place} is cut off or damaged") from None
@@ -93,8 +106,8 @@ def num_elements(path: Path, *, source: str, prefix: str = "") -> int:
 def digest(weights: tuple[Path, ...], *, folder: Path) -> str:
     """Returns ``sha256:`` and a digest that tells one set of weights from another.
 
-    Of each file its place, its size, and its first and last MiB: reading gigabytes whole would cost
-    more time than loading them.
+    It covers each file's place, its size, and its first and last MiB: reading gigabytes whole would
+    take longer than loading them.
     """
     total = hashlib.sha256()
     for path in weights:

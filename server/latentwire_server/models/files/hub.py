@@ -1,12 +1,12 @@
-"""Finds a model's folder: on this machine, or on the Hugging Face hub, from where it is fetched."""
+"""Finds the folder of a model: on this machine, or on the Hugging Face hub, and downloads it."""
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -21,38 +21,26 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.loading.reading import has_weights
+from latentwire_server.models.model_options import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    Report = Callable[[int, int], None]
+Report = Callable[[int, int], None]
+"""Takes the bytes that have been read so far, and the bytes in all. Any thread."""
 
 _BYTES_BAR: Final = "huggingface_hub.snapshot_download"
 """What ``snapshot_download`` calls the bar on which it counts the bytes of all files."""
 _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index*.json")
-_report: Final[ContextVar[Report | None]] = ContextVar("report", default=None)
-_fetches_configurations: Final[ContextVar[bool]] = ContextVar("fetches", default=False)
 
 
-@contextmanager
-def reporting_downloads(report: Report) -> Iterator[None]:
-    """Tells of each download, within the block and on this thread, its bytes and those of all."""
-    token = _report.set(report)
-    try:
-        yield
-    finally:
-        _report.reset(token)
+class Fetch(Enum):
+    """What may be downloaded from the hub; what is in its local cache is used in any case."""
 
-
-@contextmanager
-def fetching_configurations() -> Iterator[None]:
-    """Downloads, within the block and on this thread, what is read of models without weights."""
-    token = _fetches_configurations.set(True)
-    try:
-        yield
-    finally:
-        _fetches_configurations.reset(token)
+    NOTHING = auto()
+    CONFIGURATION = auto()
+    """Everything but weights."""
+    EVERYTHING = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,95 +49,91 @@ class ModelFolder:
 
     path: Path
     root: Path
-    """What its links may reach."""
-    commit: str | None
-    """The hub's, if it is from there."""
+    """The folder that its links may not lead out of."""
+    commit: str | None = None
+    """Of the hub's repository; None for a folder of this machine."""
 
 
-def model_folder(
-    source: str,
-    *,
-    revision: str | None,
-    token: str | None,
-    patterns: tuple[Sequence[str], Sequence[str]],
-) -> ModelFolder:
-    """Returns the folder that a source means; fetches it where that is a hub id.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """The hub, as far as it may be used, and who hears of the bytes that are downloaded."""
 
-    Args:
-        source: a folder or a hub id.
-        revision: of the hub.
-        token: of the hub.
-        patterns: which files of a hub repository are wanted, and which of those are not.
+    fetch: Fetch = Fetch.EVERYTHING
+    report: Report | None = None
 
-    Raises:
-        LoadError: there is no such folder, and the hub has it not or cannot be asked.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return ModelFolder(path=path, root=path, commit=None)
-    looks_local = path.is_absolute() or source.startswith((".", "~"))
-    if looks_local or source.count("/") != 1:
-        raise LoadError(source, "there is no such folder or file, and it is no hub id")
-    snapshot = _download(source, revision=revision, token=token, patterns=patterns)
-    # The hub's cache keeps the files in `blobs`, beside `snapshots`.
-    return ModelFolder(path=snapshot, root=snapshot.parent.parent, commit=snapshot.name)
+    def folder(
+        self,
+        source: str,
+        *,
+        revision: str | None = None,
+        wanted: Sequence[str],
+        unwanted: Sequence[str] = (),
+    ) -> ModelFolder:
+        """Returns the folder that a source names, downloaded if it is a hub id.
 
+        Args:
+            source: a folder or a hub id.
+            revision: of the hub.
+            wanted: patterns of the files that are used of a hub repository.
+            unwanted: patterns of files among those that are not.
 
-def _download(
-    source: str,
-    *,
-    revision: str | None,
-    token: str | None,
-    patterns: tuple[Sequence[str], Sequence[str]],
-) -> Path:
-    wanted, unwanted = patterns
-    download = partial(
-        snapshot_download,
-        source,
-        revision=revision,
-        token=token,
-        allow_patterns=list(wanted),
-        ignore_patterns=list(unwanted),
-    )
-    report = _report.get()
-    try:
-        if not has_weights():
-            # Nothing is downloaded to look at a configuration, unless that is what is wanted.
-            return Path(
-                download(
-                    ignore_patterns=[*unwanted, *_WEIGHTS],
-                    local_files_only=not _fetches_configurations.get(),
-                    tqdm_class=_bar(None, total_bytes=0),
-                )
+        Raises:
+            LoadError: there is no such folder, or the hub does not have it or cannot be reached.
+        """
+        path = local_path(source)
+        if path is None:
+            snapshot = self._download(
+                source, revision=revision, wanted=list(wanted), unwanted=list(unwanted)
             )
-        if report is None:
-            return Path(download(tqdm_class=_bar(None, total_bytes=0)))
-        total_bytes = _missing_bytes(partial(download, tqdm_class=_bar(None, total_bytes=0)))
-        return Path(download(tqdm_class=_bar(report, total_bytes=total_bytes)))
-    except LocalEntryNotFoundError:
-        reason = "it is neither in the local cache, nor can the hub be reached"
-    except HFValidationError:
-        reason = "it is no folder, no file and no valid hub id"
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no")
-        reason = f"the hub answered with status {status}; private models need HF_TOKEN"
-    except OSError as error:
-        reason = f"the download failed: {os.strerror(error.errno) if error.errno else 'no network'}"
-    raise LoadError(source, reason)
+            # The hub's cache keeps the files in `blobs`, beside `snapshots`.
+            return ModelFolder(path=snapshot, root=snapshot.parent.parent, commit=snapshot.name)
+        if not path.is_dir():
+            raise LoadError(source, "there is no such folder or file, and it is no hub id")
+        return ModelFolder(path=path, root=path)
+
+    def _download(
+        self, source: str, *, revision: str | None, wanted: list[str], unwanted: list[str]
+    ) -> Path:
+        fetches_weights = self.fetch is Fetch.EVERYTHING
+        download = partial(
+            snapshot_download,
+            source,
+            revision=revision,
+            allow_patterns=wanted,
+            ignore_patterns=unwanted if fetches_weights else [*unwanted, *_WEIGHTS],
+            local_files_only=self.fetch is Fetch.NOTHING,
+        )
+        silent = partial(download, tqdm_class=_bar(None, total_bytes=0))
+        try:
+            if self.report is None or not fetches_weights:
+                return Path(silent())
+            total_bytes = _missing_bytes(silent)
+            return Path(download(tqdm_class=_bar(self.report, total_bytes=total_bytes)))
+        except LocalEntryNotFoundError:
+            reason = "it is neither in the local cache, nor can the hub be reached"
+        except HFValidationError:
+            reason = "it is no folder, no file and no valid hub id"
+        except HfHubHTTPError as error:
+            status = getattr(error.response, "status_code", "no")
+            reason = f"the hub answered with status {status}; private models need HF_TOKEN"
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else "no network"
+            reason = f"the download failed: {why}"
+        raise LoadError(source, reason)
 
 
 def _missing_bytes(download: Callable[..., object]) -> int:
-    """Returns what is not on this machine yet; 0 where that is not known."""
+    """Returns the bytes that are not on this machine yet; 0 where the hub does not say."""
     try:
         files = cast("list[DryRunFileInfo]", download(dry_run=True))
     except (DryRunError, HfHubHTTPError, OSError):
-        # The download itself tells better why.
+        # The download itself gives a better reason.
         return 0
     return sum(one.file_size or 0 for one in files if one.will_download)
 
 
 def _bar(report: Report | None, *, total_bytes: int) -> type[tqdm]:
-    """Returns the progress bar that ``snapshot_download`` is to draw, which draws nothing."""
+    """Returns a progress bar for ``snapshot_download`` that shows nothing and reports bytes."""
     lock = threading.Lock()
     num_bytes = 0
 

@@ -1,7 +1,8 @@
-"""What may be read out of a model folder: decided from its content, before anything is loaded.
+"""What may be read from a model folder: decided by its content, before anything is loaded.
 
-A model folder is somebody else's data. Only safetensors weights are read, told by their header and
-not by their name; components are built from a list of classes that we know; nothing is executed.
+A model folder is somebody else's data. Only safetensors weights are read, identified by their
+header and not by their name; components are built from a list of known classes; nothing in it is
+executed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Final, cast
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.families.family import TOKENIZERS
 from latentwire_server.models.families.known_families import FAMILIES, family_of
-from latentwire_server.models.files.checked_files import PICKLES, check_safetensors, read_json
+from latentwire_server.models.files.checked_files import PICKLES, check_safetensors
+from latentwire_server.models.loading.folder_settings import PREVIEW_FILE, SETTINGS_FILE
 from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from latentwire_server.models.families.family import Family, TextEncoderKind
+    from latentwire_server.models.files.checked_files import CheckedFiles
 
-_VAES: Final = ("AutoencoderKL", "AutoencoderTiny")
+VAES: Final = ("AutoencoderKL", "AutoencoderTiny")
 _SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
-"""How the names of a large component's files go on."""
+"""The end of the names of a large component's files, before the suffix."""
 _UNETS: Final = ("UNet2DConditionModel",)
 
 SAFETY: Final = {
@@ -39,15 +42,10 @@ SAFETY: Final = {
 }
 """The components of a safety checker, which a model may bring, and their classes."""
 
-SETTINGS_FILE: Final = "latentwire.json"
-"""In a model folder: what diffusers has no place for."""
-PREVIEW_FILE: Final = "preview.json"
-"""In a model folder: the linear projection of its latents to RGB, for previews."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FolderContent:
-    """What a diffusers folder says that it holds."""
+class PipelineIndex:
+    """What a folder's ``model_index.json`` says, found to be of classes that are built here."""
 
     family: Family
     text_encoders: tuple[TextEncoderKind, ...]
@@ -56,19 +54,17 @@ class FolderContent:
     options: Mapping[str, bool]
 
     @property
-    def weights(self) -> tuple[str, ...]:
+    def weighted(self) -> tuple[str, ...]:
         """The components that have weights."""
         return (*(kind.name for kind in self.text_encoders), "unet", "vae")
 
 
-def read_content(folder: Path) -> FolderContent:
-    """Returns what a diffusers folder holds.
+def checked_index(index: Mapping[str, object], *, source: str) -> PipelineIndex:
+    """Returns what a ``model_index.json`` says.
 
     Raises:
-        LoadError: it is no such folder, or one of classes that we do not build.
+        LoadError: it names a pipeline or a component of a class that is not built here.
     """
-    source = str(folder)
-    index = read_json(folder / "model_index.json", source=source)
     pipeline = index.get("_class_name")
     family = family_of(pipeline)
     if family is None:
@@ -85,12 +81,28 @@ def read_content(folder: Path) -> FolderContent:
     for name, value in options.items():
         if not isinstance(value, bool):
             raise LoadError(source, f"{name} is {value!r}; supported: true, false")
-    return FolderContent(
+    return PipelineIndex(
         family=family,
         text_encoders=encoders,
         vae=cast("list[str]", index["vae"])[1],
         options=cast("dict[str, bool]", options),
     )
+
+
+def has_safety_checker(index: Mapping[str, object], *, source: str) -> bool:
+    """Returns whether a ``model_index.json`` names a safety checker.
+
+    Raises:
+        LoadError: it names one of a class that is not built here.
+    """
+    if index.get("safety_checker") in (None, [None, None]):
+        return False
+    for name, allowed in SAFETY.items():
+        if index.get(name) not in [list(pair) for pair in allowed]:
+            known = ", ".join(sorted(class_name for _, class_name in allowed))
+            reason = f"{name} is {index.get(name)!r}; supported: {known}"
+            raise LoadError(source, f"{reason}; safety_checker=false serves without")
+    return True
 
 
 def allowed_classes(
@@ -105,37 +117,9 @@ def allowed_classes(
     return {
         **allowed,
         "unet": ("diffusers", _UNETS),
-        "vae": ("diffusers", _VAES),
+        "vae": ("diffusers", VAES),
         "scheduler": ("diffusers", schedulers),
     }
-
-
-def brings_safety_checker(folder: Path) -> bool:
-    """Returns whether a diffusers folder has a safety checker.
-
-    Raises:
-        LoadError: it has one of a class that we do not build.
-    """
-    index = read_json(folder / "model_index.json", source=str(folder))
-    if index.get("safety_checker") in (None, [None, None]):
-        return False
-    for name, allowed in SAFETY.items():
-        if index.get(name) not in [list(pair) for pair in allowed]:
-            known = ", ".join(sorted(class_name for _, class_name in allowed))
-            reason = f"{name} is {index.get(name)!r}; supported: {known}"
-            raise LoadError(str(folder), f"{reason}; safety_checker=false serves without")
-    return True
-
-
-def check_safety_checker(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
-    """Checks every file that loading the safety checker would read; returns the weights.
-
-    Raises:
-        LoadError: a file may not be read.
-    """
-    weights = _weights(folder, "safety_checker", variant=variant)
-    _refuse_detours(folder, "safety_checker")
-    return tuple(weights)
 
 
 def downloaded_patterns(
@@ -161,70 +145,25 @@ def downloaded_patterns(
     return wanted, ["*/*/*", *variants]
 
 
-def check_folder(
-    folder: Path, *, variant: str | None, root: Path, is_whole: bool = True
-) -> tuple[Path, ...]:
-    """Checks every file that loading would read; returns the weights.
-
-    Args:
-        folder: the diffusers folder.
-        variant: the variant of the weights that will be loaded.
-        root: nothing outside of it may be reached through a symbolic link.
-        is_whole: whether the weights must be there already.
-
-    Raises:
-        LoadError: a file may not be read.
-    """
-    _refuse_outside(folder, root=root)
-    weights: list[Path] = []
-    for component in read_content(folder).weights:
-        if is_whole:
-            weights += _weights(folder, component, variant=variant)
-        _refuse_detours(folder, component)
-    return tuple(weights)
-
-
 def autoencoder_patterns() -> list[str]:
     """Returns which files of a hub repository are wanted that holds an autoencoder."""
     names = ("config.json", "diffusion_pytorch_model*.safetensors*")
     return [*names, *(f"vae/{name}" for name in names)]
 
 
-def check_vae(
-    folder: Path, *, root: Path, is_whole: bool = True
-) -> tuple[Path, str, tuple[Path, ...]]:
-    """Checks an autoencoder, which lies in the folder or in its ``vae``.
-
-    Args:
-        folder: the folder.
-        root: nothing outside of it may be reached through a symbolic link.
-        is_whole: whether the weights must be there already.
-
-    Returns:
-        Where it lies, its class, and its weights.
-
-    Raises:
-        LoadError: a file may not be read, or it is no autoencoder that we build.
-    """
-    _refuse_outside(folder, root=root)
-    place = folder if (folder / "config.json").exists() else folder / "vae"
-    class_name = read_json(place / "config.json", source=str(folder)).get("_class_name")
-    if class_name not in _VAES:
-        known = ", ".join(_VAES)
-        raise LoadError(str(folder), f"it is {class_name!r}, no autoencoder; supported: {known}")
-    place = place.resolve() if place == folder else place
-    weights = _weights(place.parent, place.name, variant=None) if is_whole else []
-    _refuse_detours(place.parent, place.name)
-    return place, str(class_name), tuple(weights)
-
-
-def _refuse_outside(folder: Path, *, root: Path) -> None:
+def refuse_outside(folder: Path, *, root: Path) -> None:
+    """Refuses links from a folder to anything outside of ``root``."""
     for path in folder.rglob("*"):
         if not path.resolve().is_relative_to(root.resolve()):
             raise LoadError(str(folder), f"{path.name} is a link that leads out of the folder")
 
 
-def _weights(folder: Path, component: str, *, variant: str | None) -> list[Path]:
+def find_weights(folder: Path, component: str, *, variant: str | None) -> list[Path]:
+    """Returns the files with a component's weights, each found to be safetensors.
+
+    Raises:
+        LoadError: there are none, or one is something else.
+    """
     files = sorted((folder / component).glob("*"))
     checkable = [path for path in files if path.suffix == ".safetensors"]
     found = checkable
@@ -255,7 +194,7 @@ def _refuse_variants_alone(folder: Path, component: str, weights: Sequence[Path]
         raise LoadError(str(folder), reason)
 
 
-def _refuse_detours(folder: Path, component: str) -> None:
+def refuse_detours(folder: Path, component: str, *, files: CheckedFiles) -> None:
     """Refuses settings that would make the libraries read other weights than the checked ones.
 
     An index of shards may name any file, a pickle too, which both libraries then unpickle although
@@ -264,13 +203,13 @@ def _refuse_detours(folder: Path, component: str) -> None:
     source, place = str(folder), folder / component
     if (place / "adapter_config.json").exists():
         raise LoadError(source, f"{component} is an adapter, which is not supported")
-    config = read_json(place / "config.json", source=source)
+    config = files.json(place / "config.json", source=source)
     for key in ("transformers_weights", "quantization_config"):
         if config.get(key) is not None:
             raise LoadError(source, f"{component} has {key} in config.json, which is not supported")
     known = {path.name for path in place.glob("*.safetensors")}
     for index in sorted(place.glob("*.safetensors.index*.json")):
-        shards = read_json(index, source=source).get("weight_map")
+        shards = files.json(index, source=source).get("weight_map")
         named = shards.values() if isinstance(shards, dict) else [None]
         strange = [repr(name) for name in named if not isinstance(name, str) or name not in known]
         if strange:

@@ -1,74 +1,71 @@
 """Whether a refiner's text encoders are its base's, so that they need to be in memory only once.
 
-Told by the files' contents, before either is loaded. Loading threads only.
+Decided by the content of the files, before either is loaded. Loading threads only.
 """
 
 from __future__ import annotations
 
 import filecmp
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from latentwire_server.models.files.checked_files import read_json
-from latentwire_server.models.loading.inspection import read_content
-from latentwire_server.models.loading.model_parts import source_folder
-
 if TYPE_CHECKING:
-    from latentwire_server.models.source import ModelSource
+    from pathlib import Path
 
-_MARGINALIA: Final = (
+    from latentwire_server.models.loading.diffusers_folder import DiffusersFolder
+
+_PROVENANCE: Final = (
     "_name_or_path",
     "architectures",
     "dtype",
     "torch_dtype",
     "transformers_version",
 )
-"""What configurations say of how they came about."""
+"""What configurations say about how they came about."""
 
 
-def shared_text_encoders(refiner: ModelSource, base: ModelSource) -> tuple[str, ...]:
+def shared_text_encoders(refiner: DiffusersFolder, base: DiffusersFolder) -> tuple[str, ...]:
     """Returns the names of a refiner's text encoders if its base has all of them, and else none.
 
     Raises:
-        LoadError: one of the two is no diffusers folder of a kind that is served.
+        LoadError: a configuration of one of the two cannot be read.
     """
-    if any(Path(one.source).expanduser().is_file() for one in (refiner, base)):
-        return ()
     variant = refiner.variant
     weights = ".safetensors" if variant is None else f".{variant}.safetensors"
-    own, others = (source_folder(one).path for one in (refiner, base))
-    kinds, base_kinds = (read_content(folder).text_encoders for folder in (own, others))
+    kinds = refiner.index.text_encoders
     are_shared = all(
-        kind in base_kinds
-        and _are_alike(own / kind.tokenizer, others / kind.tokenizer, ending=".txt")
-        and _are_alike(own / kind.name, others / kind.name, ending=weights)
+        kind in base.index.text_encoders
+        and _are_alike(refiner, base, kind.tokenizer, suffix=".txt")
+        and _are_alike(refiner, base, kind.name, suffix=weights)
         for kind in kinds
     )
     return tuple(kind.name for kind in kinds) if are_shared else ()
 
 
-def _are_alike(one: Path, other: Path, *, ending: str) -> bool:
-    """Returns whether two folders have the same settings, and the same files of this ending."""
-    names = [_names(place, ending) for place in (one, other)]
+def _are_alike(
+    refiner: DiffusersFolder, base: DiffusersFolder, component: str, *, suffix: str
+) -> bool:
+    """Returns whether both have the same configuration, and the same files with this suffix."""
+    one, other = (folder.path / component for folder in (refiner, base))
+    names = [_names(place, suffix) for place in (one, other)]
     return (
         names[0] == names[1]
-        and _settings(one) == _settings(other)
+        and _configuration(refiner, component) == _configuration(base, component)
         # Read whole, once: the module remembers what it compared.
         and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
     )
 
 
-def _names(place: Path, ending: str) -> list[str]:
-    return sorted(path.name for path in place.glob("*") if path.name.endswith(ending))
+def _names(place: Path, suffix: str) -> list[str]:
+    return sorted(path.name for path in place.glob("*") if path.name.endswith(suffix))
 
 
-def _settings(place: Path) -> dict[str, object]:
-    """Returns what a folder's JSON files say, by their names."""
+def _configuration(folder: DiffusersFolder, component: str) -> dict[str, object]:
+    """Returns the content of a component's JSON files, by their names."""
     return {
         path.name: {
             key: value
-            for key, value in read_json(path, source=str(place.parent)).items()
-            if key not in _MARGINALIA
+            for key, value in folder.json(f"{component}/{path.name}").items()
+            if key not in _PROVENANCE
         }
-        for path in sorted(place.glob("*.json"))
+        for path in sorted((folder.path / component).glob("*.json"))
     }
