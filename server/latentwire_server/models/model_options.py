@@ -58,8 +58,8 @@ class ModelOptions(BaseModel):
     denoiser_backend: Literal["auto", "eager", "inductor", "openvino"] = Field(
         "auto",
         description="How the denoiser runs: 'inductor' and 'openvino' compile it before the server"
-        " is ready, 'eager' does not; 'auto' is 'openvino' on a CPU where that is installed and"
-        " faster, and the batching dynamic.",
+        " is ready, 'eager' does not; 'auto' is 'openvino' on a CPU where it is installed and"
+        " faster, unless the batching is reproducible.",
     )
     refiner: Annotated[str, Field(min_length=1)] | None = Field(
         None,
@@ -67,7 +67,8 @@ class ModelOptions(BaseModel):
         " of the same variant.",
     )
     refiner_single_file_config: str | None = Field(
-        None, description="Diffusers folder or hub id with the configuration of such a checkpoint."
+        None,
+        description="Diffusers folder or hub id with the configuration of a refiner's checkpoint.",
     )
     high_noise_frac: float = Field(
         0.8,
@@ -80,17 +81,18 @@ class ModelOptions(BaseModel):
         None, description="Folder or hub id of an autoencoder that replaces the model's own."
     )
     embeddings_folder: _Path | None = Field(
-        None, description="Folder with .safetensors of textual inversion, one for each word."
+        None,
+        description="Folder of textual inversion embeddings (.safetensors), one for each word.",
     )
     prompt_weighting: bool = Field(
         default=False,
-        description="Takes brackets in prompts for weights: (word:1.3), (word), [word].",
+        description="Read brackets in prompts as weights: (word:1.3), (word), [word].",
     )
     max_prompt_chunks: int = Field(
         1,
         ge=1,
         le=8,
-        description="How often the text encoder reads on: 3 reads prompts of up to 225 tokens.",
+        description="Most chunks of a prompt that the text encoder reads; 3 are up to 225 tokens.",
     )
     lora_folder: _Path | None = Field(
         None, description="Folder of LoRA files (.safetensors) that requests may ask for by name."
@@ -102,15 +104,15 @@ class ModelOptions(BaseModel):
     )
     safety_checker: bool = Field(
         default=True,
-        description="Withholds what the model's own safety checker flags, if it brings one.",
+        description="Withhold images that the model's own safety checker flags, if it has one.",
     )
     unchecked_previews: bool = Field(
         default=False,
-        description="Sends previews of a model with a safety checker too, which they do not pass.",
+        description="Also send previews of models with a safety checker, which does not see them.",
     )
     watermark: bool = Field(
         default=False,
-        description="Writes diffusers' invisible watermark into pictures; needs"
+        description="Write diffusers' invisible watermark into images; needs"
         " `latentwire[watermark]`.",
     )
 

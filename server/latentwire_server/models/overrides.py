@@ -1,7 +1,7 @@
-"""What is said about a model beside its weights: its name, its defaults, its limits.
+"""Settings that replace a model's own: its display name, its defaults, its limits.
 
-By its folder's ``latentwire.json`` or by the operator; all of it is optional, and all of it is
-checked. Knows no torch.
+They stand in its folder's ``latentwire.json`` or in the operator's configuration. All of them are
+optional, and all of them are checked. Knows no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from latentwire_server.models.errors import LoadError
 from latentwire_server.models.info import ModelInfo, ModelLimits, SchedulerChoice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
 
 
 class _Part(BaseModel):
@@ -31,7 +31,7 @@ class _Scheduler(_Part):
 
 
 class ModelDefaultsGiven(_Part):
-    """What replaces a model's own defaults."""
+    """Replacements of a model's own defaults."""
 
     width: PositiveInt | None = None
     height: PositiveInt | None = None
@@ -39,11 +39,11 @@ class ModelDefaultsGiven(_Part):
     guidance_scale: Annotated[float, Field(ge=0)] | None = None
     scheduler: _Scheduler | None = None
     high_resolution_fix: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How much the second pass of pictures much larger than these draws over; 0: there is none."""
+    """Strength of the second pass of images much larger than these; 0: there is no such pass."""
 
 
 class ModelLimitsGiven(_Part):
-    """What replaces a model's own limits."""
+    """Replacements of a model's own limits."""
 
     min_side: PositiveInt | None = None
     max_side: PositiveInt | None = None
@@ -55,7 +55,7 @@ class ModelLimitsGiven(_Part):
 
 
 class ModelSettings(_Part):
-    """All that is said in one place."""
+    """The settings of one place."""
 
     display_name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     defaults: ModelDefaultsGiven = ModelDefaultsGiven()
@@ -67,16 +67,15 @@ class ModelSettings(_Part):
         return tuple(_PARTS[place].model_fields)
 
     def apply_to(self, info: ModelInfo, *, source: str, place: str) -> ModelInfo:
-        """Returns the description with what is said here put in.
+        """Returns a model's description with these settings in place of its own.
 
         Args:
-            info: what was known before.
+            info: the description.
             source: where the model comes from.
-            place: where it is said, for errors.
+            place: where the settings stand, for errors.
 
         Raises:
-            LoadError: a default lies outside what the model can do or its limits allow; all that
-                do are named.
+            LoadError: defaults lie outside of what the model or its limits allow; all are named.
         """
         limits = replace(info.limits, **self.limits.model_dump(exclude_none=True))
         given = self.defaults.model_dump(exclude_none=True)
@@ -88,17 +87,21 @@ class ModelSettings(_Part):
             limits=limits,
             defaults=replace(info.defaults, **given),
         )
-        problems = [*self._wrong_defaults(changed, given), *_too_many_drawn_pixels(changed)]
+        allowed = _allowed(changed)
+        problems = [
+            f"defaults.{name}={getattr(self.defaults, name)!r}: needed: {allowed[name][1]}"
+            for name in given
+            if not allowed[name][0]
+        ]
+        least = changed.limits.min_drawn_pixels
+        most = changed.defaults.width * changed.defaults.height
+        if least > most:
+            problems.append(
+                f"limits.min_drawn_pixels={least}: needed: up to {most}, the default size"
+            )
         if problems:
             raise LoadError(source, f"{place}: {'; '.join(problems)}")
         return changed
-
-    def _wrong_defaults(self, info: ModelInfo, given: Iterable[str]) -> Iterator[str]:
-        allowed = _allowed(info)
-        for name in given:
-            is_right, needed = allowed[name]
-            if not is_right:
-                yield f"defaults.{name}={getattr(self.defaults, name)!r}: needed: {needed}"
 
 
 _PARTS: Final[Mapping[tuple[int | str, ...], type[_Part]]] = {
@@ -109,14 +112,8 @@ _PARTS: Final[Mapping[tuple[int | str, ...], type[_Part]]] = {
 }
 
 
-def _too_many_drawn_pixels(info: ModelInfo) -> Iterator[str]:
-    least, most = info.limits.min_drawn_pixels, info.defaults.width * info.defaults.height
-    if least > most:
-        yield f"limits.min_drawn_pixels={least}: needed: up to {most}, the default size"
-
-
 def _allowed(info: ModelInfo) -> dict[str, tuple[bool, str]]:
-    """Returns for each default whether it may be, and what may be."""
+    """Returns whether each default is allowed, with what is allowed."""
     limits, defaults = info.limits, info.defaults
     sides = f"{limits.min_side} to {limits.max_side} in multiples of {limits.side_multiple}"
     spacings = {one.id: one.sigmas for one in info.schedulers}

@@ -1,4 +1,4 @@
-"""How far the loads of models are, and who hears of it. Event loop, but for what says otherwise."""
+"""The progress of models that are being loaded. Event loop, unless a method says otherwise."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class LoadProgress:
     """The loads under way."""
 
     def __init__(self, *, on_report: Callable[[ModelLoading], None]) -> None:
-        """Takes who is told of each report."""
+        """Calls ``on_report`` with each new state."""
         self._on_report = on_report
         self._latest: dict[str, ModelLoading] = {}
         self._changed = asyncio.Event()
 
     def begin(self, model_id: str) -> None:
-        """Takes in a new load, of which nothing is known yet."""
+        """Adds a load whose size is not known yet."""
         self._latest[model_id] = ModelLoading(model=model_id, loaded_bytes=0, total_bytes=0)
         self.repeat(model_id)
 
     def end(self, model_id: str) -> None:
-        """Forgets a load."""
+        """Removes a load."""
         self._latest.pop(model_id, None)
 
     def report(self, model_id: str, loaded_bytes: int, total_bytes: int) -> None:
-        """Takes in how far a load is; what comes after its end is too late."""
+        """Records the progress of a load; does nothing once it has ended."""
         if model_id in self._latest:
             self._latest[model_id] = ModelLoading(
                 model=model_id, loaded_bytes=loaded_bytes, total_bytes=total_bytes
@@ -39,7 +39,7 @@ class LoadProgress:
             self.repeat(model_id)
 
     def repeat(self, model_id: str) -> None:
-        """Tells how far a load is once more, if there is one: somebody is new."""
+        """Reports a load's progress again, if there is one, for somebody who has just come."""
         progress = self._latest.get(model_id)
         if progress is not None:
             self._on_report(progress)
@@ -47,11 +47,11 @@ class LoadProgress:
             self._changed = asyncio.Event()
 
     def reporter(self, model_id: str) -> Callable[[int, int], None]:
-        """Returns what takes the bytes that are loaded, and those of all. Any thread."""
+        """Returns a function that reports the loaded bytes and those in all. Any thread."""
         loop = asyncio.get_running_loop()
 
         def report(loaded_bytes: int, total_bytes: int) -> None:
-            # A closed event loop means that nobody is left who could care.
+            # A closed event loop has no more readers.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.report, model_id, loaded_bytes, total_bytes)
 
@@ -60,12 +60,12 @@ class LoadProgress:
     async def follow(
         self, model_id: str, load: asyncio.Task[object]
     ) -> AsyncGenerator[ModelLoading]:
-        """Yields how far a load is, until it is done."""
-        told = None
+        """Yields each new state of a load, until it is done."""
+        latest = None
         while not load.done():
             changed, progress = self._changed, self._latest.get(model_id)
-            if progress is not None and progress != told:
-                told = progress
+            if progress is not None and progress != latest:
+                latest = progress
                 yield progress
                 continue
             news = asyncio.ensure_future(changed.wait())

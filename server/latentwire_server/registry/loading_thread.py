@@ -1,8 +1,8 @@
-"""Threads in which models are loaded, beside the device thread.
+"""Threads that load models beside the device thread.
 
-Daemons, unlike a pool's: a library in the middle of a load must not hold up the end of the process.
-They give way to the device thread where the system knows how: reading weights shall cost the steps
-of running generations as little as can be.
+They are daemons, unlike those of a pool: a library in the middle of a load must not hold up the end
+of the process. On Linux they run at a lower priority, so that reading weights slows down the steps
+of running generations as little as possible.
 """
 
 from __future__ import annotations
@@ -20,40 +20,36 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
-_POLITENESS: Final = 10
-_MOST_POLITE: Final = 19
+_NICENESS: Final = 10
+_MAX_NICENESS: Final = 19
 
 
 async def in_loading_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Returns the result of ``work``, or raises its error."""
+    """Runs ``work`` in a thread of its own, and returns its result or raises its error."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[ResultT] = loop.create_future()
 
-    def settle(settles: Callable[[], None]) -> None:
+    def settle(set_outcome: Callable[[], None]) -> None:
         if not future.done():
-            settles()
-
-    def tell(settles: Callable[[], None]) -> None:
-        # A closed event loop means that nobody is left who could care.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, settles)
+            set_outcome()
 
     def run() -> None:
-        _give_way()
+        _lower_priority()
         try:
-            result = work()
+            set_outcome = partial(future.set_result, work())
         except Exception as error:
-            tell(partial(future.set_exception, error))
-        else:
-            tell(partial(future.set_result, result))
+            set_outcome = partial(future.set_exception, error)
+        # A closed event loop has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, set_outcome)
 
     threading.Thread(target=run, name="latentwire-load", daemon=True).start()
     return await future
 
 
-def _give_way() -> None:
-    """Lowers this thread's priority; elsewhere than on Linux that would be the whole process's."""
+def _lower_priority() -> None:
+    """Lowers this thread's priority on Linux; elsewhere it would be that of the whole process."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        politeness = os.getpriority(os.PRIO_PROCESS, thread) + _POLITENESS
-        os.setpriority(os.PRIO_PROCESS, thread, min(politeness, _MOST_POLITE))
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _MAX_NICENESS))

@@ -52,6 +52,8 @@ class ModelFolder:
     """The folder that its links may not lead out of."""
     commit: str | None = None
     """Of the hub's repository; None for a folder of this machine."""
+    has_weights: bool = True
+    """False for a hub's folder from which only the configuration was fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +87,13 @@ class Hub:
             snapshot = self._download(
                 source, revision=revision, wanted=list(wanted), unwanted=list(unwanted)
             )
-            # The hub's cache keeps the files in `blobs`, beside `snapshots`.
-            return ModelFolder(path=snapshot, root=snapshot.parent.parent, commit=snapshot.name)
+            return ModelFolder(
+                path=snapshot,
+                # The hub's cache keeps the files in `blobs`, beside `snapshots`.
+                root=snapshot.parent.parent,
+                commit=snapshot.name,
+                has_weights=self.fetch is Fetch.EVERYTHING,
+            )
         if not path.is_dir():
             raise LoadError(source, "there is no such folder or file, and it is no hub id")
         return ModelFolder(path=path, root=path)

@@ -32,16 +32,13 @@ if TYPE_CHECKING:
 class AutoencoderFolder:
     """A folder with an autoencoder, in itself or in its ``vae``."""
 
-    def __init__(
-        self, found: ModelFolder, *, source: str, files: CheckedFiles, needs_weights: bool
-    ) -> None:
+    def __init__(self, found: ModelFolder, *, source: str, files: CheckedFiles) -> None:
         """Checks every file that loading would read.
 
         Args:
             found: the folder.
             source: what the operator calls it.
             files: reads its files.
-            needs_weights: whether its weights must be there already.
 
         Raises:
             LoadError: a file may not be read, or it is not an autoencoder that is served.
@@ -62,7 +59,7 @@ class AutoencoderFolder:
         self._files = files
         self._commit = found.commit
         self._weights: list[Path] = []
-        if needs_weights:
+        if found.has_weights:
             self._weights = find_weights(place.parent, place.name, variant=None)
         refuse_detours(place.parent, place.name, files=files)
 

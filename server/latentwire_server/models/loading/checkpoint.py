@@ -140,13 +140,12 @@ class Checkpoint:
     def _configuration(self) -> DiffusersFolder:
         path = Path(cast("str", self._config)).expanduser().absolute()
         return DiffusersFolder(
-            # A snapshot of the hub, say, whose links lead to another folder: no weights are read.
-            ModelFolder(path=path, root=Path(path.anchor)),
+            # It may be a snapshot of the hub, whose links lead to other folders.
+            ModelFolder(path=path, root=Path(path.anchor), has_weights=False),
             source=self.source,
             files=self._files,
             variant=None,
             uses_safety_checker=False,
-            needs_weights=False,
         )
 
     def _components(self, pipeline: _Pipeline) -> Components:

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from latentwire_server.models.loading.diffusers_folder import DiffusersFolder
 
 
-def describe(place: DiffusersFolder | Checkpoint, parts: Components, *, id_: str) -> ModelInfo:
+def describe(files: DiffusersFolder | Checkpoint, parts: Components, *, id_: str) -> ModelInfo:
     """Returns the description of a model, without the settings of the operator.
 
     Args:
-        place: its files.
+        files: its files.
         parts: what it is made of.
         id_: its id.
 
     Raises:
         LoadError: the parts make no model that is supported, or its settings are wrong.
     """
-    refusal = place.family.refusal(parts)
+    refusal = files.family.refusal(parts)
     if refusal is not None:
-        raise LoadError(place.source, refusal)
-    info = place.family.describe(parts, id_=id_)
-    return place.settings.apply_to(info, source=place.source, place=SETTINGS_FILE)
+        raise LoadError(files.source, refusal)
+    info = files.family.describe(parts, id_=id_)
+    return files.settings.apply_to(info, source=files.source, place=SETTINGS_FILE)

@@ -11,10 +11,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
 
 import diffusers
+import numpy as np
+import torch
 import transformers
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
 from latentwire_server.models.components.component_set import Components
 from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.placement import check_module
+from latentwire_server.models.components.safety_checker import (
+    ClipSafetyChecker,
+    UnloadedSafetyChecker,
+    load_processor,
+)
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.files.checked_files import digest
 from latentwire_server.models.loading.folder_settings import (
@@ -37,13 +46,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    import torch
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     from latentwire_server.models.families.family import Family, TextEncoderKind
     from latentwire_server.models.files.checked_files import CheckedFiles
     from latentwire_server.models.files.hub import ModelFolder
     from latentwire_server.models.loading.component_reader import ComponentReader
+    from latentwire_server.models.protocol import SafetyChecker
 
 LIBRARY_FAILURES: Final = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What the libraries raise on files that are not what they should be."""
@@ -70,7 +79,6 @@ class DiffusersFolder:
         files: CheckedFiles,
         variant: str | None,
         uses_safety_checker: bool,
-        needs_weights: bool,
     ) -> None:
         """Checks every file that loading would read.
 
@@ -80,7 +88,6 @@ class DiffusersFolder:
             files: reads its files.
             variant: the variant of the weights that will be loaded.
             uses_safety_checker: whether its safety checker is loaded, if it brings one.
-            needs_weights: whether its weights must be there already.
 
         Raises:
             LoadError: a file may not be read, or it is not of a kind that is served.
@@ -98,7 +105,7 @@ class DiffusersFolder:
         )
         self._weights: dict[str, list[Path]] = {}
         for name in self.index.weighted + (_SAFETY_CHECKER,) * self.has_safety_checker:
-            if needs_weights:
+            if found.has_weights:
                 self._weights[name] = find_weights(self.path, name, variant=variant)
             refuse_detours(self.path, name, files=files)
         self.scheduler_config: Final = self.json("scheduler/scheduler_config.json")
@@ -168,6 +175,31 @@ class DiffusersFolder:
                 projection=self.projection,
                 options=self.index.options,
             )
+
+    def read_safety_checker(
+        self, reader: ComponentReader, *, device: torch.device, hides_previews: bool
+    ) -> SafetyChecker:
+        """Returns the safety checker, on the device, after it has decided once.
+
+        Raises:
+            LoadError: it does not load, or fails.
+        """
+        if not reader.has_weights:
+            return UnloadedSafetyChecker(hides_previews=hides_previews)
+        source, hint = str(self.path), "; safety_checker=false serves without"
+        with LIBRARY_LOCK, named_failures("its safety checker fails", source=source, hint=hint):
+            module = self.read_component(
+                _SAFETY_CHECKER, StableDiffusionSafetyChecker, reader, dtype=torch.float32
+            )
+            check_module(module, name=_SAFETY_CHECKER, source=source)
+            module.to(device).eval().requires_grad_(requires_grad=False)
+            checker = ClipSafetyChecker(
+                cast("StableDiffusionSafetyChecker", module),
+                load_processor(self.path),
+                hides_previews=hides_previews,
+            )
+            checker.flags(np.zeros((64, 64, 3), np.uint8))
+        return checker
 
     def read_component(
         self, name: str, kind: object, reader: ComponentReader, **options: object

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
 from latentwire_server.models.adapters.lora_networks import LoraStore
 from latentwire_server.models.adapters.lora_sources import lora_paths
 from latentwire_server.models.adapters.textual_inversion import load_words, words_in
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
-from latentwire_server.models.components.placement import check_module, check_parts, place
-from latentwire_server.models.components.safety_checker import (
-    ClipSafetyChecker,
-    UnloadedSafetyChecker,
-    load_processor,
-)
+from latentwire_server.models.components.placement import check_parts, place
 from latentwire_server.models.components.watermark import load_watermark, with_watermark
 from latentwire_server.models.denoiser.backends import DenoiserBackend, expected_programs_bytes
 from latentwire_server.models.errors import LoadError
@@ -34,11 +26,7 @@ from latentwire_server.models.loading.autoencoder_folder import AutoencoderFolde
 from latentwire_server.models.loading.checkpoint import Checkpoint
 from latentwire_server.models.loading.component_reader import ConfigurationReader, WeightsReader
 from latentwire_server.models.loading.description import describe
-from latentwire_server.models.loading.diffusers_folder import (
-    DiffusersFolder,
-    Lent,
-    named_failures,
-)
+from latentwire_server.models.loading.diffusers_folder import DiffusersFolder, Lent
 from latentwire_server.models.loading.inspection import autoencoder_patterns, downloaded_patterns
 from latentwire_server.models.loading.shared_encoders import shared_text_encoders
 from latentwire_server.models.model_options import local_path
@@ -53,9 +41,9 @@ if TYPE_CHECKING:
     from latentwire_server.models.files.hub import Report
     from latentwire_server.models.loading.component_reader import ComponentReader
     from latentwire_server.models.model_options import ModelEntry
-    from latentwire_server.models.protocol import ModelSpec, SafetyChecker
+    from latentwire_server.models.protocol import ModelSpec
 
-    ModelPlace = DiffusersFolder | Checkpoint
+    _Pipeline = DiffusersFolder | Checkpoint
 
 _CONFIGURATION: Final = "[[models]]"
 """Where the operator says what replaces a model's own settings."""
@@ -68,12 +56,10 @@ class ModelFiles:
         self._entry = entry
         self._device = choose_device(entry.device)
         self._dtype = choose_dtype(entry.dtype, self._device)
-        files = CheckedFiles()
-        self._main = _opened(
+        self._files = CheckedFiles()
+        self._main = self._opened(
             entry.source,
-            entry,
             hub,
-            files,
             revision=entry.revision,
             config=entry.single_file_config,
             uses_safety_checker=entry.safety_checker,
@@ -81,14 +67,11 @@ class ModelFiles:
         self._vae: AutoencoderFolder | None = None
         if entry.vae is not None:
             found = hub.folder(entry.vae, wanted=autoencoder_patterns())
-            needs_weights = found.commit is None or hub.fetch is Fetch.EVERYTHING
-            self._vae = AutoencoderFolder(
-                found, source=entry.vae, files=files, needs_weights=needs_weights
-            )
-        self._refiner: ModelPlace | None = None
+            self._vae = AutoencoderFolder(found, source=entry.vae, files=self._files)
+        self._refiner: _Pipeline | None = None
         if entry.refiner is not None:
             config = entry.refiner_single_file_config
-            self._refiner = _opened(entry.refiner, entry, hub, files, config=config)
+            self._refiner = self._opened(entry.refiner, hub, config=config)
         self._loras = lora_paths(entry, hub)
 
     @classmethod
@@ -189,6 +172,30 @@ class ModelFiles:
         reader = WeightsReader(report, total_bytes=total_bytes)
         return self._model(reader, backend=DenoiserBackend(backend), cache=denoiser_cache)
 
+    def _opened(
+        self,
+        source: str,
+        hub: Hub,
+        *,
+        revision: str | None = None,
+        config: str | None = None,
+        uses_safety_checker: bool = False,
+    ) -> _Pipeline:
+        """Opens the model's own files, or its refiner's."""
+        path, variant = local_path(source), self._entry.variant
+        if path is not None and path.is_file():
+            return Checkpoint(path, source=source, files=self._files, config=config)
+        wanted, unwanted = downloaded_patterns(
+            variant=variant, with_safety_checker=uses_safety_checker
+        )
+        return DiffusersFolder(
+            hub.folder(source, revision=revision, wanted=wanted, unwanted=unwanted),
+            source=source,
+            files=self._files,
+            variant=variant,
+            uses_safety_checker=uses_safety_checker,
+        )
+
     @cached_property
     def _shared_encoders(self) -> tuple[str, ...]:
         """The names of the refiner's text encoders, if they are the base's too."""
@@ -207,7 +214,11 @@ class ModelFiles:
             parts = replace(parts, vae=self._vae.read(reader, dtype=self._dtype))
             revisions.append(self._vae.revision)
         parts = self._prepared(main, self._with_words(parts, reader), reader)
-        parts = replace(parts, safety_checker=self._safety_checker(reader))
+        if isinstance(main, DiffusersFolder) and main.has_safety_checker:
+            checker = main.read_safety_checker(
+                reader, device=self._device, hides_previews=not entry.unchecked_previews
+            )
+            parts = replace(parts, safety_checker=checker)
         info = describe(main, parts, id_=entry.id)
         info = entry.apply_to(info, source=entry.source, place=_CONFIGURATION)
         refiner = None
@@ -233,7 +244,7 @@ class ModelFiles:
 
     def _read_refiner(
         self,
-        refiner: ModelPlace,
+        refiner: _Pipeline,
         base: Components,
         reader: ComponentReader,
         *,
@@ -281,35 +292,12 @@ class ModelFiles:
         )
         return replace(parts, text_encoders=encoders, prompt_options=options, words=words)
 
-    def _prepared(self, main: ModelPlace, parts: Components, reader: ComponentReader) -> Components:
+    def _prepared(self, main: _Pipeline, parts: Components, reader: ComponentReader) -> Components:
         """Returns the parts, checked and on the device, if they have weights."""
         if not reader.has_weights:
             return parts
         check_parts(parts, source=main.source)
         return place(parts, device=self._device, upcasts=main.family.upcasts_autoencoder)
-
-    def _safety_checker(self, reader: ComponentReader) -> SafetyChecker | None:
-        """Loads the safety checker that a folder brings, and sees it decide once."""
-        folder = self._main
-        if isinstance(folder, Checkpoint) or not folder.has_safety_checker:
-            return None
-        hides_previews = not self._entry.unchecked_previews
-        if not reader.has_weights:
-            return UnloadedSafetyChecker(hides_previews=hides_previews)
-        source, hint = str(folder.path), "; safety_checker=false serves without"
-        with LIBRARY_LOCK, named_failures("its safety checker fails", source=source, hint=hint):
-            module = folder.read_component(
-                "safety_checker", StableDiffusionSafetyChecker, reader, dtype=torch.float32
-            )
-            check_module(module, name="safety_checker", source=source)
-            module.to(self._device).eval().requires_grad_(requires_grad=False)
-            checker = ClipSafetyChecker(
-                cast("StableDiffusionSafetyChecker", module),
-                load_processor(folder.path),
-                hides_previews=hides_previews,
-            )
-            checker.flags(np.zeros((64, 64, 3), np.uint8))
-        return checker
 
 
 def read_spec(entry: ModelEntry, *, fetch: Fetch) -> ModelSpec | None:
@@ -328,32 +316,3 @@ def read_spec(entry: ModelEntry, *, fetch: Fetch) -> ModelSpec | None:
         if entry.is_local:
             raise
         return None  # Loading will download it, or give the reason.
-
-
-def _opened(
-    source: str,
-    entry: ModelEntry,
-    hub: Hub,
-    files: CheckedFiles,
-    *,
-    revision: str | None = None,
-    config: str | None = None,
-    uses_safety_checker: bool = False,
-) -> ModelPlace:
-    """Returns the checked files of a model or of its refiner."""
-    path = local_path(source)
-    if path is not None and path.is_file():
-        return Checkpoint(path, source=source, files=files, config=config)
-    wanted, unwanted = downloaded_patterns(
-        variant=entry.variant, with_safety_checker=uses_safety_checker
-    )
-    found = hub.folder(source, revision=revision, wanted=wanted, unwanted=unwanted)
-    return DiffusersFolder(
-        found,
-        source=source,
-        files=files,
-        variant=entry.variant,
-        uses_safety_checker=uses_safety_checker,
-        # Of a hub's model they may be yet to come.
-        needs_weights=found.commit is None or hub.fetch is Fetch.EVERYTHING,
-    )
