@@ -12,7 +12,7 @@ import torch
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.families import stable_diffusion_xl
 from latentwire_server.models.families.stable_diffusion_xl import StableDiffusionXL
-from latentwire_server.models.loading import loading
+from latentwire_server.models.loading import model_files
 from tests.support.models.folders import edit, load_model, refused, source_of
 from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
@@ -182,7 +182,7 @@ def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A GPU's business; on a CPU it is refused, for its slowness.
-    monkeypatch.setattr(loading, "choose_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr(model_files, "choose_dtype", lambda *_: torch.float16)
     latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.half)
     with torch.inference_mode():
