@@ -21,7 +21,7 @@ STUBS := clients/python
 PROTO := latentwire/v1/image_generation.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests serve test test-fast soak lint breaking format protos bench embedded-model clean
+.PHONY: help setup setup-tests serve test test-fast soak lint breaking format docs protos bench embedded-model clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -105,10 +105,15 @@ breaking: $(BUF)
 	  fi; \
 	done
 
-format: setup ## format the code, mend what ruff can, renew the README's tables
+format: setup ## format the code, mend what ruff can, renew the generated pages
 	$(BIN)/python -m tools.settings_tables
+	$(BIN)/python -m tools.references
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Strict: a link or an anchor that leads nowhere fails.
+docs: setup ## build the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The stubs are made by the oldest grpcio-tools that is supported: they import on newer protobufs,
 # and not the other way round.
@@ -125,4 +130,4 @@ embedded-model: setup ## train the embedded model anew: up to three hours on two
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) $(LEGACY) $(OLDER) $(OLDEST) $(PROTOS) node_modules \
-	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site

@@ -28,7 +28,7 @@ FOLDERS = (
 )  # fmt: skip
 OUR_PACKAGES = ("latentwire", "latentwire_bridge", "latentwire_server")
 # Begun first among the slow ones: whoever is last runs alone on one of the cores.
-LONGEST = ("test_readme.py", "test_embedded_model.py", "test_benchmarks.py")
+LONGEST = ("test_readme.py", "test_wheel.py", "test_embedded_model.py", "test_benchmarks.py")
 # Folders whose event loop must never block; the engine's tests block it on purpose.
 LOOPS_ARE_WATCHED = {"bridge", "client", "server"}
 

@@ -1,4 +1,4 @@
-"""``latentwire-bridge``: reads the settings, runs the bridge, gives the exit code."""
+"""``latentwire-bridge``: reads the settings, runs the bridge, and exits."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import asyncio
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from latentwire._process import fail
+from latentwire._service_settings import SettingsError
 from latentwire_bridge.app import serve
-from latentwire_bridge.command_line import fail, parse
-from latentwire_bridge.settings import SettingsError
-
-if TYPE_CHECKING:
-    from latentwire_bridge.settings import Settings
+from latentwire_bridge.settings import Settings
 
 
 def main() -> None:
-    """Runs the bridge of the command line."""
-    settings = parse()
+    """Runs the bridge that the command line describes."""
+    settings = Settings.parse()
     _configure_logging(settings)
     try:
         asyncio.run(serve(settings, exit_at_once=_exit))
     except SettingsError as error:
-        fail(str(error))
+        fail(Settings.program, str(error))
 
 
 def _configure_logging(settings: Settings) -> None:

@@ -6,12 +6,15 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from latentwire import AsyncClient
 from latentwire._process import is_loopback, stop_signals, write_port_file
+from latentwire._service_settings import SettingsError
 from latentwire_bridge.api_description.document import DescriptionRoute
+from latentwire_bridge.edge.browsers import ANY, BrowserPolicy
 from latentwire_bridge.edge.edge import EdgeProtocol, HttpEdge
 from latentwire_bridge.edge.rate_limits import RateLimits
 from latentwire_bridge.files.file_store import FileStore
@@ -19,7 +22,6 @@ from latentwire_bridge.files.private_folder import PrivateFolder
 from latentwire_bridge.routes.health import HealthRoutes
 from latentwire_bridge.routes.images import FILES_PATH, ImageRoutes
 from latentwire_bridge.routes.models import ModelRoutes
-from latentwire_bridge.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -119,6 +121,19 @@ async def serve(settings: Settings, *, exit_at_once: Callable[[int], None]) -> N
         await told_to_stop.wait()
 
 
+def _browsers(settings: Settings) -> BrowserPolicy:
+    hosts = {host.lower() for host in settings.allowed_hosts}
+    if settings.public_url is not None:
+        hosts.add(urlsplit(settings.public_url).hostname or "")
+    if not (is_loopback(settings.host) or settings.allowed_hosts):
+        # Whoever opens the bridge to a network knows its names there; we do not.
+        hosts.add(ANY)
+    return BrowserPolicy(
+        cors_origins=frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins),
+        allowed_hosts=frozenset(hosts),
+    )
+
+
 async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
     """Takes the port, with our edge round the application's routes.
 
@@ -130,7 +145,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
         msg = "the runner is not set up"
         raise RuntimeError(msg)
     # Outside of aiohttp's application, whose own 404, 405 and 417 pass no middleware.
-    server.request_handler = HttpEdge(server.request_handler, browsers=settings.browsers)
+    server.request_handler = HttpEdge(server.request_handler, browsers=_browsers(settings))
     loop = asyncio.get_running_loop()
 
     def connection() -> EdgeProtocol:

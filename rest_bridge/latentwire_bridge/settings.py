@@ -1,31 +1,21 @@
 """The bridge's settings: read once, frozen, handed down in parts.
 
-A flag beats ``LATENTWIRE_BRIDGE_*`` in the environment, which beats ``[bridge]`` of
-``latentwire.toml``, which beats the default. Nothing else in the bridge reads the environment.
+``latentwire._service_settings`` says where they come from. Nothing else in the bridge reads the
+environment.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal
+from pathlib import Path  # noqa: TC003 - pydantic resolves annotations at run time
+from typing import ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo  # noqa: TC002 - pydantic resolves annotations at run time
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
 
-from latentwire._process import is_loopback
-from latentwire_bridge.edge.browsers import ANY, BrowserPolicy
+from latentwire._service_settings import ServiceSettings
 
-ENV_PREFIX: Final = "LATENTWIRE_BRIDGE_"
-CONFIG_FILE: Final = Path("latentwire.toml")
 OPENAI_MODELS: Final = (
     "dall-e-2",
     "dall-e-3",
@@ -42,26 +32,16 @@ OPENAI_MODELS: Final = (
     "gpt-image-2.6-flare",
     "chatgpt-image-latest",
 )
-"""Names that programs written for OpenAI ask for."""
-
-Names = Annotated[tuple[str, ...], NoDecode]
+"""The model names that programs written for OpenAI use."""
 
 
-class SettingsError(Exception):
-    """The settings cannot be used; the text is one line for the operator."""
-
-
-class Settings(BaseSettings):
+class Settings(ServiceSettings):
     """The bridge's settings."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix=ENV_PREFIX,
-        toml_file=None,
-        hide_input_in_errors=True,
-    )
-    config_file: ClassVar[Path | None] = None
+    model_config = SettingsConfigDict(env_prefix="LATENTWIRE_BRIDGE_")
+    program: ClassVar = "latentwire-bridge"
+    summary: ClassVar = "Serves OpenAI's Images API in front of a Latentwire server."
+    table: ClassVar = "bridge"
 
     # Listening
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
@@ -70,40 +50,43 @@ class Settings(BaseSettings):
         None, description="File that receives the chosen port once the bridge listens."
     )
     public_url: str | None = Field(
-        None, description="What image URLs begin with; without it, what the caller called."
+        None, description="Start of image URLs; by default the address that the caller used."
     )
 
     # Server
     server: str = Field(
         "localhost:50051",
         min_length=1,
-        description="The gRPC server; with 'https://' before it, TLS is used.",
+        description="Address of the gRPC server; 'https://' before it turns TLS on.",
     )
-    model_aliases: Names = Field(
+    model_aliases: tuple[str, ...] = Field(
         OPENAI_MODELS,
-        description="Names that stand for the default model, or NAME=MODEL for another one.",
+        description="Names for the default model, or NAME=MODEL for another one.",
     )
 
     # Browsers
-    cors_origins: Names = Field(
+    cors_origins: tuple[str, ...] = Field(
         (),
         description="Origins whose web pages may call, such as https://app.example; '*' for all.",
     )
-    allowed_hosts: Names = Field(
+    allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Host names under which callers may reach a bridge on a loopback address,"
-        " besides localhost; '*' for all.",
+        description="Host names besides localhost under which a bridge on a loopback address may be"
+        " reached; '*' for all.",
     )
 
     # Limits
     max_body_bytes: int = Field(
-        1_048_576, ge=1_024, le=2**31 - 1, description="Largest request body without pictures."
+        1_048_576,
+        ge=1_024,
+        le=2**31 - 1,
+        description="Largest request body without images.",
     )
     max_upload_bytes: int = Field(
         64 * 1024 * 1024,
         ge=1_024,
         le=2**31 - 1,
-        description="Largest request body with pictures.",
+        description="Largest request body with images.",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request body may take to arrive."
@@ -112,60 +95,40 @@ class Settings(BaseSettings):
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long a stream may be silent before it gets a comment.",
+        description="How long a stream is silent before it gets a comment.",
     )
     send_timeout_s: float = Field(
         120.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long the reader of a stream may read nothing.",
+        description="How long to wait for a client that does not read its stream.",
     )
     generation_timeout_s: float = Field(
-        3_600.0, gt=0, allow_inf_nan=False, description="How long a generation may take in all."
+        3_600.0, gt=0, allow_inf_nan=False, description="Longest time for one generation."
     )
     grace_s: float = Field(
-        60.0, ge=0, allow_inf_nan=False, description="How long requests may go on after SIGTERM."
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long requests may go on after SIGTERM.",
     )
 
     # Files behind image URLs
     files_folder: Path | None = Field(
-        None, description="Where the images' folder is made; without it, the system's for such."
+        None,
+        description="Parent of the images' folder; by default the system's temporary folder.",
     )
-    max_files: int = Field(1_000, ge=1, description="Most images kept for their URLs.")
+    max_files: int = Field(1_000, ge=1, description="Most images kept behind URLs.")
     max_files_bytes: int = Field(
-        1_073_741_824, ge=67_108_864, description="Most bytes of images kept for their URLs."
+        1_073_741_824, ge=67_108_864, description="Most bytes of images kept behind URLs."
     )
     files_ttl_s: float = Field(
         3_600.0, gt=0, allow_inf_nan=False, description="How long an image URL works."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe lines that are logged."
+        "info", description="Least severe level that is logged."
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Orders the sources: flags, environment, ``latentwire.toml``."""
-        return (init_settings, env_settings, _ConfigurationFile(settings_cls, cls.config_file))
-
-    @field_validator("model_aliases", "cors_origins", "allowed_hosts", mode="before")
-    @classmethod
-    def _split_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
 
     @field_validator("public_url")
     @classmethod
@@ -180,23 +143,9 @@ class Settings(BaseSettings):
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The further names of models, and what they stand for; empty is the default model."""
+        """The model that each alias stands for; empty for the default model."""
         pairs = (alias.partition("=") for alias in self.model_aliases)
         return {name.strip(): model.strip() for name, _, model in pairs}
-
-    @property
-    def browsers(self) -> BrowserPolicy:
-        """Which web pages may call."""
-        hosts = {host.lower() for host in self.allowed_hosts}
-        if self.public_url is not None:
-            hosts.add(urlsplit(self.public_url).hostname or "")
-        if not (is_loopback(self.host) or self.allowed_hosts):
-            # Whoever opens the bridge to a network knows its names there; we do not.
-            hosts.add(ANY)
-        return BrowserPolicy(
-            cors_origins=frozenset(origin.lower().rstrip("/") for origin in self.cors_origins),
-            allowed_hosts=frozenset(hosts),
-        )
 
     @property
     def images(self) -> ImageSettings:
@@ -211,92 +160,12 @@ class Settings(BaseSettings):
         )
 
 
-class _ConfigurationFile(TomlConfigSettingsSource):
-    """``[bridge]``, where there is a file and such a table in it."""
-
-    def __call__(self) -> dict[str, object]:
-        """Returns the fields that the file sets.
-
-        Raises:
-            ValueError: the bridge's part is no table.
-        """
-        own = super().__call__().get("bridge", {})
-        if not isinstance(own, dict):
-            message = f"bridge={own!r}: needed: a table, [bridge]"
-            raise ValueError(message)  # noqa: TRY004 - a setting that is wrong
-        return own
-
-
-def load_settings(flags: dict[str, object], *, config_file: Path | None = None) -> Settings:
-    """Reads the settings from flags, environment and file.
-
-    Args:
-        flags: What the command line gave, by field.
-        config_file: A TOML file that must exist; None: ``latentwire.toml`` if it does.
-
-    Raises:
-        SettingsError: something is wrong; all of it is named in one line.
-    """
-    if config_file is not None and not config_file.is_file():
-        message = f"config={str(config_file)!r}: no such file"
-        raise SettingsError(message)
-    path = config_file or CONFIG_FILE
-    located: type[Settings] = type("Settings", (Settings,), {"config_file": path})
-    try:
-        return located(**flags)  # type: ignore[arg-type] # pydantic checks them, that is the point
-    except ValidationError as error:
-        raise SettingsError("; ".join(_describe(error, flags))) from None
-    except ValueError as error:  # tomllib.TOMLDecodeError, a [bridge] that is no table
-        message = f"{path}: {error}"
-        raise SettingsError(message) from None
-
-
-def _describe(error: ValidationError, flags: dict[str, object]) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False, include_context=False):
-        field = str(problem["loc"][0])
-        reason = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{field}: no such setting")
-        else:
-            lines.append(f"{field}={problem.get('input', flags.get(field))!r}: {reason}")
-    return lines
-
-
-def flag(field: str) -> str:
-    """Returns a setting's flag."""
-    return "--" + field.replace("_", "-")
-
-
-def default_text(info: FieldInfo) -> str:
-    """Returns a setting's default for people."""
-    value = info.default
-    if value is None or value == ():
-        return ""
-    return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def markdown_table() -> str:
-    """Returns every setting as rows of a Markdown table."""
-    rows = ["| flag | environment | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, info in Settings.model_fields.items():
-        default = "OpenAI's models" if name == "model_aliases" else default_text(info)
-        cells = (
-            f"`{flag(name)}`",
-            f"`{ENV_PREFIX}{name.upper()}`",
-            f"`{default}`" if default else "",
-            info.description or "",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
     """The images' part of the settings."""
 
     public_url: str | None
-    """What callers' URLs begin with; None: as the caller wrote it."""
+    """Start of image URLs; None: the address that the caller used."""
     body_timeout_s: float
     max_upload_bytes: int
     keep_alive_s: float

@@ -1,4 +1,4 @@
-"""``latentwire-server``: reads the settings, runs the server, gives the exit code."""
+"""``latentwire-server``: reads the settings, runs the server, and exits."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from latentwire._process import fail
 from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import chosen_models
-from latentwire_server.settings.command_line import fail, parse
 from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.settings import Settings
 from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentwire_server.registry.loadable_model import LoadableModel
-    from latentwire_server.settings.settings import Settings
 
 
 def main() -> None:
-    """Runs the server of the command line."""
-    settings = parse()
+    """Runs the server that the command line describes."""
+    settings = Settings.parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     try:
         models = chosen_models(settings)
     except SettingsError as error:
-        fail(str(error))
+        fail(Settings.program, str(error))
     run(settings, models)
 
 
 def run(settings: Settings, models: Sequence[LoadableModel]) -> NoReturn:
-    """Serves ``models`` until told to stop, and ends the process."""
+    """Serves ``models`` until a signal stops the server, and ends the process."""
     # Torch reads this from the environment alone. Its default is a temporary folder, which may be
     # empty after a restart.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache() / "inductor"))
-    # Torch takes seconds to import: --help and what is set wrong are answered before.
+    # Torch takes seconds to import: --help and wrong settings are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415
 
     try:
         _exit(asyncio.run(serve(settings, models, exit_at_once=_exit)))
     except SettingsError as error:
-        fail(str(error))
+        fail(Settings.program, str(error))
 
 
 def _exit(code: int) -> NoReturn:
     """Ends the process at once.
 
-    Threads of torch and of the loading may still be inside C++, where the interpreter's orderly
-    end would abort them, and with them the exit code.
+    Threads of torch and loading threads may still be inside C++. An orderly end would
+    abort there and lose the exit code.
     """
     logging.shutdown()
     sys.stdout.flush()

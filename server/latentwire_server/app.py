@@ -17,8 +17,9 @@ from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
-from latentwire_server.registry.catalogue import Catalogue
+from latentwire_server.registry.catalogue import Catalogue, ModelState
 from latentwire_server.registry.registry import ModelRegistry
+from latentwire_server.requests.refused_words import NoWordError, RefusedWords
 from latentwire_server.rpc.admin_servicer import ModelAdminServicer
 from latentwire_server.rpc.auth import Authenticator
 from latentwire_server.rpc.edge import RpcEdge
@@ -28,13 +29,13 @@ from latentwire_server.rpc.reflection import add_reflection
 from latentwire_server.rpc.servicer import ImageGenerationServicer
 from latentwire_server.service.generations import GenerationService, ServerFacts
 from latentwire_server.service.recordings import Recordings
-from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.files import SettingsError, read_lines
+from latentwire_server.settings.key_files import read_admin_keys, read_api_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from latentwire_server.registry.loadable_model import LoadableModel
-    from latentwire_server.requests.refused_words import RefusedWords
     from latentwire_server.settings.settings import Settings
 
 DEVICE_FAILED: Final = 70
@@ -73,8 +74,8 @@ class Application:
             models,
             engine=self._engine,
             catalogue=self._catalogue,
-            health=self._health,
             budget_bytes=partial(_budget_bytes, settings),
+            on_change=self._update_health,
         )
         self._service = GenerationService(
             self._engine,
@@ -164,6 +165,12 @@ class Application:
             _logger.warning("device thread did not stop")
         _logger.info("stopped")
 
+    def _update_health(self) -> None:
+        for model in self._models:
+            is_ready = self._catalogue.state(model.id) is ModelState.READY
+            self._health.model(model_name(model.id), is_ready=is_ready)
+        self._health.services(are_ready=self._registry.is_serving)
+
 
 async def build(settings: Settings, models: Sequence[LoadableModel]) -> Application:
     """Returns a server that does not listen yet.
@@ -171,9 +178,9 @@ async def build(settings: Settings, models: Sequence[LoadableModel]) -> Applicat
     Raises:
         SettingsError: a file that the settings name cannot be read.
     """
-    keys = await asyncio.to_thread(settings.read_api_keys)
-    admin_keys = await asyncio.to_thread(settings.read_admin_keys)
-    refused_words = await asyncio.to_thread(settings.read_refused_words)
+    keys = await asyncio.to_thread(read_api_keys, settings)
+    admin_keys = await asyncio.to_thread(read_admin_keys, settings)
+    refused_words = await asyncio.to_thread(read_refused_words, settings)
     facts = await asyncio.to_thread(_facts, settings)
     return Application(
         settings,
@@ -216,6 +223,26 @@ async def serve(
         grace_s = settings.grace_s if told_to_stop.is_set() else 0.0
         await app.stop(grace_s=grace_s)
     return DEVICE_FAILED if has_failed else 0
+
+
+def read_refused_words(settings: Settings) -> RefusedWords | None:
+    """Returns the words that prompts must not have; None if there is no list.
+
+    Raises:
+        SettingsError: The file cannot be read, holds no word, or an entry that is none.
+    """
+    path = settings.refused_words_file
+    if path is None:
+        return None
+    entries = read_lines("refused_words_file", path)
+    try:
+        if entries:
+            return RefusedWords(entries)
+        reason = "holds no word"
+    except NoWordError as error:
+        reason = f"{str(error)!r} has neither letter nor digit"
+    message = f"refused_words_file={str(path)!r}: {reason}"
+    raise SettingsError(message)
 
 
 def _facts(settings: Settings) -> ServerFacts:

@@ -100,13 +100,13 @@ async def test_chunks_become_one_image_at_default_message_limits(client, service
     ("events", "complaint"),
     [
         ([image(PICTURE, sha256=b"x" * 32), completed()], "SHA-256"),
-        ([image(PICTURE, size_bytes=5), completed()], "announced were 5"),
+        ([image(PICTURE, size_bytes=5), completed()], "instead of 5"),
         ([image(PICTURE, first=100), completed()], "stopped after 100"),
         ([image(PICTURE, first=100), chunk(b"x", offset=99)], "byte 99"),
         ([image(PICTURE, first=100), chunk(b"x", offset=100, index=1)], "without its image"),
         ([chunk(b"x", offset=0)], "without its image"),
         ([image(PICTURE)], "without a completed"),
-        ([image(PICTURE), completed(2)], "2 were delivered"),
+        ([image(PICTURE), completed(2)], "2 were sent"),
     ],
 )
 async def test_a_stream_that_breaks_its_rules_is_an_error(client, servicer, events, complaint):

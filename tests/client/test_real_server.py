@@ -170,7 +170,7 @@ async def test_what_was_drawn_from_files_wants_them_again(client, cli_of, tmp_pa
     (tmp_path / "masked.png").write_bytes(masked.data)
 
     code, complaints = await cli_of("generate", "--like", "edited.png")
-    said = "edited.png: was drawn from an image, which it does not hold; add --image FILE"
+    said = "edited.png: generated from an image, which it does not contain; add --image FILE"
     assert (code, complaints) == (2, f"latentwire: {said}\n")
     code, complaints = await cli_of("generate", "--like", "masked.png")
     assert (code, complaints.count("--image FILE and --mask FILE")) == (2, 1)

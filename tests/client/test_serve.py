@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from latentwire._cli import main
-from tests.support.eventually import eventually_sync
+from latentwire._cli import main, start_up
+from latentwire.v1 import image_generation_pb2 as pb
+from tests.support.client.scripted_server import ScriptedServicer, model, serving
+from tests.support.eventually import eventually, eventually_sync
 
 FAKE_SERVICES = Path(__file__).parents[1] / "support/client/fake_services"
 
@@ -23,17 +26,18 @@ def serve(tmp_path):
     """Runs the command with stand-ins in the place of both services."""
 
     @contextmanager
-    def run(*arguments: str):
+    def run(*arguments: str, stderr: int = subprocess.PIPE, **settings: str):
         paths = [str(FAKE_SERVICES), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **os.environ,
             "FAKE_FOLDER": str(tmp_path),
             "PYTHONPATH": os.pathsep.join(paths),
+            **settings,
         }
         child = subprocess.Popen(
             [sys.executable, "-m", "latentwire", "serve", "--bridge-port", "0", *arguments],
             env=environment,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         with child:
@@ -88,6 +92,68 @@ def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
     assert bridge["argv"][-4:-2] == ["--config", "some.toml"]
 
 
+def test_waiting_writes_a_line_per_phase_and_none_per_probe(serve):
+    with serve("--port", "0", FAKE_UNREADY_PROBES="4") as child:
+        said = wait_until_ready(child).splitlines()
+    assert said[:4] == [
+        "Starting the server, usually 5 to 20 s.",
+        "Loading the model, usually seconds for each GB on disk, minutes for a download.",
+        "",
+        said[3],
+    ]
+    assert said[3].startswith("Latentwire is ready: gRPC on 127.0.0.1:40000, REST on http://")
+
+
+def test_a_terminal_has_one_status_line_that_leaves_the_cursor_at_its_start(serve):
+    leader, follower = pty.openpty()
+    with serve("--port", "0", stderr=follower, FAKE_UNREADY_PROBES="3", TERM="xterm") as child:
+        os.close(follower)
+        said = b""
+        while b"openai.Image.create" not in said:
+            said += os.read(leader, 4096)
+        child.kill()
+    os.close(leader)
+    before = said.decode().partition("\r\nLatentwire is ready")[0]
+    assert "\n" not in before
+    frames = before.split("\r")
+    assert any("Starting the server: " in frame for frame in frames)
+    assert any("Loading the model: " in frame and "(usually " in frame for frame in frames)
+    assert frames[-1].endswith("\x1b[2K")
+
+
+class LoadingServicer(ScriptedServicer):
+    """A server that has not begun to load its default model when it is first asked."""
+
+    def ListModels(self, request, context):
+        default = model("a", is_default=True)
+        asked_before = self.num_unary_calls > 0
+        default.state = pb.MODEL_STATE_LOADING if asked_before else pb.MODEL_STATE_UNLOADED
+        self.num_unary_calls += 1
+        return pb.ListModelsResponse(models=[default])
+
+    def LoadModel(self, request, context):
+        assert request.name == "models/a"
+        loading = pb.ModelLoading(loaded_bytes=3 << 20, total_bytes=3 << 20)
+        yield pb.LoadModelResponse(model_loading=loading)
+        yield pb.LoadModelResponse(model=model("a"))
+
+
+async def test_the_load_of_the_default_model_is_followed(monkeypatch, capsys):
+    monkeypatch.setattr(start_up, "_PROGRESS_S", 0.0)
+    said = []
+
+    def has_said(text: str) -> bool:
+        said.append(capsys.readouterr().err)
+        return text in "".join(said)
+
+    with serving(LoadingServicer()) as address:
+        async with start_up.StartUpDisplay() as display:
+            display.begin("Starting the server", usually="some seconds")
+            await display.follow_load(address)
+            await eventually(lambda: has_said("3 of 3 MiB, warming up"))
+    assert "\nLoading models/a, usually " in "".join(said)
+
+
 def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
     with serve("--port", "0") as child:
         wait_until_ready(child)
@@ -98,7 +164,7 @@ def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
         child.terminate()
         rest = child.stderr.read()
         assert child.wait(40) == 0
-    assert "the server ended with status -9; it starts again in 1 s" in rest
+    assert "the server ended with status -9; restarting it in 1 s" in rest
     assert starts(tmp_path, "server")[1]["argv"][-2:] == ["--port", "40000"]
 
 

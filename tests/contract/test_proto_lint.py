@@ -41,7 +41,7 @@ def test_only_the_fixed_name_of_the_service_is_excepted():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("  // Longest prompt and negative prompt, each, in bytes of UTF-8.\n", ""),
+        ("  // Longest prompt, and longest negative prompt, in bytes of UTF-8.\n", ""),
         ("// A sampler of a model.\n", ""),
         ("int32 num_images = 7;", "int32 numImages = 7;"),
     ],

@@ -1,4 +1,4 @@
-"""The README and what it points to: every command and program as printed, on the embedded model."""
+"""Every command and program that the README and the guides print, run on the embedded model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -16,126 +18,203 @@ from PIL import Image
 from tests.support.bridge.client_programs import NODE
 from tests.support.live import CALL_TIMEOUT_S, README, blocks, call, commands, curl, messages
 from tests.support.tooling import LEGACY_PYTHON, ROOT, run
-from tools.settings_tables import with_tables
 
-PAGES = sorted(
-    page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/**/*.md")]
-    if "node_modules" not in page.parts
-)  # fmt: skip
-SHELL = "\n".join(blocks(README, "sh"))
-PYTHON = blocks(README, "python")
-live_only = [pytest.mark.slow, pytest.mark.timeout(400)]
+if TYPE_CHECKING:
+    from pathlib import Path
 
+    from tests.support.live import Live
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page):
-    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
-    local = [target.split("#")[0] for target in targets if "://" not in target]
-
-    assert [target for target in local if target and not (page.parent / target).exists()] == []
+GUIDES = ROOT / "docs/guides"
+SQUARE = (256, 256)
+LARGE = (512, 512)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-def test_every_target_of_make_exists():
-    text = "\n".join(page.read_text() for page in PAGES)
-    asked = set(re.findall(r"(?:^|`)make ([a-z][a-z-]+)", text, re.MULTILINE))
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A page whose examples run, and the images that they write."""
 
-    assert {"serve", "test"} <= asked
-    assert asked <= targets
-
-
-def test_the_tables_of_settings_are_as_the_settings_are():
-    text = README.read_text()
-
-    assert with_tables(text) == text, "run `make format`"
-    for flag in ("--model", "--batching", "--public-url"):
-        assert f"`{flag}`" in text
+    path: Path
+    images: dict[str, tuple[int, int]]
+    commands: set[str] = field(default_factory=set)
+    """The `latentwire` commands on it, so that none gets lost unnoticed."""
+    num_programs: int = 0
 
 
-class TestLive:
-    pytestmark = live_only
+PAGES = [
+    Page(
+        path=README,
+        images={"circle.png": SQUARE, "star.png": SQUARE, "ring.png": LARGE},
+        commands={"generate"},
+        num_programs=2,
+    ),
+    Page(
+        path=GUIDES / "text_to_image.md",
+        images={
+            "circle.png": SQUARE, "again.png": SQUARE, "square-0.png": SQUARE,
+            "square-1.png": SQUARE, "heart.jpg": SQUARE, "star-7.png": SQUARE,
+            "star-8.png": SQUARE, "ring.png": SQUARE, "answered.png": LARGE,
+        },
+        commands={"generate", "inspect", "models", "info"},
+        num_programs=2,
+    ),
+    Page(
+        path=GUIDES / "image_to_image.md",
+        images={
+            "circle.png": SQUARE, "star.png": SQUARE, "inpainted.png": SQUARE,
+            "from_photo.png": SQUARE, "masked.png": SQUARE, "answered.png": SQUARE,
+        },
+        commands={"generate"},
+        num_programs=1,
+    ),
+    Page(
+        path=GUIDES / "large_images.md",
+        images={"large.png": (384, 384), "at_once.png": (384, 384)},
+        commands={"generate"},
+    ),
+    Page(
+        path=GUIDES / "previews.md",
+        images={"heart.png": SQUARE},
+        commands={"generate"},
+        num_programs=1,
+    ),
+    Page(
+        path=GUIDES / "cancel_and_deadlines.md",
+        images={"in_time.png": SQUARE, "diamond.png": SQUARE},
+        commands={"list", "generate"},
+        num_programs=2,
+    ),
+    Page(
+        path=GUIDES / "openai_clients.md",
+        images={"ring.png": LARGE, "heart.png": SQUARE, "iron_man.png": LARGE},
+        num_programs=4,
+    ),
+]  # fmt: skip
+NOT_RUN = {
+    "lora.md": "adapters that are not shipped",
+    "prompts.md": "settings only",
+    "safety.md": "settings only",
+    "sdxl_refiner.md": "weights that are not shipped",
+    "several_models.md": "models that are not shipped",
+}
 
-    def test_the_commands_of_latentwire_work(self, live, tmp_path):
-        printed = [words for words in commands(SHELL, "latentwire") if words[0] != "serve"]
-        environment = {**os.environ, "LATENTWIRE_SERVER": live.server}
 
-        for words in printed:
-            run(sys.executable, "-m", "latentwire", *words, cwd=tmp_path, env=environment,
+def examples(page: Path) -> list[tuple[str, str]]:
+    """Returns the blocks of a page that can run, with their languages, in order."""
+    fence = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return fence.findall(page.read_text())
+
+
+def run_program(source: str, live: Live, folder: Path, environment: dict[str, str]) -> None:
+    is_legacy = "openai.Image.create" in source
+    python = LEGACY_PYTHON if is_legacy else sys.executable
+    run(python, "-c", live.here(source), cwd=folder, env=environment, timeout_s=CALL_TIMEOUT_S)
+
+
+def run_commands(text: str, live: Live, folder: Path, environment: dict[str, str]) -> list[str]:
+    """Runs the commands of a block except `serve`; returns the `latentwire` ones that ran.
+
+    The image that a `curl` command gets is written to `answered.png`.
+    """
+    ran = []
+    for words in commands(text, "latentwire"):
+        if words[0] != "serve":
+            run(sys.executable, "-m", "latentwire", *words, cwd=folder, env=environment,
                 timeout_s=CALL_TIMEOUT_S)  # fmt: skip
-
-        assert {words[0] for words in printed} == {"generate", "inspect", "models", "info"}
-        assert (tmp_path / "again.png").read_bytes() == (tmp_path / "circle.png").read_bytes()
-
-    def test_the_grpcurl_line_draws(self, live):
-        (printed,) = commands(SHELL, "grpcurl")
-
-        assert "completed" in messages(call(printed, live))[-1]
-
-    def test_the_curl_line_draws(self, live, tmp_path):
-        (printed,) = commands(SHELL, "curl")
-
-        (image,) = json.loads(curl(printed, live, folder=tmp_path))["data"]
-        assert image["b64_json"]
+            ran.append(words[0])
+    for words in commands(text, "grpcurl"):
+        assert "completed" in messages(call(words, live))[-1]
+    for words in commands(text, "curl"):
+        (image,) = json.loads(curl(words, live, folder=folder))["data"]
         assert image["url"].startswith(f"http://{live.bridge}/")
+        with Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))) as answered:
+            answered.save(folder / "answered.png")
+    return ran
 
-    def test_the_curl_line_edits(self, live, tmp_path):
-        (printed,) = commands("\n".join(blocks(ROOT / "docs/openai.md", "sh")), "curl")
-        photo = Image.radial_gradient("L").convert("RGB")
-        photo.save(tmp_path / "photo.png")
-        mask = Image.new("RGBA", photo.size, "black")
-        mask.paste((0, 0, 0, 0), (128, 0, 256, 256))
-        mask.save(tmp_path / "mask.png")
 
-        (image,) = json.loads(curl(printed, live, folder=tmp_path))["data"]
-        with Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))) as edited:
-            assert edited.crop((0, 0, 128, 256)).tobytes() == photo.crop((0, 0, 128, 256)).tobytes()
-            assert edited.crop((128, 0, 256, 256)) != photo.crop((128, 0, 256, 256))
+def give_files(folder: Path) -> Image.Image:
+    """Writes the files that pages start from, a photo and a mask of its right half."""
+    photo = Image.radial_gradient("L").convert("RGB")
+    photo.save(folder / "photo.png")
+    mask = Image.new("RGBA", photo.size, "black")
+    mask.paste((255, 255, 255, 0), (128, 0, 256, 256))
+    mask.save(folder / "mask.png")
+    return photo
 
-    @pytest.mark.parametrize(
-        ("program", "python", "sizes"),
-        [
-            (PYTHON[0], sys.executable, {"star.png": (256, 256), "heart.png": (256, 256)}),
-            (PYTHON[1], sys.executable, {"ring.png": (512, 512)}),
-            (PYTHON[2], LEGACY_PYTHON, {"iron_man.png": (512, 512)}),
-        ],
-        ids=["latentwire", "openai", "openai 0.28"],
-    )
-    def test_the_printed_programs_draw(self, live, tmp_path, program, python, sizes):
-        run(python, "-c", live.here(program), cwd=tmp_path, timeout_s=CALL_TIMEOUT_S)
 
-        for name, size in sizes.items():
-            with Image.open(tmp_path / name) as picture:
-                assert picture.size == size
+def left_half(image: Image.Image) -> bytes:
+    return image.convert("RGB").crop((0, 0, 128, 256)).tobytes()
 
-    @pytest.mark.parametrize(
-        ("program", "runtime"),
-        [
-            ("modern.py", sys.executable),
-            ("edit.py", sys.executable),
-            ("legacy.py", LEGACY_PYTHON),
-            ("stream.mjs", NODE.runtime),
-        ],
-    )
-    def test_the_openai_examples_draw(self, live, tmp_path, program, runtime):
-        environment = {
-            **os.environ,
-            "LATENTWIRE_BRIDGE": f"http://{live.bridge}",
-            "NO_PROXY": "*",
-        }
-        if runtime == NODE.runtime:
-            NODE.check()
 
-        said = run(runtime, ROOT / "clients/openai" / program, cwd=tmp_path, env=environment,
-                   timeout_s=CALL_TIMEOUT_S)  # fmt: skip
+def test_every_guide_runs_or_says_why_not():
+    guides = {path.name for path in GUIDES.glob("*.md")}
 
-        # A stream tells of partial images before.
-        with Image.open(tmp_path / said.split()[-1]) as picture:
-            assert picture.size == (512, 512)
+    assert guides == {page.path.name for page in PAGES if page.path != README} | set(NOT_RUN)
+    for name in NOT_RUN:
+        assert blocks(GUIDES / name, "python") == []
 
-    def test_make_serve_says_what_to_try_next(self, live):
-        said = live.said.read_text()
 
-        for part in ("latentwire generate", "grpcurl -plaintext", "curl -s", "openai.Image.create"):
-            assert part in said
-        (printed,) = commands(said.replace("\n\n", "\n"), "grpcurl")
-        assert live.server in shlex.join(printed)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.stem)
+def test_the_examples_of_a_page_work(live, tmp_path, page):
+    environment = {**os.environ, "LATENTWIRE_SERVER": live.server}
+    photo = give_files(tmp_path)
+    ran, programs = [], 0
+
+    for language, text in examples(page.path):
+        if language == "python":
+            run_program(text, live, tmp_path, environment)
+            programs += 1
+        else:
+            ran += run_commands(text, live, tmp_path, environment)
+
+    assert set(ran) == page.commands
+    assert programs == page.num_programs
+    for name, size in page.images.items():
+        with Image.open(tmp_path / name) as image:
+            assert image.size == size
+    if page.path.name == "text_to_image.md":
+        assert (tmp_path / "again.png").read_bytes() == (tmp_path / "circle.png").read_bytes()
+    if page.path.name == "image_to_image.md":
+        # The mask of the curl line keeps the left half.
+        with Image.open(tmp_path / "answered.png") as edited:
+            assert left_half(edited) == left_half(photo)
+            assert edited.convert("RGB").tobytes() != photo.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("program", "runtime"),
+    [
+        ("modern.py", sys.executable),
+        ("edit.py", sys.executable),
+        ("legacy.py", LEGACY_PYTHON),
+        ("stream.mjs", NODE.runtime),
+    ],
+)
+def test_the_programs_of_clients_openai_work(live, tmp_path, program, runtime):
+    environment = {**os.environ, "LATENTWIRE_BRIDGE": f"http://{live.bridge}", "NO_PROXY": "*"}
+    if runtime == NODE.runtime:
+        NODE.check()
+
+    said = run(runtime, ROOT / "clients/openai" / program, cwd=tmp_path, env=environment,
+               timeout_s=CALL_TIMEOUT_S)  # fmt: skip
+
+    # A stream prints its partial images before.
+    with Image.open(tmp_path / said.split()[-1]) as image:
+        assert image.size == LARGE
+
+
+def test_make_serve_says_what_to_try_next(live):
+    said = live.said.read_text()
+
+    for part in ("latentwire generate", "grpcurl -plaintext", "curl -s", "openai.Image.create"):
+        assert part in said
+    (printed,) = commands(said.replace("\n\n", "\n"), "grpcurl")
+    assert live.server in shlex.join(printed)
+
+
+def test_make_serve_says_what_it_does_while_it_loads(live):
+    said = live.said.read_text()
+
+    assert "Starting the server, usually " in said
+    assert "Loading the embedded model, usually " in said
+    assert "/readyz" not in said

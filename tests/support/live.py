@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.support.time_limits import scaled
 from tests.support.tooling import BUF, ROOT, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 START_TIMEOUT_S = scaled(240)
 CALL_TIMEOUT_S = 120
@@ -47,8 +48,17 @@ class Live:
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Live]:
-    """Runs ``make serve``: the embedded model, and Ctrl-C at the end, which must leave nobody."""
+def serving(
+    folder: Path, *, program: Path | None = None, flags: Sequence[str] = (), **settings: str
+) -> Iterator[Live]:
+    """Runs ``make serve`` with the embedded model, then Ctrl-C, which must leave no process.
+
+    Args:
+        folder: The working directory.
+        program: An installed ``latentwire`` to run instead of ``make``.
+        flags: Further flags of the server.
+        settings: Environment variables.
+    """
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
@@ -56,14 +66,20 @@ def serving(folder: Path, **settings: str) -> Iterator[Live]:
     said = folder / "said"
     command = [sys.executable, "-m", "latentwire", "serve"]
     ports = ["--port", str(port), "--bridge-port", str(bridge_port)]
-    if Path(sys.prefix) == ROOT / ".venv":  # elsewhere make would set up another environment
+    if flags:
+        ports += ["--", *flags]
+    environment = {**os.environ, **settings}
+    if program is not None:
+        environment.pop("PYTHONPATH", None)
+        command = [str(program), "serve"]
+    elif Path(sys.prefix) == ROOT / ".venv":  # elsewhere make would set up another environment
         command = ["make", "--directory", str(ROOT), "serve"]
         ports = [f"SERVE_ARGS={' '.join(ports)}"]
     with said.open("wb") as output:
         process = subprocess.Popen(
             [*command, *ports],
             cwd=folder,
-            env={**os.environ, **settings},
+            env=environment,
             stderr=output,
             stdout=output,
             start_new_session=True,
@@ -78,10 +94,14 @@ def serving(folder: Path, **settings: str) -> Iterator[Live]:
             _wait_until_ready(live)
             yield live
         finally:
+            # The services have sessions of their own.
+            is_running = process.poll() is None
+            started = psutil.Process(process.pid).children(recursive=True) if is_running else []
             # To all of them, as a terminal does it.
-            os.killpg(process.pid, signal.SIGINT)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
             try:
-                _wait_until_gone(process)
+                _wait_until_gone(process, started)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -97,15 +117,12 @@ def _wait_until_ready(live: Live) -> None:
         time.sleep(0.1)
 
 
-def _wait_until_gone(process: subprocess.Popen[bytes]) -> None:
-    """Waits for a process and all that it has started."""
+def _wait_until_gone(process: subprocess.Popen[bytes], started: list[psutil.Process]) -> None:
     process.wait(timeout=scaled(30))
-    give_up_at = time.monotonic() + 30
-    with suppress(ProcessLookupError):
-        while time.monotonic() < give_up_at:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
-        pytest.fail("Ctrl-C leaves processes behind")
+    _, alive = psutil.wait_procs(started, timeout=scaled(30))
+    for child in alive:
+        child.kill()
+    assert alive == [], "Ctrl-C leaves processes behind"
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""One generation's stream of messages to events: numbered without gaps, images whole and checked.
+"""Turns one generation's messages into events: no gaps, images whole and verified.
 
-Pure and without I/O, so that the sync and the asyncio client share it. One object per stream, used
-by one reader at a time.
+Free of I/O, so that the sync and the asyncio client share it. One object per stream, used by one
+reader at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class StreamAssembler:
-    """Takes in the messages of one call in order and gives out events."""
+    """Assembles the events of one call from its messages, fed in order."""
 
     def __init__(self, request: pb.GenerateImageRequest) -> None:
         self._is_replay = request.resume_after_sequence > 0
@@ -33,13 +33,13 @@ class StreamAssembler:
         self._is_completed = False
 
     def feed(self, response: pb.GenerateImageResponse) -> Event | None:
-        """Returns the event that a message makes; None when it makes none, or not yet.
+        """Returns the event that a message completes, or None if it completes none.
 
         Raises:
-            CorruptStreamError: The message does not follow from those before.
+            CorruptStreamError: The message contradicts the messages before it.
         """
         if response.sequence != self._next_sequence:
-            msg = f"event {self._next_sequence} is missing: the next one is {response.sequence}"
+            msg = f"event {self._next_sequence} is missing: event {response.sequence} came instead"
             raise CorruptStreamError(msg)
         self._next_sequence += 1
         match response.WhichOneof("event"):
@@ -54,10 +54,10 @@ class StreamAssembler:
         return event
 
     def finish(self) -> None:
-        """Takes in the end of a stream that ended with OK.
+        """Checks that a stream that ended with OK was complete.
 
         Raises:
-            CorruptStreamError: The stream ended too early.
+            CorruptStreamError: It ended too early.
         """
         if not self._is_completed and not self._ends_after_accepted:
             msg = "the stream ended without a completed event"
@@ -72,25 +72,25 @@ class StreamAssembler:
 
     def _continue_image(self, chunk: pb.ImageChunk) -> Image | None:
         if self._pending is None or chunk.image_index != self._pending.index:
-            msg = f"a chunk of image {chunk.image_index} comes without its image"
+            msg = f"a chunk of image {chunk.image_index} arrived without its image"
             raise CorruptStreamError(msg)
         if chunk.offset != len(self._pending_data):
             msg = (
-                f"a chunk of image {chunk.image_index} is for byte {chunk.offset}, "
-                f"but {len(self._pending_data)} bytes are here"
+                f"a chunk of image {chunk.image_index} starts at byte {chunk.offset}, "
+                f"but {len(self._pending_data)} bytes have arrived"
             )
             raise CorruptStreamError(msg)
         self._pending_data += chunk.data
         return self._whole_image()
 
     def _whole_image(self) -> Image | None:
-        """Returns the pending image once all its bytes are here, after checking them."""
+        """Returns the pending image, verified, once all its bytes have arrived."""
         image, header = self._pending, self._pending_header
         if image is None or header is None or len(self._pending_data) < image.size_bytes:
             return None
         data = bytes(self._pending_data)
         if len(data) > image.size_bytes:
-            msg = f"image {image.index} has {len(data)} bytes, announced were {image.size_bytes}"
+            msg = f"image {image.index} has {len(data)} bytes instead of {image.size_bytes}"
             raise CorruptStreamError(msg)
         # An image that a filter withheld has no bytes and no digest.
         if (data or image.sha256) and hashlib.sha256(data).digest() != image.sha256:
@@ -104,7 +104,7 @@ class StreamAssembler:
     def _complete(self, completed: Completed) -> None:
         self._require_no_pending_image()
         if not self._is_replay and completed.image_count != self._num_images:
-            msg = f"{self._num_images} images came, {completed.image_count} were delivered"
+            msg = f"{self._num_images} images arrived, {completed.image_count} were sent"
             raise CorruptStreamError(msg)
         self._is_completed = True
 

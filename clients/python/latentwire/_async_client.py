@@ -1,7 +1,7 @@
 """The client for asyncio: the same calls, awaited, over one ``grpc.aio`` channel.
 
-Everything here belongs to the event loop on which the client was made. Only I/O is here: what is
-sent and what comes out is shared with the client for threads.
+Everything here belongs to the event loop on which the client was created. Only I/O lives here:
+requests and results are shared with the client for threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
-from latentwire import _operations
 from latentwire._assemble import StreamAssembler
 from latentwire._channel import (
     DEFAULT_SERVER,
@@ -23,22 +22,22 @@ from latentwire._channel import (
     target_from,
 )
 from latentwire._events import Image
+from latentwire._operations import Operations, Pause, UnaryCall, loaded, loading_step, resume
 from latentwire._requests import build_request
 from latentwire.errors import error_from_rpc
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Unpack
 
     from latentwire._events import Event
+    from latentwire._operations import Operation, Outcome, Step
     from latentwire._requests import GenerateOptions
     from latentwire._resources import Generation, Model, ServerInfo
 
     AsyncCall = grpc.aio.UnaryStreamCall[pb.GenerateImageRequest, pb.GenerateImageResponse]
-    LoadCall = grpc.aio.UnaryStreamCall[pb.LoadModelRequest, pb.LoadModelResponse]
 
 ResultT = TypeVar("ResultT")
 
@@ -46,7 +45,7 @@ ResultT = TypeVar("ResultT")
 class AsyncGenerationStream:
     """The events of one generation, as they happen.
 
-    An async iterator and context manager; closing it before the end cancels the generation.
+    An async iterator and context manager. Closing it before the end cancels the generation.
     """
 
     def __init__(self, call: AsyncCall, request: pb.GenerateImageRequest) -> None:
@@ -76,8 +75,10 @@ class AsyncGenerationStream:
                 await self.aclose()
                 raise error_from_rpc(error) from None
             except asyncio.CancelledError:
-                # gRPC raises it too when another task closed this stream, and then it is the end.
-                if self._closed.is_set() and not _is_cancelling():
+                # gRPC raises this too if another task closed the stream, which is then at its end.
+                task = asyncio.current_task()
+                is_cancelling = task is not None and task.cancelling() > 0
+                if self._closed.is_set() and not is_cancelling:
                     break
                 await self.aclose()
                 raise
@@ -92,22 +93,17 @@ class AsyncGenerationStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Ends the stream; a generation that has not ended is cancelled on the server."""
+        """Ends the stream, and cancels the generation on the server unless it has ended."""
         self._closed.set()
         self._call.cancel()
 
 
 class AsyncClient:
-    """Calls a Latentwire server from asyncio. Made inside a running event loop."""
+    """A client for a Latentwire server, for asyncio. Create it inside a running event loop."""
 
     def __init__(
         self,
@@ -118,35 +114,32 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         channel_options: Sequence[tuple[str, str | int]] = (),
     ) -> None:
-        """Makes a client; arguments as for ``Client``."""
+        """Creates a client. Arguments and errors as for ``Client``."""
         target = target_from(
             server, api_key=api_key, credentials=credentials, options=channel_options
         )
         self._metadata = target.metadata
         self._timeout_s = timeout_s
         self._channel = _open_channel(target)
-        self._stub = rpc.ImageGenerationStub(self._channel)
-        self._admin = rpc.ModelAdminStub(self._channel)
+        # The async stubs are types only: at run time one class serves both kinds of channels.
+        self._stub = cast("rpc.ImageGenerationAsyncStub", rpc.ImageGenerationStub(self._channel))
+        self._admin = cast("rpc.ModelAdminAsyncStub", rpc.ModelAdminStub(self._channel))
+        self._operations = Operations(cast("grpc.Channel", self._channel))
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connection; generations still streaming are cancelled."""
+        """Closes the connection. Generations that are still streaming are cancelled."""
         await self._channel.close()
 
     def with_api_key(self, api_key: str | None) -> AsyncClient:
-        """Returns a client that calls with another key over this one's connection.
+        """Returns a client that sends another key over this client's connection.
 
-        It needs no closing: closing this one closes both.
+        As ``Client.with_api_key``.
         """
         other = copy.copy(self)
         other._metadata = metadata_from(api_key)  # noqa: SLF001 - of the same class
@@ -159,7 +152,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Image]:
-        """Draws images and returns them. Arguments and errors as for ``Client.generate``."""
+        """Generates images and returns them. As ``Client.generate``."""
         async with self.stream(prompt, timeout_s=timeout_s, **options) as events:
             return [event async for event in events if isinstance(event, Image)]
 
@@ -170,19 +163,18 @@ class AsyncClient:
         timeout_s: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncGenerationStream:
-        """Starts a generation and returns its events. Arguments as for ``Client.generate``."""
+        """Starts a generation and returns its events. As ``Client.stream``."""
         request = build_request(prompt, options)
         call = self._stub.GenerateImage(request, timeout=timeout_s, metadata=self._metadata)
-        # The stub's types are those of a sync channel.
-        return AsyncGenerationStream(cast("AsyncCall", call), request)
+        return AsyncGenerationStream(call, request)
 
     async def models(self) -> tuple[Model, ...]:
-        """Returns the server's models, the default one first."""
-        return await self._run(_operations.list_models())
+        """Returns the server's models, the default model first."""
+        return await self._run(self._operations.list_models())
 
     async def model(self, name: str = "") -> Model:
-        """Returns a model by name, id or alias; without a name the default one."""
-        return await self._run(_operations.get_model(name))
+        """Returns a model by name, id or alias. As ``Client.model``."""
+        return await self._run(self._operations.get_model(name))
 
     async def load_model(
         self,
@@ -193,73 +185,64 @@ class AsyncClient:
     ) -> Model:
         """Loads a model and returns it once it is ready. As ``Client.load_model``."""
         request = pb.LoadModelRequest(name=name)
-        # The stub's types are those of a sync channel.
-        call = cast(
-            "LoadCall",
-            self._admin.LoadModel(request, timeout=timeout_s, metadata=self._metadata),
-        )
+        call = self._admin.LoadModel(request, timeout=timeout_s, metadata=self._metadata)
         model = None
         try:
             async for response in call:
-                model = _operations.loading_step(response, on_progress)
+                model = loading_step(response, on_progress)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from None
         finally:
             call.cancel()
-        return _operations.loaded(model)
+        return loaded(model)
 
     async def unload_model(self, name: str) -> Model:
-        """Unloads a model of which nothing is in flight. Errors as ``Client.unload_model``."""
-        return await self._run(_operations.unload_model(name))
+        """Unloads an idle model. As ``Client.unload_model``."""
+        return await self._run(self._operations.unload_model(name))
 
     async def server_info(self) -> ServerInfo:
         """Returns the server's version, device, limits and load."""
-        return await self._run(_operations.get_server_info())
+        return await self._run(self._operations.get_server_info())
 
     async def generation(self, name: str) -> Generation:
-        """Returns one of the caller's generations by its name or id."""
-        return await self._run(_operations.get_generation(name))
+        """Returns one of the caller's generations. As ``Client.generation``."""
+        return await self._run(self._operations.get_generation(name))
 
     async def generations(self) -> tuple[Generation, ...]:
-        """Returns the caller's generations that are queued or running, in the order served."""
-        return await self._run(_operations.list_generations())
+        """Returns the caller's queued and running generations, in the order of service."""
+        return await self._run(self._operations.list_generations())
 
     async def cancel(self, name: str, *, timeout_s: float | None = None) -> Generation:
-        """Cancels one of the caller's generations by its name or id; an ended one stays so."""
-        return await self._run(_operations.cancel_generation(name, timeout_s=timeout_s))
+        """Cancels one of the caller's generations. As ``Client.cancel``."""
+        return await self._run(self._operations.cancel_generation(name, timeout_s=timeout_s))
 
     async def wait_ready(self, timeout_s: float = 60.0, *, model: str = "") -> None:
-        """Waits until the server, or one of its models, can draw, as ``Client.wait_ready``."""
-        await self._run(_operations.wait_ready(timeout_s, model=model))
+        """Waits until the server or a model is ready to generate. As ``Client.wait_ready``."""
+        await self._run(self._operations.wait_ready(timeout_s, model=model))
 
-    async def _run(self, operation: _operations.Operation[ResultT]) -> ResultT:
-        outcome: _operations.Outcome = None
+    async def _run(self, operation: Operation[ResultT]) -> ResultT:
+        outcome: Outcome = None
         try:
             while True:
-                outcome = await self._perform(_operations.resume(operation, outcome))
+                outcome = await self._perform(resume(operation, outcome))
         except StopIteration as stop:
             result: ResultT = stop.value
             return result
 
-    async def _perform(self, step: _operations.Step) -> _operations.Outcome:
+    async def _perform(self, step: Step) -> Outcome:
         match step:
-            case _operations.Pause(duration_s=duration_s):
+            case Pause(duration_s=duration_s):
                 await asyncio.sleep(duration_s)
                 return None
-            case _operations.UnaryCall(path=path, request=request, timeout_s=timeout_s):
-                method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
-                method = self._channel.unary_unary(path)
+            case UnaryCall(method=method, request=request, timeout_s=timeout_s):
                 if timeout_s is None:
                     timeout_s = self._timeout_s
+                # Typed as a sync call, but awaitable: the channel is an asyncio one.
+                call = method(request, timeout=timeout_s, metadata=self._metadata)
                 try:
-                    return await method(request, timeout=timeout_s, metadata=self._metadata)
+                    return await cast("Awaitable[Outcome]", call)
                 except grpc.RpcError as error:
                     return error_from_rpc(error)
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _open_channel(target: Target) -> grpc.aio.Channel:

@@ -1,6 +1,6 @@
-"""How a channel to the server is made: address, options, retries, credentials. Pure but for gRPC.
+"""What a channel to the server is made from: address, options, retries, credentials. No I/O.
 
-Both clients make their channels from one ``Target``, so that they differ in I/O only.
+Both clients open their channels from one ``Target``, so that they differ in I/O only.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER: Final = "localhost:50051"
 DEFAULT_TIMEOUT_S: Final = 30.0
-"""For every call but generations."""
+"""Applies to every call except generations and loads."""
 SERVICE: Final = "latentwire.v1.ImageGeneration"
-ADMIN_SERVICE: Final = "latentwire.v1.ModelAdmin"
 
 _DEFAULT_PORT: Final = 50051
 _DEFAULT_TLS_PORT: Final = 443
 _SECURE_SCHEMES: Final = frozenset({"https", "grpcs"})
 _PLAIN_SCHEMES: Final = frozenset({"http", "grpc"})
 
-# Reads only: a repeated GenerateImage would draw twice, a repeated CancelGeneration is not needed.
+# Reads only: a repeated GenerateImage would generate twice.
 _RETRIED_METHODS: Final = (
     "GetGeneration",
     "ListGenerations",
@@ -52,10 +51,10 @@ _SERVICE_CONFIG: Final[Mapping[str, object]] = {
 # Message sizes stay at gRPC's defaults: the contract fits into them.
 _CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # A peer that vanished without a FIN is noticed within 40 s, also while a generation is queued.
+    # Detects a peer that vanished without a FIN within 40 s, even while a generation is queued.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
-    # A restarted server is found again within 2 s.
+    # Reconnects to a restarted server within 2 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
@@ -63,12 +62,12 @@ _CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the server is, and with what to call it."""
+    """The server's address and everything needed to call it."""
 
     address: str
-    """As gRPC names it: ``host:port``, ``unix:path`` or any resolver's own form."""
+    """In gRPC's notation: ``host:port``, ``unix:path`` or another resolver's form."""
     credentials: grpc.ChannelCredentials | None
-    """None: without TLS."""
+    """None: no TLS."""
     metadata: tuple[tuple[str, str], ...]
     """Sent with every call."""
     options: tuple[tuple[str, str | int], ...]
@@ -81,17 +80,17 @@ def target_from(
     credentials: grpc.ChannelCredentials | None,
     options: Sequence[tuple[str, str | int]],
 ) -> Target:
-    """Returns where and how to call a server.
+    """Returns the target for a server's address and a caller's options.
 
     Args:
-        server: ``host:port``, the port may be left out; with ``https://`` or ``grpcs://`` before
-            it, TLS is used.
+        server: ``host:port``; the port may be omitted. A leading ``https://`` or ``grpcs://``
+            switches TLS on.
         api_key: Sent as a bearer token.
-        credentials: For TLS with certificates of one's own; switches TLS on.
-        options: Further gRPC channel options; they win over the client's own.
+        credentials: TLS credentials, for certificates of your own. Switches TLS on.
+        options: Further gRPC channel options, which override the client's own.
 
     Raises:
-        ValueError: The address is empty, its port is no port, or the key cannot be sent.
+        ValueError: The address is empty, its port is invalid, or the key cannot be sent.
     """
     if not server:
         msg = "server is empty; needed: host:port"
@@ -108,10 +107,10 @@ def target_from(
 
 
 def metadata_from(api_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Returns what is sent with every call to say who calls.
+    """Returns the metadata that identifies the caller.
 
     Raises:
-        ValueError: The key cannot be sent in a header.
+        ValueError: The key has characters that no header can carry.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         msg = "the API key has characters that no header can carry"
@@ -120,7 +119,7 @@ def metadata_from(api_key: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def _proxy_options(address: str) -> tuple[tuple[str, int], ...]:
-    """Keeps calls to this machine off a proxy that ``http_proxy`` names."""
+    """Keeps calls to this machine away from the proxy in ``http_proxy``."""
     host = address.rpartition(":")[0].strip("[]")
     is_this_machine = host in {"localhost", "::1"} or host.startswith("127.")
     return (("grpc.enable_http_proxy", 0),) if is_this_machine else ()
@@ -129,7 +128,7 @@ def _proxy_options(address: str) -> tuple[tuple[str, int], ...]:
 def _address(server: str) -> tuple[str, bool]:
     scheme, separator, _ = server.partition("://")
     if not separator or scheme not in _SECURE_SCHEMES | _PLAIN_SCHEMES:
-        # gRPC's own default port is 443.
+        # gRPC itself would default to port 443.
         return server if ":" in server else f"{server}:{_DEFAULT_PORT}", False
     parts = urlsplit(server)
     is_secure = scheme in _SECURE_SCHEMES

@@ -1,7 +1,7 @@
 """The client for threads: blocking calls over one gRPC channel.
 
-``Client`` may be shared by threads; a ``GenerationStream`` belongs to one reader, but any thread
-may close it. Only I/O is here: what is sent and what comes out is shared with the asyncio client.
+Threads may share a ``Client``. A ``GenerationStream`` belongs to one reader, but any thread may
+close it. Only I/O lives here: requests and results are shared with the asyncio client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import grpc
 
-from latentwire import _operations
 from latentwire._assemble import StreamAssembler
 from latentwire._channel import (
     DEFAULT_SERVER,
@@ -23,6 +22,7 @@ from latentwire._channel import (
     target_from,
 )
 from latentwire._events import Image
+from latentwire._operations import Operations, Pause, UnaryCall, loaded, loading_step, resume
 from latentwire._requests import build_request
 from latentwire.errors import error_from_rpc
 from latentwire.v1 import image_generation_pb2 as pb
@@ -30,10 +30,10 @@ from latentwire.v1 import image_generation_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
     from typing import Unpack
 
     from latentwire._events import Event
+    from latentwire._operations import Operation, Outcome, Step
     from latentwire._requests import GenerateOptions
     from latentwire._resources import Generation, Model, ServerInfo
 
@@ -41,7 +41,7 @@ ResultT = TypeVar("ResultT")
 
 
 class _ResponseCall(Protocol):
-    """What gRPC returns for a streaming call."""
+    """The part of gRPC's streaming call that is used."""
 
     def __next__(self) -> pb.GenerateImageResponse: ...
     def cancel(self) -> object: ...
@@ -50,7 +50,7 @@ class _ResponseCall(Protocol):
 class GenerationStream:
     """The events of one generation, as they happen.
 
-    An iterator and a context manager; closing it before the end cancels the generation.
+    An iterator and a context manager. Closing it before the end cancels the generation.
     """
 
     def __init__(self, call: _ResponseCall, request: pb.GenerateImageRequest) -> None:
@@ -89,22 +89,17 @@ class GenerationStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the stream; a generation that has not ended is cancelled on the server."""
+        """Ends the stream, and cancels the generation on the server unless it has ended."""
         self._closed.set()
         self._call.cancel()
 
 
 class Client:
-    """Calls a Latentwire server and waits for what it answers."""
+    """A client for a Latentwire server, with blocking calls. Threads may share it."""
 
     def __init__(
         self,
@@ -115,14 +110,18 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         channel_options: Sequence[tuple[str, str | int]] = (),
     ) -> None:
-        """Makes a client; it connects when it is first needed.
+        """Creates a client. It connects on its first call.
 
         Args:
-            server: ``host:port``; with ``https://`` before it, TLS is used.
-            api_key: The caller's key, when the server asks for one.
-            credentials: For TLS with certificates of one's own.
-            timeout_s: For every call but generations.
-            channel_options: Further gRPC channel options.
+            server: ``host:port``. A leading ``https://`` switches TLS on.
+            api_key: The key to send, if the server requires one.
+            credentials: TLS credentials, for certificates of your own. Switches TLS on.
+            timeout_s: Time limit of every call except generations and loads, in seconds.
+            channel_options: Further gRPC channel options, which override the client's own.
+
+        Raises:
+            ValueError: The address is invalid, or the key has characters that no header can
+                carry.
         """
         target = target_from(
             server, api_key=api_key, credentials=credentials, options=channel_options
@@ -132,26 +131,25 @@ class Client:
         self._channel = _open_channel(target)
         self._stub = rpc.ImageGenerationStub(self._channel)
         self._admin = rpc.ModelAdminStub(self._channel)
+        self._operations = Operations(self._channel)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; generations still streaming are cancelled."""
+        """Closes the connection. Generations that are still streaming are cancelled."""
         self._channel.close()
 
     def with_api_key(self, api_key: str | None) -> Client:
-        """Returns a client that calls with another key over this one's connection.
+        """Returns a client that sends another key over this client's connection.
 
-        It needs no closing: closing this one closes both.
+        It need not be closed: closing this client closes both.
+
+        Raises:
+            ValueError: The key has characters that no header can carry.
         """
         other = copy.copy(self)
         other._metadata = metadata_from(api_key)  # noqa: SLF001 - of the same class
@@ -164,17 +162,18 @@ class Client:
         timeout_s: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Image]:
-        """Draws images and returns them.
+        """Generates images and returns them in order.
 
         Args:
-            prompt: What to draw, or a request such as ``Accepted.effective_request``.
-            timeout_s: Most time to wait; the generation is cancelled then. None: no limit.
+            prompt: What the images show, or a request such as ``Accepted.effective_request``.
+            timeout_s: Time limit in seconds, after which the generation is cancelled. None: no
+                limit.
             options: See ``GenerateOptions``.
 
         Raises:
-            LatentwireError: There are no images; the subclass says why.
-            TypeError: There is no such option, or a value is of the wrong type.
-            ValueError: A value can't be sent.
+            LatentwireError: The generation failed; the subclass says why.
+            TypeError: An option is unknown, or its value has the wrong type.
+            ValueError: A value cannot be sent.
         """
         with self.stream(prompt, timeout_s=timeout_s, **options) as events:
             return [event for event in events if isinstance(event, Image)]
@@ -192,12 +191,16 @@ class Client:
         return GenerationStream(call, request)
 
     def models(self) -> tuple[Model, ...]:
-        """Returns the server's models, the default one first."""
-        return self._run(_operations.list_models())
+        """Returns the server's models, the default model first."""
+        return self._run(self._operations.list_models())
 
     def model(self, name: str = "") -> Model:
-        """Returns a model by name, id or alias; without a name the default one."""
-        return self._run(_operations.get_model(name))
+        """Returns a model by name, id or alias; the default model for an empty name.
+
+        Raises:
+            NotFoundError: There is no such model.
+        """
+        return self._run(self._operations.get_model(name))
 
     def load_model(
         self,
@@ -206,15 +209,16 @@ class Client:
         on_progress: Callable[[int, int], object] | None = None,
         timeout_s: float | None = None,
     ) -> Model:
-        """Loads a model, again if that failed before, and returns it once it is ready.
+        """Loads a model and returns it once it is ready. A failed load is tried again.
 
         Args:
             name: Name, id or alias.
-            on_progress: Is told the bytes that are loaded, and those to load in all, 0 if unknown.
-            timeout_s: Most time to wait; the server goes on loading. None: no limit.
+            on_progress: Called with the number of bytes loaded and the number to load in total,
+                which is 0 while unknown.
+            timeout_s: Time limit in seconds; the server keeps loading after it. None: no limit.
 
         Raises:
-            AuthenticationError: The key is none for administration.
+            AuthenticationError: The key does not permit administration.
             UnavailableError: The model cannot be loaded, or there is no room for it.
         """
         request = pb.LoadModelRequest(name=name)
@@ -222,64 +226,70 @@ class Client:
         model = None
         try:
             for response in call:
-                model = _operations.loading_step(response, on_progress)
+                model = loading_step(response, on_progress)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from None
         finally:
             call.cancel()
-        return _operations.loaded(model)
+        return loaded(model)
 
     def unload_model(self, name: str) -> Model:
-        """Unloads a model of which nothing is in flight.
+        """Unloads an idle model, given by name, id or alias.
 
         Raises:
-            AuthenticationError: The key is none for administration.
-            UnavailableError: Generations need it, or it is being loaded.
+            AuthenticationError: The key does not permit administration.
+            UnavailableError: The model is in use or is being loaded.
         """
-        return self._run(_operations.unload_model(name))
+        return self._run(self._operations.unload_model(name))
 
     def server_info(self) -> ServerInfo:
         """Returns the server's version, device, limits and load."""
-        return self._run(_operations.get_server_info())
+        return self._run(self._operations.get_server_info())
 
     def generation(self, name: str) -> Generation:
-        """Returns one of the caller's generations by its name or id."""
-        return self._run(_operations.get_generation(name))
-
-    def generations(self) -> tuple[Generation, ...]:
-        """Returns the caller's generations that are queued or running, in the order served."""
-        return self._run(_operations.list_generations())
-
-    def cancel(self, name: str, *, timeout_s: float | None = None) -> Generation:
-        """Cancels one of the caller's generations by its name or id; an ended one stays so."""
-        return self._run(_operations.cancel_generation(name, timeout_s=timeout_s))
-
-    def wait_ready(self, timeout_s: float = 60.0, *, model: str = "") -> None:
-        """Waits until the server, or one of its models, can draw.
+        """Returns one of the caller's generations, by name or id.
 
         Raises:
-            UnavailableError: It could not within the time.
+            NotFoundError: There is no such generation, or it belongs to another caller.
+        """
+        return self._run(self._operations.get_generation(name))
+
+    def generations(self) -> tuple[Generation, ...]:
+        """Returns the caller's queued and running generations, in the order of service."""
+        return self._run(self._operations.list_generations())
+
+    def cancel(self, name: str, *, timeout_s: float | None = None) -> Generation:
+        """Cancels one of the caller's generations, by name or id. An ended one stays as it is.
+
+        Raises:
+            NotFoundError: There is no such generation, or it belongs to another caller.
+        """
+        return self._run(self._operations.cancel_generation(name, timeout_s=timeout_s))
+
+    def wait_ready(self, timeout_s: float = 60.0, *, model: str = "") -> None:
+        """Waits until the server, or one of its models, is ready to generate.
+
+        Raises:
+            UnavailableError: It was not ready within ``timeout_s`` seconds.
             NotFoundError: There is no such model.
         """
-        self._run(_operations.wait_ready(timeout_s, model=model))
+        self._run(self._operations.wait_ready(timeout_s, model=model))
 
-    def _run(self, operation: _operations.Operation[ResultT]) -> ResultT:
-        outcome: _operations.Outcome = None
+    def _run(self, operation: Operation[ResultT]) -> ResultT:
+        outcome: Outcome = None
         try:
             while True:
-                outcome = self._perform(_operations.resume(operation, outcome))
+                outcome = self._perform(resume(operation, outcome))
         except StopIteration as stop:
             result: ResultT = stop.value
             return result
 
-    def _perform(self, step: _operations.Step) -> _operations.Outcome:
+    def _perform(self, step: Step) -> Outcome:
         match step:
-            case _operations.Pause(duration_s=duration_s):
+            case Pause(duration_s=duration_s):
                 time.sleep(duration_s)
                 return None
-            case _operations.UnaryCall(path=path, request=request, timeout_s=timeout_s):
-                method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-                method = self._channel.unary_unary(path)
+            case UnaryCall(method=method, request=request, timeout_s=timeout_s):
                 if timeout_s is None:
                     timeout_s = self._timeout_s
                 try:

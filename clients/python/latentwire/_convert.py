@@ -1,4 +1,4 @@
-"""Messages of the contract to the client's own types. Pure."""
+"""Converts messages of the contract to the client's own types. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
     from google.protobuf.timestamp_pb2 import Timestamp
 
-# As many as a float32 between 0 and 1 holds: 0.1 stays 0.1.
+# The precision of a float32 between 0 and 1: 0.1 stays 0.1.
 _FRACTION_DIGITS: Final = 7
 
 
@@ -30,7 +30,6 @@ class Header(TypedDict):
 
 
 def header_from_proto(response: pb.GenerateImageResponse) -> Header:
-    """Returns what every event carries."""
     return Header(
         generation=response.generation,
         sequence=response.sequence,
@@ -41,7 +40,7 @@ def header_from_proto(response: pb.GenerateImageResponse) -> Header:
 def event_from_proto(  # noqa: PLR0911 - one return per kind
     response: pb.GenerateImageResponse,
 ) -> _events.Event | None:
-    """Returns the event; None for a kind that these stubs don't know, and for parts of an image."""
+    """Returns the event; None for parts of an image and for kinds newer than these stubs."""
     header = header_from_proto(response)
     match response.WhichOneof("event"):
         case "accepted":
@@ -61,7 +60,6 @@ def event_from_proto(  # noqa: PLR0911 - one return per kind
 
 
 def image_from_proto(image: pb.Image, *, data: bytes, header: Header) -> _events.Image:
-    """Returns the image with the whole file, which may have come in parts."""
     return _events.Image(
         **header,
         index=image.index,
@@ -76,7 +74,6 @@ def image_from_proto(image: pb.Image, *, data: bytes, header: Header) -> _events
 
 
 def model_from_proto(model: pb.Model) -> _resources.Model:
-    """Returns the model."""
     return _resources.Model(
         name=model.name,
         display_name=model.display_name,
@@ -103,21 +100,20 @@ def model_from_proto(model: pb.Model) -> _resources.Model:
 
 
 def _defaults(defaults: pb.ModelDefaults) -> _resources.ModelDefaults:
-    # As they were written: 0.3 is not 0.30000001192092896.
-    told = MessageToDict(defaults, preserving_proto_field_name=True)
+    # JSON has the shortest decimals of a float32: 0.3, not 0.30000001192092896.
+    decimals = MessageToDict(defaults, preserving_proto_field_name=True)
     return _resources.ModelDefaults(
         width=defaults.width,
         height=defaults.height,
         num_inference_steps=defaults.num_inference_steps,
-        guidance_scale=told.get("guidance_scale", 0.0),
+        guidance_scale=decimals.get("guidance_scale", 0.0),
         scheduler=(defaults.scheduler.id, defaults.scheduler.sigmas),
-        high_noise_frac=told.get("high_noise_frac"),
-        high_resolution_fix=told.get("high_resolution_fix"),
+        high_noise_frac=decimals.get("high_noise_frac"),
+        high_resolution_fix=decimals.get("high_resolution_fix"),
     )
 
 
 def generation_from_proto(generation: pb.Generation) -> _resources.Generation:
-    """Returns the generation."""
     return _resources.Generation(
         name=generation.name,
         state=enum_name(pb.GenerationState, generation.state, "GENERATION_STATE_"),
@@ -135,7 +131,6 @@ def generation_from_proto(generation: pb.Generation) -> _resources.Generation:
 
 
 def server_info_from_proto(info: pb.GetServerInfoResponse) -> _resources.ServerInfo:
-    """Returns what the server says about itself."""
     return _resources.ServerInfo(
         version=info.version,
         device=info.device,
@@ -159,7 +154,7 @@ def server_info_from_proto(info: pb.GetServerInfoResponse) -> _resources.ServerI
 
 
 def enum_name(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
-    """Returns the value's name without its prefix, in lower case; ``unknown`` for a newer one."""
+    """Returns a value's lower-case name without its prefix; ``unknown`` for newer values."""
     try:
         return enum.Name(value).removeprefix(prefix).lower()
     except ValueError:
@@ -178,7 +173,7 @@ def _accepted(accepted: pb.Accepted, header: Header) -> _events.Accepted:
                 message=warning.message,
                 replacement=warning.replacement,
             )
-            # mypy takes the stubs' Warning for the built-in one.
+            # mypy confuses the stubs' Warning with the built-in one.
             for warning in cast("Iterable[pb.Warning]", accepted.warnings)
         ),
     )

@@ -1,4 +1,4 @@
-"""The events of a generation as callers see them. Frozen values; Pillow only on demand."""
+"""The events of a generation. Frozen values; Pillow is imported on demand only."""
 
 from __future__ import annotations
 
@@ -20,46 +20,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventHeader:
-    """What every event carries."""
+    """The fields that all events have."""
 
     generation: str
-    """Name of the generation: ``generations/{id}``."""
+    """Name of the generation, ``generations/{id}``."""
     sequence: int
-    """Number of the event in its generation, from 1."""
+    """Number of the event within its generation, from 1."""
     event_time: datetime | None
-    """When it happened, in UTC."""
+    """When the event happened, in UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestWarning:
-    """Something done differently from what the caller may expect."""
+    """Something that the server did differently from what the caller may expect."""
 
     field: str
+    """Field of the request, such as ``"prompt"``."""
     reason: str
+    """UPPER_SNAKE constant such as ``"PROMPT_TRUNCATED"``."""
     message: str
+    """Text for people."""
     replacement: str = ""
-    """What was taken instead of the field's value; empty where the warning is about no text."""
+    """Text used instead of the field's value; empty if the warning is not about a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted(EventHeader):
-    """The request is valid and has its place. Always first."""
+    """The request is valid and was admitted. Always the first event."""
 
     effective_request: pb.GenerateImageRequest
-    """The request with every default filled in; given to ``generate``, it draws the same."""
+    """The request with every default filled in. ``generate`` makes the same images from it."""
     seeds: tuple[int, ...]
-    """The seed of each image."""
+    """The seed of each image, in order."""
     warnings: tuple[RequestWarning, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued(EventHeader):
-    """The generation waits."""
+    """The generation is waiting for the device."""
 
     ahead_count: int
-    """How many generations are served before it."""
+    """Number of waiting generations that are served first."""
     estimated_wait_s: float | None
-    """Until its first step; None while no speed is known."""
+    """Seconds until its first step; None until the server has measured its speed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,71 +70,85 @@ class ModelLoading(EventHeader):
     """The model is being loaded."""
 
     model: str
+    """Name of the model, ``models/{id}``."""
     loaded_bytes: int
+    """Bytes loaded so far, or downloaded so far if the model must be downloaded first."""
     total_bytes: int
-    """0 when unknown."""
+    """Bytes to load or download in total; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(EventHeader):
-    """A step is done."""
+    """A step is complete."""
 
     phase: str
-    """``"encoding"``, ``"denoising"`` or ``"decoding"``; newer servers may know more."""
+    """``"encoding"``, ``"denoising"`` or ``"decoding"``; newer servers may add phases."""
     step: int
+    """Denoising steps completed."""
     step_count: int
+    """Denoising steps in total."""
     fraction: float
-    """Share of the whole work that is done, 0 to 1; never falls."""
+    """Share of the work completed, 0 to 1. Never decreases."""
     estimated_remaining_s: float | None
-    """Until the end; None while no speed is known."""
+    """Seconds until the end; None until the server has measured its speed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview(EventHeader):
-    """How an image would look if drawing stopped here."""
+    """An image as the model predicts it at one step."""
 
     image_index: int
+    """Index of the image, from 0."""
     step: int
+    """Denoising steps completed."""
     media_type: str
     width: int
+    """In pixels."""
     height: int
+    """In pixels."""
     data: bytes = field(repr=False)
+    """The encoded preview, a whole image file."""
 
     def pil(self) -> PillowImage.Image:
-        """Returns the picture as a Pillow image.
+        """Returns the preview as a Pillow image.
 
         Raises:
             ImportError: Pillow is not installed.
         """
-        return _open_picture(self.data)
+        return _open_image(self.data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image(EventHeader):
-    """A finished image, whole and checked."""
+    """A finished image, whole and verified."""
 
     index: int
+    """Index of the image, from 0."""
     seed: int
-    """The seed that draws this image alone."""
+    """The seed that makes this image on its own."""
     finish_reason: str
-    """``"completed"``, or ``"filtered"``: withheld by a safety filter, without data."""
+    """``"completed"``, or ``"filtered"`` if a safety filter withheld the image."""
     media_type: str
+    """Such as ``"image/png"``."""
     width: int
+    """In pixels."""
     height: int
+    """In pixels."""
     sha256: bytes = field(repr=False)
+    """SHA-256 of ``data``, 32 bytes; empty if the image was withheld."""
     data: bytes = field(repr=False)
-    """The image file."""
+    """The image file; empty if the image was withheld."""
 
     @property
     def is_filtered(self) -> bool:
-        """Whether a safety filter of the server withheld it: there is no file."""
+        """Whether the server's safety filter withheld the image, so that there is no file."""
         return self.finish_reason == "filtered"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the image file and returns its path. The suffix of the path is not looked at.
+        """Writes the image file and returns its path. The path's suffix does not change the format.
 
         Raises:
-            ImageFilteredError: A safety filter withheld it.
+            ImageFilteredError: A safety filter withheld the image.
         """
         self._require_file()
         target = Path(path)
@@ -142,11 +159,11 @@ class Image(EventHeader):
         """Returns the image as a Pillow image.
 
         Raises:
-            ImageFilteredError: A safety filter withheld it.
+            ImageFilteredError: A safety filter withheld the image.
             ImportError: Pillow is not installed.
         """
         self._require_file()
-        return _open_picture(self.data)
+        return _open_image(self.data)
 
     def _require_file(self) -> None:
         if self.is_filtered:
@@ -156,7 +173,7 @@ class Image(EventHeader):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time of a generation went, in seconds."""
+    """Durations of the parts of a generation, in seconds."""
 
     queued_s: float
     encoding_s: float
@@ -167,22 +184,23 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(EventHeader):
-    """Everything is delivered. Always last."""
+    """All images were sent. Always the last event."""
 
     image_count: int
-    """How many images came, those that a safety filter withheld among them."""
+    """Number of images sent, including those that a safety filter withheld."""
     timings: Timings
     peak_memory_bytes: int
-    """0 when not measured."""
+    """Peak memory use in bytes; 0 if not measured."""
     model_revision: str
+    """A commit on the hub, or ``sha256:`` and a digest of the weights."""
 
 
 Event = Accepted | Queued | ModelLoading | Progress | Preview | Image | Completed
 
 
-def _open_picture(data: bytes) -> PillowImage.Image:
+def _open_image(data: bytes) -> PillowImage.Image:
     from PIL import Image as PillowImage  # noqa: PLC0415 - optional, and slow to import
 
-    picture = PillowImage.open(io.BytesIO(data))
-    picture.load()
-    return picture
+    image = PillowImage.open(io.BytesIO(data))
+    image.load()
+    return image

@@ -1,7 +1,6 @@
-"""Reads the request back out of an image file that Latentwire wrote. Pure; needs no Pillow.
+"""Reads the request back from an image file that Latentwire wrote. No I/O; needs no Pillow.
 
-The file may come from anywhere: every length is checked against what is really there, and whatever
-is malformed reads as "nothing found".
+The file is untrusted input: no read goes beyond its end, and malformed metadata counts as none.
 """
 
 from __future__ import annotations
@@ -26,9 +25,15 @@ _MAX_TEXT_BYTES: Final = 1 << 20
 
 
 def read_description(data: bytes) -> str | None:
-    """Returns what the server wrote into a PNG, JPEG or WebP file: the request, as JSON text.
+    """Returns the description that the server wrote into an image file, as JSON text.
 
-    None when the file holds none, such as with ``metadata_omitted``, or is of another kind.
+    Its key ``request`` holds the request.
+
+    Args:
+        data: The bytes of a PNG, JPEG or WebP file.
+
+    Returns:
+        None if the file has no description, as with ``metadata_omitted``, or another format.
     """
     try:
         if data.startswith(_PNG_SIGNATURE):
@@ -53,7 +58,9 @@ def _png_description(data: bytes) -> str | None:
             is_compressed = rest[0] == 1
             _language, _, rest = rest[2:].partition(b"\0")
             _translated_keyword, _, text = rest.partition(b"\0")
-            return (_inflate(text) if is_compressed else text).decode()
+            if is_compressed:
+                text = zlib.decompressobj().decompress(text, _MAX_TEXT_BYTES)
+            return text.decode()
     return None
 
 
@@ -63,10 +70,6 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = struct.unpack_from(">I4s", data, position)
         yield kind, data[position + 8 : position + 8 + length]
         position += 12 + length
-
-
-def _inflate(text: bytes) -> bytes:
-    return zlib.decompressobj().decompress(text, _MAX_TEXT_BYTES)
 
 
 def _jpeg_exif(data: bytes) -> bytes:
@@ -93,7 +96,7 @@ def _webp_exif(data: bytes) -> bytes:
 
 
 def _exif_description(exif: bytes) -> str | None:
-    """Reads the UserComment out of a TIFF structure: IFD 0, the Exif IFD, the tag."""
+    """Reads the UserComment tag from a TIFF structure, by way of IFD 0 and the Exif IFD."""
     if exif[:2] not in {b"II", b"MM"}:
         return None
     order = "<" if exif[:2] == b"II" else ">"
@@ -109,7 +112,7 @@ def _exif_description(exif: bytes) -> str | None:
 
 
 def _tag_value(exif: bytes, order: str, *, ifd: int, tag: int) -> tuple[int, int] | None:
-    """Returns a tag's count and its value or offset."""
+    """Returns a tag's count, and its value or offset."""
     (num_entries,) = struct.unpack_from(f"{order}H", exif, ifd)
     for entry in range(num_entries):
         found, _kind, count, value = struct.unpack_from(f"{order}HHII", exif, ifd + 2 + 12 * entry)

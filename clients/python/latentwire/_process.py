@@ -1,6 +1,6 @@
-"""What the server and the bridge have in common as long-running processes.
+"""What the server and the bridge share as long-running processes.
 
-Standard library only; for these two and the command, no part of what the client offers.
+Standard library only. Not part of the client's interface.
 """
 
 from __future__ import annotations
@@ -8,29 +8,38 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
+import sys
 import time
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
     from pathlib import Path
 
+START_UP_ERROR: Final = 2
+"""Exit code of a service that cannot start."""
 _SAME_SIGNAL_S: Final = 1.0
-"""Ctrl-C reaches us from the terminal and again from a supervisor: that is one request to stop."""
+"""Ctrl-C may arrive from the terminal and again from a supervisor, as one request to stop."""
 
 
 def version() -> str:
-    """Returns the version of Latentwire."""
     try:
         return metadata.version("latentwire")
     except metadata.PackageNotFoundError:
         return "0+unknown"
 
 
+def fail(program: str, message: str) -> NoReturn:
+    """Ends a process that cannot start: one line on stderr, exit code 2."""
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"{program}: {one_line}\n")
+    raise SystemExit(START_UP_ERROR)
+
+
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
+    """Whether ``host`` is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -38,10 +47,10 @@ def is_loopback(host: str) -> bool:
 
 
 def write_port_file(path: Path, port: int) -> None:
-    """Writes a port into a file in one go: whoever waits for it must never read half of it.
+    """Writes a port to a file atomically, so that a reader never sees half of it.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(f"{port}\n")
@@ -49,25 +58,25 @@ def write_port_file(path: Path, port: int) -> None:
 
 
 def stop_signals(exit_at_once: Callable[[int], None], *, logger: logging.Logger) -> asyncio.Event:
-    """Returns what is set by SIGTERM or SIGINT; to be called on the event loop.
+    """Returns an event that SIGTERM or SIGINT sets. Call it on the event loop.
 
     Args:
-        exit_at_once: is called with an exit code when told to stop for the second time.
-        logger: is told of that.
+        exit_at_once: Called with an exit code on the second request to stop.
+        logger: Logs the second request.
     """
-    told_to_stop = asyncio.Event()
+    stopping = asyncio.Event()
     first_at = 0.0
 
     def stop(number: int) -> None:
         nonlocal first_at
-        if not told_to_stop.is_set():
+        if not stopping.is_set():
             first_at = time.monotonic()
-            told_to_stop.set()
+            stopping.set()
         elif time.monotonic() - first_at > _SAME_SIGNAL_S:
-            logger.warning("told to stop again: ending at once")
+            logger.warning("second request to stop: exiting at once")
             exit_at_once(128 + number)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    return told_to_stop
+    return stopping

@@ -1,4 +1,4 @@
-"""Keyword options to a ``GenerateImageRequest``. Pure; what they mean is the server's to judge."""
+"""Turns keyword options into a ``GenerateImageRequest``. No I/O; the server validates values."""
 
 from __future__ import annotations
 
@@ -11,56 +11,66 @@ EnumT = TypeVar("EnumT", bound=int)
 
 
 class GenerateOptions(TypedDict, total=False):
-    """What a generation may be told besides its prompt.
+    """The options of a generation besides its prompt.
 
-    Names, units and defaults are the contract's; None means "not given".
+    Names, units and defaults are those of ``GenerateImageRequest``; None means "not given".
     """
 
     model: str | None
     negative_prompt: str | None
     width: int | None
+    """In pixels."""
     height: int | None
+    """In pixels."""
     num_images: int | None
     seed: int | None
+    """Of the first image; image *i* uses ``seed + i``."""
     num_inference_steps: int | None
     guidance_scale: float | None
     scheduler: str | tuple[str, str] | None
-    """An id such as ``"dpmpp-2m"``, or an id and a spacing: ``("dpmpp-2m", "karras")``."""
+    """An id such as ``"dpmpp-2m"``, or an id and a spacing of noise levels, as in
+    ``("dpmpp-2m", "karras")``."""
     clip_skip: int | None
     high_noise_frac: float | None
-    """Where the model's refiner takes over, above 0 to 1 (never)."""
+    """Where the model's refiner takes over: above 0, up to 1 (never)."""
     high_resolution_fix: float | bool | None
-    """Whether a second pass draws over a picture that is larger than the model's own: True, as much
-    as the model has it; a number above 0 to 1, so much; False, none does."""
+    """Whether an image larger than the model's native size gets a second pass: True, with the
+    model's strength; a number above 0, up to 1, with that strength; False, no second pass."""
     loras: Mapping[str, float] | Sequence[str | tuple[str, float]] | None
-    """Adapters with their scales, by id; or a list of ids, and of ids with scales."""
+    """LoRA scales by id, or a list of ids and of ``(id, scale)`` pairs."""
     image: bytes | None
-    """A PNG, JPEG or WebP file to start from."""
+    """The PNG, JPEG or WebP file to start from."""
     mask: bytes | None
-    """A file as large as ``image``: only what is white in it is redrawn."""
+    """An image file of the same size as ``image``, whose white area is regenerated. Needs
+    ``image``."""
     mask_inverted: bool | None
-    """Only what is black in ``mask`` is redrawn."""
+    """Regenerates the black area of ``mask`` instead."""
     strength: float | None
-    """How much of ``image`` is redrawn, above 0 to 1; needs one."""
+    """How much ``image`` changes: above 0, up to 1. Needs ``image``."""
     image_format: str | None
     """``"png"``, ``"jpeg"`` or ``"webp"``."""
     quality: int | None
+    """Of JPEG and WebP, 1 to 100."""
     metadata_omitted: bool | None
     max_data_bytes: int | None
+    """Most image bytes per message."""
     progress_interval_steps: int | None
     preview_interval_steps: int | None
     preview_method: str | None
     """``"linear"`` or ``"full-vae"``."""
     preview_max_side: int | None
+    """In pixels."""
     priority: int | None
+    """-100 to 100; higher is served first."""
     user: str | None
     labels: Mapping[str, str] | None
     request_id: str | None
-    """A UUID: sent again, the same request joins the generation that the first one began."""
+    """A UUID that makes the request idempotent: a repeated request joins the first generation."""
     resume_after_sequence: int | None
-    """Sends only what follows this event of the generation that ``request_id`` names."""
+    """Skips the events up to this sequence number. Needs ``request_id``."""
     disconnect_policy: str | None
-    """``"cancel"``, or ``"continue"``, which needs a ``request_id``: drawn though nobody reads."""
+    """What happens when the connection breaks: ``"cancel"``, or ``"continue"``, which needs a
+    ``request_id``."""
     validate_only: bool | None
 
 
@@ -87,11 +97,11 @@ _EVENTS_FIELDS: Final = frozenset(
 def build_request(
     prompt: str | pb.GenerateImageRequest, options: GenerateOptions
 ) -> pb.GenerateImageRequest:
-    """Returns the request for a prompt, or a copy of a request changed by the options.
+    """Returns the request for a prompt, or a copy of a request with the options applied.
 
     Raises:
-        TypeError: There is no such option, or a value is of the wrong type.
-        ValueError: The image format or preview method is unknown, or a number does not fit.
+        TypeError: An option is unknown, or its value has the wrong type.
+        ValueError: A choice such as ``image_format`` is unknown, or a number is out of range.
     """
     unknown = options.keys() - GenerateOptions.__annotations__.keys()
     if unknown:
@@ -134,14 +144,16 @@ def _set_source(request: pb.GenerateImageRequest, options: GenerateOptions) -> N
 
 def _set_option(request: pb.GenerateImageRequest, name: str, value: object) -> None:
     if name == "scheduler":
-        scheduler_id, sigmas = (value, "") if isinstance(value, str) else _pair(value)
-        request.scheduler.CopyFrom(pb.Scheduler(id=scheduler_id, sigmas=sigmas))
+        request.scheduler.CopyFrom(_scheduler(value))
     elif name == "loras":
         request.ClearField("loras")
         request.loras.extend(_loras(value))
     elif name == "labels":
         request.ClearField("labels")
-        request.MergeFrom(pb.GenerateImageRequest(labels=_labels(value)))
+        if not isinstance(value, Mapping):
+            msg = f"labels is {value!r}; needed: a mapping of strings to strings"
+            raise TypeError(msg)
+        request.MergeFrom(pb.GenerateImageRequest(labels=value))
     elif name == "image_format":
         request.output.format = _choice(name, value, IMAGE_FORMATS)
     elif name == "preview_method":
@@ -162,7 +174,7 @@ def _set_fix(request: pb.GenerateImageRequest, value: object) -> None:
     request.ClearField("high_resolution_fix")
     match value:
         case True:
-            # There, with nothing said in it: as strong as the model has it.
+            # Present but empty: with the model's strength.
             request.high_resolution_fix.SetInParent()
         case False:
             request.high_resolution_fix.disabled = True
@@ -173,17 +185,24 @@ def _set_fix(request: pb.GenerateImageRequest, value: object) -> None:
             raise TypeError(msg)
 
 
-def _pair(value: object) -> tuple[str, str]:
+def _scheduler(value: object) -> pb.Scheduler:
     match value:
+        case str():
+            return pb.Scheduler(id=value)
         case (str() as scheduler_id, str() as sigmas):
-            return scheduler_id, sigmas
+            return pb.Scheduler(id=scheduler_id, sigmas=sigmas)
         case _:
             msg = f"scheduler is {value!r}; needed: an id, or an id and a spacing of noise levels"
             raise TypeError(msg)
 
 
 def _loras(value: object) -> Iterator[pb.Lora]:
-    for lora in value.items() if isinstance(value, Mapping) else _list(value):
+    if isinstance(value, Mapping):
+        value = value.items()
+    elif isinstance(value, str) or not isinstance(value, Sequence):
+        msg = f"loras is {value!r}; needed: scales by id, or a list"
+        raise TypeError(msg)
+    for lora in value:
         match lora:
             case str() as id_:
                 yield pb.Lora(id=id_)
@@ -192,20 +211,6 @@ def _loras(value: object) -> Iterator[pb.Lora]:
             case _:
                 msg = f"loras has {lora!r}; needed: an id, or an id and a scale"
                 raise TypeError(msg)
-
-
-def _list(value: object) -> Sequence[object]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return value
-    msg = f"loras is {value!r}; needed: scales by id, or a list"
-    raise TypeError(msg)
-
-
-def _labels(value: object) -> Mapping[str, str]:
-    if not isinstance(value, Mapping):
-        msg = f"labels is {value!r}; needed: a mapping of strings to strings"
-        raise TypeError(msg)
-    return value
 
 
 def _choice(name: str, value: object, choices: Mapping[str, EnumT]) -> EnumT:

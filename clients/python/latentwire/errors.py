@@ -1,6 +1,6 @@
-"""What a call can end with, as exceptions, and how a gRPC status becomes one of them.
+"""The exceptions of the client, and the mapping from a gRPC status to one of them.
 
-The only module that reads ``google.rpc`` details. Pure: no I/O, any thread.
+The only module that reads ``google.rpc`` details. No I/O; safe on any thread.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One thing that is wrong with a request."""
+    """One rule that a request breaks."""
 
     field: str
-    """Path of the request's field, such as ``"output.quality"``."""
+    """Path of the field in the request, such as ``"output.quality"``."""
     reason: str
-    """UPPER_SNAKE constant, such as ``"OUT_OF_RANGE"``; empty when the server names none."""
+    """UPPER_SNAKE constant such as ``"OUT_OF_RANGE"``; empty if the server gave none."""
     description: str
-    """For people: the value and what is allowed."""
+    """Text for people: the value and the allowed values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetails:
-    """What a server says about an error besides its message."""
+    """The data of an error besides its message."""
 
     code: grpc.StatusCode | None = None
     reason: str = ""
@@ -44,15 +44,15 @@ class ErrorDetails:
 
 
 class LatentwireError(Exception):
-    """A call ended without what was asked for. The base of all errors of this package.
+    """A call failed. The base class of all errors of this package.
 
     Attributes:
-        message: For people, from the server.
-        code: The gRPC status code; None when this client found the error.
-        reason: UPPER_SNAKE constant such as ``"QUEUE_FULL"``; empty when the server gave none.
-        metadata: The reason's data, such as ``{"max_queued": "64"}``.
-        violations: What is wrong with the request, all of it; mostly empty.
-        retry_after_s: When to try again, in seconds; None when waiting does not help.
+        message: Text for people, from the server.
+        code: The gRPC status code; None if the client itself detected the error.
+        reason: UPPER_SNAKE constant such as ``"QUEUE_FULL"``; empty if the server gave none.
+        metadata: Data that belongs to the reason, such as ``{"max_queued": "64"}``.
+        violations: All rules that the request breaks; empty unless it is invalid.
+        retry_after_s: When to try again, in seconds; None if waiting does not help.
     """
 
     def __init__(self, message: str, details: ErrorDetails | None = None) -> None:
@@ -66,7 +66,7 @@ class LatentwireError(Exception):
         self.retry_after_s = details.retry_after_s
 
     def __str__(self) -> str:
-        """Returns the message, and each violation that it does not already quote."""
+        """Returns the message, and every violation that the message does not quote."""
         lines = [self.message]
         lines += [
             f"{violation.field}: {violation.description}"
@@ -77,52 +77,52 @@ class LatentwireError(Exception):
 
 
 class InvalidRequestError(LatentwireError):
-    """The request breaks rules; ``violations`` names all of them."""
+    """The request is invalid; ``violations`` lists every reason."""
 
 
 class NotFoundError(LatentwireError):
-    """There is no such model or generation, or it is somebody else's."""
+    """There is no such model or generation, or it belongs to another caller."""
 
 
 class AuthenticationError(LatentwireError):
-    """The API key is missing, wrong, or not allowed to do this."""
+    """The API key is missing or wrong, or does not permit the call."""
 
 
 class QueueFullError(LatentwireError):
-    """As many generations wait as may wait; try again after ``retry_after_s``."""
+    """The server's queue is full; try again after ``retry_after_s`` seconds."""
 
 
 class OutOfMemoryError(LatentwireError):
-    """The generation does not fit the device even alone."""
+    """The generation does not fit into the device's memory, even on its own."""
 
 
 class DeadlineError(LatentwireError):
-    """The time-out passed, or the server saw that it could not be met."""
+    """The deadline passed, or the server found that it could not be met."""
 
 
 class GenerationCancelled(LatentwireError):
-    """Somebody cancelled the generation."""
+    """The generation was cancelled."""
 
 
 class UnavailableError(LatentwireError):
-    """The server cannot be reached or is shutting down, or the model cannot be had."""
+    """The server is unreachable or shutting down, or the model is unavailable."""
 
 
 class ImageFilteredError(LatentwireError):
-    """A safety filter of the server withheld the image, so that it has no file."""
+    """The server's safety filter withheld the image, so there is no file."""
 
 
 class InternalServerError(LatentwireError):
-    """The server failed; ``error_id`` is in its log."""
+    """The server failed; its log has details under ``error_id``."""
 
     @property
     def error_id(self) -> str:
-        """What to look for in the server's log; empty when the server gave none."""
+        """The id of the error in the server's log; empty if the server gave none."""
         return self.metadata.get("error_id", "")
 
 
 class CorruptStreamError(LatentwireError):
-    """The stream broke its own rules: a gap, a wrong size or a wrong checksum."""
+    """The stream is damaged: an event is missing, or a size or checksum is wrong."""
 
 
 _ERRORS_BY_CODE: Final[Mapping[grpc.StatusCode, type[LatentwireError]]] = {
@@ -152,7 +152,7 @@ _ERRORS_BY_REASON: Final[Mapping[str, type[LatentwireError]]] = {
 
 
 class _FailedCall(Protocol):
-    """What a raised ``grpc.RpcError`` offers, from a sync channel and from an asyncio one."""
+    """The interface of a raised ``grpc.RpcError``, sync or asyncio."""
 
     def code(self) -> grpc.StatusCode: ...
     def details(self) -> str | None: ...
@@ -166,12 +166,12 @@ def error_from_rpc(rpc_error: grpc.RpcError) -> LatentwireError:
     details = _read_details(code, call.trailing_metadata() or ())
     error_type = _ERRORS_BY_REASON.get(details.reason) or _ERRORS_BY_CODE.get(code, LatentwireError)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details.reason:
-        # gRPC itself uses this code for a message over a limit, which no waiting heals.
+        # gRPC itself uses this code for messages over a size limit; waiting does not help there.
         error_type = LatentwireError
     text = call.details() or code.name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and not details.reason:
-        # gRPC ended the call itself, in words of its own.
-        text = "the time-out passed before the answer was there"
+        # gRPC itself ended the call, with a message of its own.
+        text = "the time-out passed before the response arrived"
     return error_type(text, details)
 
 
@@ -195,7 +195,7 @@ def _read_details(
         violations=tuple(
             Violation(
                 field=violation.field,
-                # Newer than the oldest googleapis-common-protos that we support.
+                # The oldest supported googleapis-common-protos lacks this field.
                 reason=getattr(violation, "reason", ""),
                 description=violation.description,
             )
@@ -210,7 +210,7 @@ def _read_details(
 
 
 def _detail(status: status_pb2.Status, detail: MessageT) -> MessageT:
-    """Fills ``detail`` from the status; leaves it empty when the status has none of its kind."""
+    """Fills ``detail`` from the status; leaves it empty if the status has none of its type."""
     for packed in status.details:
         if packed.Is(detail.DESCRIPTOR):
             try:

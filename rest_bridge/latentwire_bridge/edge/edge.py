@@ -39,6 +39,7 @@ _SERVER_NAME: Final = "latentwire"
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_LOGGED_PATH: Final = 200
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
+_PROBE_STATUSES: Final = frozenset({HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE})
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -93,8 +94,8 @@ class HttpEdge:
             return response
         finally:
             # Status 0: the caller left before there was an answer.
-            # A probe asks every few seconds: worth a line only when the answer is bad news.
-            is_probe = request.rel_url.raw_path in _PROBES and status == HTTPStatus.OK
+            # Probes ask every few seconds; a change of readiness is logged where it is noticed.
+            is_probe = request.rel_url.raw_path in _PROBES and status in _PROBE_STATUSES
             _logger.log(
                 logging.DEBUG if is_probe else logging.INFO,
                 "answered method=%s path=%s status=%d duration_ms=%d request_id=%s",

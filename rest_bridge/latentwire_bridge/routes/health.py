@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _CACHED_S: Final = 1.0
 _TIMEOUT_S: Final = 0.5
+
+_logger: Final = logging.getLogger(__name__)
 
 
 class HealthRoutes:
@@ -53,11 +56,16 @@ class HealthRoutes:
     async def _server_is_ready(self) -> bool:
         async with self._lock:
             if time.monotonic() - self._checked_at >= _CACHED_S:
+                was_ready = self._is_ready
                 try:
                     await self._client.wait_ready(_TIMEOUT_S)
                     self._is_ready = True
-                except LatentwireError:
+                except LatentwireError as error:
                     self._is_ready = False
+                    if was_ready:
+                        _logger.warning("server is not ready reason=%s", error.message)
+                if self._is_ready and not was_ready:
+                    _logger.info("server is ready")
                 self._checked_at = time.monotonic()
             return self._is_ready
 

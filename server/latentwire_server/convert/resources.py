@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.convert.times import timestamp
 from latentwire_server.engine.snapshots import GenerationSnapshot, GenerationState
+from latentwire_server.registry.catalogue import ModelSnapshot, ModelState
 
 if TYPE_CHECKING:
-    from latentwire_server.models.info import ModelInfo, SchedulerChoice
+    from latentwire_server.models.info import SchedulerChoice
 
 _STATES: Final = {
     GenerationState.QUEUED: pb.GENERATION_STATE_QUEUED,
@@ -17,6 +18,12 @@ _STATES: Final = {
     GenerationState.SUCCEEDED: pb.GENERATION_STATE_SUCCEEDED,
     GenerationState.FAILED: pb.GENERATION_STATE_FAILED,
     GenerationState.CANCELLED: pb.GENERATION_STATE_CANCELLED,
+}
+_MODEL_STATES: Final = {
+    ModelState.UNLOADED: pb.MODEL_STATE_UNLOADED,
+    ModelState.LOADING: pb.MODEL_STATE_LOADING,
+    ModelState.READY: pb.MODEL_STATE_READY,
+    ModelState.FAILED: pb.MODEL_STATE_FAILED,
 }
 
 
@@ -50,23 +57,23 @@ def generation_to_proto(snapshot: GenerationSnapshot) -> pb.Generation:
     )
 
 
-def model_to_proto(
-    info: ModelInfo,
-    *,
-    state: pb.ModelState,
-    is_default: bool,
-    failure_message: str = "",
-    memory_bytes: int = 0,
-) -> pb.Model:
+def model_to_proto(snapshot: ModelSnapshot) -> pb.Model:
     """Returns a model as a resource."""
+    model = pb.Model(
+        name=model_name(snapshot.id),
+        display_name=snapshot.id,
+        aliases=snapshot.aliases,
+        is_default=snapshot.is_default,
+        state=_MODEL_STATES[snapshot.state],
+        failure_message=snapshot.failure,
+        memory_bytes=snapshot.memory_bytes,
+    )
+    info = snapshot.info
+    if info is None:
+        return model
     limits, defaults = info.limits, info.defaults
-    return pb.Model(
-        name=model_name(info.id),
+    properties = pb.Model(
         display_name=info.display_name,
-        aliases=info.aliases,
-        is_default=is_default,
-        state=state,
-        failure_message=failure_message,
         family=info.family,
         revision=info.revision,
         capabilities=info.capabilities,
@@ -81,7 +88,6 @@ def model_to_proto(
         limits=pb.ModelLimits(
             **{name: getattr(limits, name) for name in pb.ModelLimits.DESCRIPTOR.fields_by_name}
         ),
-        memory_bytes=memory_bytes,
         loras=[lora.id for lora in info.loras],
         defaults=pb.ModelDefaults(
             width=defaults.width,
@@ -93,6 +99,8 @@ def model_to_proto(
             high_resolution_fix=defaults.high_resolution_fix,
         ),
     )
+    model.MergeFrom(properties)
+    return model
 
 
 def _scheduler(choice: SchedulerChoice) -> pb.Scheduler:

@@ -1,6 +1,6 @@
-"""Which models make room for another one: pure arithmetic, no torch, no clock.
+"""Chooses the models that are unloaded to make room for another one: no torch, no clock.
 
-Least recently used first, and only those that nobody needs; what does not help is kept.
+Idle models only, the least recently used first. A model whose room is not needed stays.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """A loaded model, as the plan sees it."""
+    """A loaded model."""
 
     id: str
     size_bytes: int
     last_used: float
-    """On any clock that all of them share."""
+    """On any clock, the same for all models."""
     is_in_use: bool
 
 
 @dataclass(eq=False)
 class TooLargeError(Exception):
-    """It would not fit even alone."""
+    """The model does not fit even alone."""
 
     size_bytes: int
     budget_bytes: int
@@ -34,19 +34,19 @@ class TooLargeError(Exception):
 def models_to_unload(
     size_bytes: int, *, budget_bytes: int, residents: Iterable[Resident]
 ) -> tuple[str, ...] | None:
-    """Returns the ids of the models that must go for ``size_bytes`` to fit, in order.
+    """Returns the ids of the models to unload so that ``size_bytes`` fit.
 
-    None: those in use leave too little room.
+    None: the models in use leave too little room.
 
     Raises:
-        TooLargeError: nothing helps.
+        TooLargeError: It does not fit even alone.
     """
-    known = list(residents)
+    loaded = list(residents)
     if size_bytes > budget_bytes:
         raise TooLargeError(size_bytes, budget_bytes)
-    free_bytes = budget_bytes - sum(one.size_bytes for one in known)
+    free_bytes = budget_bytes - sum(one.size_bytes for one in loaded)
     leaving: list[Resident] = []
-    idle = sorted((one for one in known if not one.is_in_use), key=lambda one: one.last_used)
+    idle = sorted((one for one in loaded if not one.is_in_use), key=lambda one: one.last_used)
     for one in idle:
         if free_bytes >= size_bytes:
             break
@@ -54,16 +54,10 @@ def models_to_unload(
         free_bytes += one.size_bytes
     if free_bytes < size_bytes:
         return None
-    return tuple(one.id for one in _needed(leaving, spare_bytes=free_bytes - size_bytes))
-
-
-def _needed(leaving: list[Resident], *, spare_bytes: int) -> list[Resident]:
-    """Returns those without whom it does not fit: a large one may make a small one's room moot."""
-    kept = []
-    # Whoever was used last is spared first.
-    for one in reversed(leaving):
+    # After a large model, the room of smaller ones may not be needed: the last used stay first.
+    spare_bytes = free_bytes - size_bytes
+    for one in leaving[::-1]:
         if one.size_bytes <= spare_bytes:
             spare_bytes -= one.size_bytes
-        else:
-            kept.append(one)
-    return kept[::-1]
+            leaving.remove(one)
+    return tuple(one.id for one in leaving)

@@ -1,8 +1,8 @@
-"""What the loaded models take together, and who makes room for another one.
+"""The memory of the loaded models, and how another one gets room.
 
-Event loop only. One model at a time asks for room: the registry loads one at a time. Who has to
-wait for it is served before models that are asked for later, and nobody waits for ever: while a
-model waits, those that have to go for it take no new generations.
+Event loop only. Models are loaded one at a time, so one at a time asks for room, in the order of
+the requests. None waits for ever: while a model waits for room, the models that must go for it get
+no new generations.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _logger: Final = logging.getLogger(__name__)
 
 
 class NobodyWaitsError(Exception):
-    """There is no room at present, and nobody is left who would wait for it."""
+    """There is no room at present, and nobody waits for the model any more."""
 
 
 class ModelMemory:
-    """The loaded models, each with its size and when it was last used."""
+    """The loaded models, with their sizes and when each was last used."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class ModelMemory:
         budget_bytes: Callable[[], int],
         on_unloaded: Callable[[str], None],
     ) -> None:
-        """Takes who draws with the models, and who hears of those that go.
+        """Starts without any loaded model.
 
         Args:
-            engine: lets go of models.
-            budget_bytes: returns the most that loaded models may take; asked in a thread.
-            on_unloaded: is called with the id of each model that goes.
+            engine: Releases models.
+            budget_bytes: Returns the most that loaded models may take; called in a thread.
+            on_unloaded: Is called with the id of each model that is unloaded.
         """
         self._engine = engine
         self._budget_bytes = budget_bytes
@@ -53,16 +53,16 @@ class ModelMemory:
         engine.listen(self.look_again)
 
     def used(self, model_id: str) -> None:
-        """Says that somebody asks for a model, or had it until now."""
+        """Notes that a model is used now."""
         self._last_used[model_id] = time.monotonic()
 
     async def add(self, model_id: str, *, size_bytes: int) -> None:
-        """Takes in a loaded model with what it really takes, which may be more than was expected.
+        """Records a loaded model and its real size.
 
-        What nobody needs makes room then, as far as it can.
+        If that is more than expected, idle models are unloaded, as far as there are any.
 
         Raises:
-            TooLargeError: it does not fit even alone.
+            TooLargeError: It does not fit even alone.
         """
         budget_bytes = await self.budget_bytes()
         plan = partial(models_to_unload, size_bytes, budget_bytes=budget_bytes)
@@ -75,7 +75,7 @@ class ModelMemory:
         await _settled(removals)
 
     def look_again(self) -> None:
-        """Says that something changed: who waits for room may have it now, or want it no more."""
+        """Wakes the model that waits for room: there may be room now, or nobody may want it."""
         self._has_news.set()
 
     async def budget_bytes(self) -> int:
@@ -83,13 +83,13 @@ class ModelMemory:
         return await asyncio.to_thread(self._budget_bytes)
 
     async def make_room(self, size_bytes: int, *, is_wanted: Callable[[], bool]) -> None:
-        """Unloads what must go for so many bytes; waits until nobody needs it.
+        """Unloads models until ``size_bytes`` fit; waits while those that must go are in use.
 
-        Nothing is dropped before all of the room can be had.
+        Nothing is unloaded before there is enough to unload.
 
         Raises:
-            TooLargeError: it would not fit even alone.
-            NobodyWaitsError: it would have to wait, and is not wanted any more.
+            TooLargeError: It would not fit even alone.
+            NobodyWaitsError: It would have to wait, and nobody wants it any more.
         """
         budget_bytes = await self.budget_bytes()
         plan = partial(models_to_unload, size_bytes, budget_bytes=budget_bytes)
@@ -98,7 +98,7 @@ class ModelMemory:
             while (leaving := plan(residents=self._residents())) is None:
                 if not is_wanted():
                     raise NobodyWaitsError
-                # Once and for all: if it were another one each time, none would ever be done.
+                # Chosen once: with another choice each time, none of them would ever become idle.
                 held = held or plan(residents=self._residents(as_if_idle=True)) or ()
                 for id_ in held:
                     self._engine.hold_model(id_)
@@ -111,11 +111,11 @@ class ModelMemory:
         await _settled(removals)
 
     async def drop(self, model_id: str) -> None:
-        """Unloads a model, whether or not it is loaded; returns once its memory is free."""
+        """Unloads a model if it is loaded; returns once its memory is free."""
         await _settled(self._remove([model_id]))
 
     def _remove(self, model_ids: Iterable[str]) -> list[asyncio.Future[None]]:
-        # All of them before anything is awaited, so that none gets work meanwhile.
+        # All of them before anything is awaited: none may get work meanwhile.
         removals = []
         for id_ in model_ids:
             if self._sizes.pop(id_, None) is not None:

@@ -1,7 +1,7 @@
-"""Loads and unloads the models: on demand, within a memory budget, one at a time.
+"""Loads models on demand within a memory budget, and unloads those that nobody needs.
 
-Event loop only; a load itself has a thread of its own, beside the device thread. A load that has
-begun goes on when those who wait for it leave: a library in the middle of it cannot be stopped.
+Event loop only. A load that has begun goes on when those who wait for it leave: a library in the
+middle of it cannot be stopped.
 """
 
 from __future__ import annotations
@@ -9,26 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-import uuid
 from collections import Counter
 from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from latentwire_server.convert.resources import model_name
-from latentwire_server.engine.device.faults import DeviceBroken
-from latentwire_server.engine.errors import (
-    ModelFailed,
-    ModelInUse,
-    ModelNotReady,
-    ModelUnusable,
-)
-from latentwire_server.registry.catalogue import LimitConflictError, ModelState
+from latentwire_server.engine.errors import ModelFailed, ModelInUse, ModelNotReady
+from latentwire_server.registry.catalogue import ModelState
 from latentwire_server.registry.load_progress import LoadProgress
 from latentwire_server.registry.loadable_model import ModelLoadError
 from latentwire_server.registry.loading_thread import in_loading_thread
-from latentwire_server.registry.memory_plan import TooLargeError
+from latentwire_server.registry.model_load import ModelLoader
 from latentwire_server.registry.model_memory import ModelMemory, NobodyWaitsError
 from latentwire_server.settings.files import SettingsError
 
@@ -37,20 +28,19 @@ if TYPE_CHECKING:
 
     from latentwire_server.engine.engine import Engine
     from latentwire_server.engine.events import ModelLoading
-    from latentwire_server.models.info import ModelInfo, ModelSize
-    from latentwire_server.models.protocol import DiffusionModel, ModelSpec
+    from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.registry.catalogue import Catalogue
     from latentwire_server.registry.loadable_model import LoadableModel
-    from latentwire_server.rpc.health import Health
 
 RETRY_S: Final = 2.0
-"""What a caller is told who asks for a model while that cannot be had for a moment."""
+"""Retry delay sent while a model is temporarily unavailable."""
 
 _logger: Final = logging.getLogger(__name__)
 
 
 class ModelRegistry:
-    """Brings models in when they are wanted, and sends away those that are not."""
+    """Keeps the models that are in use loaded."""
 
     def __init__(
         self,
@@ -58,42 +48,40 @@ class ModelRegistry:
         *,
         engine: Engine,
         catalogue: Catalogue,
-        health: Health,
         budget_bytes: Callable[[], int],
+        on_change: Callable[[], None],
     ) -> None:
-        """Takes what is served, and who hears of it.
+        """Creates the registry; ``start`` loads the first models.
 
         Args:
-            models: the default one first.
-            engine: draws with them.
-            catalogue: tells about them.
-            health: tells probes.
-            budget_bytes: returns the most that loaded models may take; asked in a thread.
+            models: The default one first.
+            engine: Generates with the loaded models.
+            catalogue: Records the state of each model.
+            budget_bytes: Returns the most that loaded models may take; called in a thread.
+            on_change: Is called after the state of models, or ``is_serving``, has changed.
         """
         self._models = {model.id: model for model in models}
         self._engine = engine
         self._catalogue = catalogue
-        self._health = health
+        self._on_change = on_change
         self._memory = ModelMemory(engine, budget_bytes=budget_bytes, on_unloaded=self._unloaded)
-        self._turn = asyncio.Lock()
-        self._loads: dict[str, asyncio.Task[ModelFailed | None]] = {}
         self._progress = LoadProgress(on_report=engine.report_loading)
+        self._loader = ModelLoader(engine, catalogue, self._memory, self._progress)
+        self._loads: dict[str, asyncio.Task[ModelFailed | None]] = {}
         self._num_asking: Counter[str] = Counter()
-        """How many wait for a model without a generation of it."""
-        self._largest: dict[str, int] = {}
-        """What models took when they were loaded, as it was first tried."""
+        """How many callers wait for a model without having a generation of it."""
+        self._failures: dict[str, str] = {}
+        """Why models could not be loaded, in words for the operator."""
         self._has_started = False
-        self.failures: dict[str, str] = {}
-        """Why models could not be loaded, in the operator's words."""
         for model in models:
             if model.preload:
-                catalogue.loading(model.id)
+                catalogue.set_loading(model.id)
 
     async def start(self) -> None:
-        """Reads what can be known of every model, and loads those that are to be there first.
+        """Reads every model's configuration, and loads the models that are preloaded.
 
         Raises:
-            SettingsError: no model is left that can be served.
+            SettingsError: No model is left that can be served.
         """
         for model in self._models.values():
             await self._read_spec(model)
@@ -103,40 +91,45 @@ class ModelRegistry:
                     await self._begin(model.id)
         if self._engine.failed.is_set():
             return
-        if all(self._catalogue.state(id_) is ModelState.FAILED for id_ in self._models):
-            raise SettingsError("; ".join(self.failures.values()))
+        if self._have_all_failed:
+            raise SettingsError("; ".join(self._failures.values()))
         self._has_started = True
-        self._tell_health()
+        self._on_change()
 
-    async def known(self, name: str, *, may_load: bool) -> tuple[ModelSpec, ModelInfo]:
+    @property
+    def is_serving(self) -> bool:
+        """Whether the first models are loaded, and any model can be used."""
+        return self._has_started and not self._have_all_failed
+
+    async def spec(self, name: str, *, may_load: bool) -> tuple[ModelSpec, ModelInfo]:
         """Returns what a request for a model is checked against.
 
-        The configuration of a model on the hub is downloaded for it. Where that does not tell, this
-        takes as long as to load the model.
+        Downloads the configuration of a model on the hub. A model whose configuration is not enough
+        is loaded.
 
         Raises:
-            ModelNotFound: there is none.
-            ModelFailed: it could not be loaded.
-            ModelNotReady: nothing is known of it yet, and it may not be loaded for this.
+            ModelNotFound: There is no such model.
+            ModelFailed: It could not be loaded.
+            ModelNotReady: It would have to be loaded, and ``may_load`` is false.
         """
         id_ = self._catalogue.id_of(name)
         if self._catalogue.state(id_) is ModelState.FAILED:
-            raise self._failure(id_)
-        known = self._catalogue.known(id_)
-        if known is None:
+            raise ModelFailed(name=id_, reason=self._catalogue.snapshot(id_).failure)
+        found = self._catalogue.spec(id_)
+        if found is None:
             if not (may_load and self._has_started):
                 raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
-            known = await self._fetched(id_)
-        if known is None:
+            found = await self._fetch_spec(id_)
+        if found is None:
             with self._asking(id_):
                 error = await asyncio.shield(self._begin(id_))
-            known = self._catalogue.known(id_)
-            if error is not None or known is None:
+            found = self._catalogue.spec(id_)
+            if error is not None or found is None:
                 raise error or ModelNotReady(name=id_, retry_after_s=RETRY_S)
-        return known
+        return found
 
     def want(self, model_id: str) -> None:
-        """Says that a generation was submitted: its model is loaded if it is not."""
+        """Loads the model of a generation that was submitted, unless it is loaded."""
         self._memory.used(model_id)
         if self._catalogue.state(model_id) in (ModelState.UNLOADED, ModelState.FAILED):
             self._ensure(model_id)
@@ -144,15 +137,15 @@ class ModelRegistry:
             self._progress.repeat(model_id)
 
     def used(self, model_id: str) -> None:
-        """Says that a generation has ended."""
+        """Notes that a generation of the model has ended."""
         self._memory.used(model_id)
 
     async def load(self, name: str) -> AsyncGenerator[ModelLoading]:
-        """Loads a model, again if that failed before, and yields how far it is.
+        """Loads a model, also one that failed before, and yields its progress.
 
         Raises:
-            ModelNotFound: there is none.
-            ModelFailed: it cannot be loaded.
+            ModelNotFound: There is no such model.
+            ModelFailed: It cannot be loaded.
         """
         id_ = self._catalogue.id_of(name)
         self._memory.used(id_)
@@ -168,12 +161,12 @@ class ModelRegistry:
             raise error
 
     async def unload(self, name: str) -> None:
-        """Unloads a model; one that is not loaded stays so, and a failure is forgotten.
+        """Unloads a model. The failure of one that could not be loaded is forgotten.
 
         Raises:
-            ModelNotFound: there is none.
-            ModelInUse: generations need it.
-            ModelNotReady: it is being loaded.
+            ModelNotFound: There is no such model.
+            ModelInUse: Generations need it.
+            ModelNotReady: It is being loaded.
         """
         id_ = self._catalogue.id_of(name)
         if id_ in self._loads or self._catalogue.state(id_) is ModelState.LOADING:
@@ -184,20 +177,24 @@ class ModelRegistry:
         await self._memory.drop(id_)
 
     async def aclose(self) -> None:
-        """Waits for no load any more."""
+        """Abandons every load."""
         loads = list(self._loads.values())
         for load in loads:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
+    @property
+    def _have_all_failed(self) -> bool:
+        return all(self._catalogue.state(id_) is ModelState.FAILED for id_ in self._models)
+
     def _begin(self, model_id: str) -> asyncio.Task[ModelFailed | None]:
-        """Returns the model's load, which comes to what prevented it; it begins if it has not."""
+        """Returns the load of a model, which returns its error; starts it if there is none."""
         self._ensure(model_id)
         return self._loads[model_id]
 
     def _ensure(self, model_id: str) -> None:
         if model_id not in self._loads:
-            self._catalogue.loading(model_id)
+            self._catalogue.set_loading(model_id)
             self._loads[model_id] = asyncio.create_task(self._load(self._models[model_id]))
             self._progress.begin(model_id)
 
@@ -213,161 +210,51 @@ class ModelRegistry:
     def _is_wanted(self, model_id: str) -> bool:
         return self._num_asking[model_id] > 0 or self._engine.is_model_awaited(model_id)
 
-    async def _load(self, wanted: LoadableModel) -> ModelFailed | None:
-        id_, error = wanted.id, None
-        async with self._turn:
-            try:
-                await self._bring_in(wanted)
-            except NobodyWaitsError:
-                self._catalogue.unloaded(id_)
-            except ModelFailed as raised:
-                # A kept traceback keeps what was loaded of it.
-                error = raised.with_traceback(None)
-                error.__context__ = None
-                self._fail(error)
-                self._engine.fail_model(id_, error)
-        # Before anything else runs: whoever comes now begins another one.
+    async def _load(self, model: LoadableModel) -> ModelFailed | None:
+        id_, failure = model.id, None
+        try:
+            await self._loader.load(model, is_wanted=partial(self._is_wanted, id_))
+            self._failures.pop(id_, None)
+        except NobodyWaitsError:
+            self._catalogue.set_unloaded(id_)
+        except ModelLoadError as error:
+            # A new one: the traceback of `error` keeps parts of the model in memory.
+            failure = self._fail(id_, error)
+            self._engine.fail_model(id_, failure)
+        # Before anything else runs: the next caller begins another load.
         del self._loads[id_]
         self._progress.end(id_)
-        self._tell_health()
-        return error
-
-    async def _bring_in(self, wanted: LoadableModel) -> None:
-        started, id_ = time.monotonic(), wanted.id
-        try:
-            reporter = self._progress.reporter(id_)
-            size = await in_loading_thread(partial(wanted.measure, reporter))
-            self._progress.report(id_, 0, size.weights_bytes)
-            compiles = await self._make_room(wanted, size)
-            model, size_bytes = await self._loaded(wanted, compiles=compiles)
-            self._largest[id_] = size_bytes
-            is_too_much = await self._is_too_much(size_bytes)
-            if is_too_much and compiles and wanted.may_run_uncompiled:
-                # It was compiled into more than expected.
-                del model
-                model, size_bytes = await self._loaded(wanted, compiles=False)
-            await self._memory.add(id_, size_bytes=size_bytes)
-        except (ModelFailed, NobodyWaitsError):
-            raise
-        except TooLargeError as error:
-            raise ModelFailed(name=id_, reason=_too_large(error)) from None
-        except DeviceBroken as broken:
-            _logger.critical("device failed model=%s error_id=%s", id_, broken)
-            self._engine.failed.set()
-            raise ModelFailed(name=id_, reason="the device is broken") from None
-        except (LimitConflictError, ModelLoadError, ModelUnusable) as error:
-            raise self._failed(id_, error) from None
-        except Exception:  # Border: the loading thread
-            error_id = uuid.uuid4().hex[:12]
-            _logger.exception("loading failed model=%s error_id=%s", id_, error_id)
-            reason = f"it cannot be loaded; the server's log says more under {error_id}"
-            raise ModelFailed(name=id_, reason=reason) from None
-        self.failures.pop(id_, None)
-        self._catalogue.ready(id_, model, memory_bytes=size_bytes)
-        self._engine.add_model(model)
-        load_s = time.monotonic() - started
-        self._log_ready(model, id_=id_, size_bytes=size_bytes, load_s=load_s)
-
-    async def _make_room(self, wanted: LoadableModel, size: ModelSize) -> bool:
-        """Makes room for a model, and returns whether its denoiser may be compiled in it.
-
-        Raises:
-            TooLargeError: nothing makes enough.
-        """
-        compiles = True
-        # More rows than expected may have paid, and so more of them been compiled for.
-        size_bytes = max(size.total_bytes, self._largest.get(wanted.id, 0))
-        if await self._is_too_much(size_bytes) and wanted.may_run_uncompiled:
-            compiles, size_bytes = False, size.weights_bytes
-            _logger.info("denoiser is not compiled, no room for it model=%s", wanted.id)
-        is_wanted = partial(self._is_wanted, wanted.id)
-        await self._memory.make_room(size_bytes, is_wanted=is_wanted)
-        return compiles
-
-    async def _loaded(self, wanted: LoadableModel, *, compiles: bool) -> tuple[DiffusionModel, int]:
-        """Returns a model that is ready to draw, and what it takes."""
-        load = partial(wanted.load, self._progress.reporter(wanted.id), compiles=compiles)
-        model = await in_loading_thread(load)
-        # Before anything that takes minutes.
-        self._catalogue.check(model, model_id=wanted.id)
-        await in_loading_thread(partial(self._engine.warm_up, model))
-        return model, await asyncio.to_thread(lambda: model.memory_bytes)
-
-    async def _is_too_much(self, size_bytes: int) -> bool:
-        return size_bytes > await self._memory.budget_bytes()
+        self._on_change()
+        return failure
 
     def _unloaded(self, model_id: str) -> None:
-        self._catalogue.unloaded(model_id)
+        self._catalogue.set_unloaded(model_id)
         if self._engine.is_model_awaited(model_id):
-            # By those who came when it was to go already: they are next.
+            # By generations that came when it was about to go: they are next.
             self._ensure(model_id)
-        self._tell_health()
+        self._on_change()
 
     async def _read_spec(self, model: LoadableModel) -> None:
-        failure = None
         try:
             spec = await in_loading_thread(model.spec)
             if spec is not None:
-                self._catalogue.check(spec, model_id=model.id)
                 self._catalogue.set_spec(model.id, spec)
-        except (LimitConflictError, ModelLoadError) as error:
-            failure = self._failed(model.id, error)
-        # Loading tells more of what is wrong, where it is about to be tried.
-        if failure is not None and not model.preload:
-            self._fail(failure)
+        except ModelLoadError as error:
+            # Loading is about to be tried, and says more of what is wrong.
+            if not model.preload:
+                self._fail(model.id, error)
 
-    async def _fetched(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
-        """Returns what a model's configuration tells, once it is downloaded."""
-        # Loading tells what is wrong.
-        with contextlib.suppress(LimitConflictError, ModelLoadError):
+    async def _fetch_spec(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
+        # Loading says what is wrong.
+        with contextlib.suppress(ModelLoadError):
             spec = await in_loading_thread(partial(self._models[model_id].spec, fetch=True))
-            known = self._catalogue.known(model_id)
-            if spec is None or known is not None:
-                return known
-            self._catalogue.check(spec, model_id=model_id)
-            self._catalogue.set_spec(model_id, spec)
-        return self._catalogue.known(model_id)
+            if spec is not None and self._catalogue.spec(model_id) is None:
+                self._catalogue.set_spec(model_id, spec)
+        return self._catalogue.spec(model_id)
 
-    def _fail(self, failure: ModelFailed) -> None:
-        told = self.failures.setdefault(failure.name, failure.reason)
-        self._catalogue.failed(failure.name, failure.reason)
-        _logger.error("model failed model=%s reason=%s", failure.name, told)
-
-    def _failed(
-        self, model_id: str, error: LimitConflictError | ModelLoadError | ModelUnusable
-    ) -> ModelFailed:
-        """Keeps what the operator is told, and returns what callers are."""
-        self.failures[model_id] = str(error)
-        reason = str(error) if isinstance(error, LimitConflictError) else error.reason
-        return ModelFailed(name=model_id, reason=reason)
-
-    def _failure(self, model_id: str) -> ModelFailed:
-        return ModelFailed(name=model_id, reason=self._catalogue.failure(model_id))
-
-    def _tell_health(self) -> None:
-        states = {id_: self._catalogue.state(id_) for id_ in self._models}
-        for id_, state in states.items():
-            self._health.model(model_name(id_), is_ready=state is ModelState.READY)
-        is_of_use = any(state is not ModelState.FAILED for state in states.values())
-        self._health.services(are_ready=self._has_started and is_of_use)
-
-    def _log_ready(
-        self, model: DiffusionModel, *, id_: str, size_bytes: int, load_s: float
-    ) -> None:
-        _logger.info(
-            "loaded model=%s device=%s dtype=%s backend=%s compiled_shapes=%d max_rows=%d"
-            " safety_checker=%s size_bytes=%d load_s=%.1f",
-            id_,
-            model.device_name,
-            model.dtype_name,
-            model.backend_name,
-            len(model.compiled_shapes),
-            self._engine.status(default_model=id_).max_rows,
-            "no" if model.safety_checker is None else "yes",
-            size_bytes,
-            load_s,
-        )
-
-
-def _too_large(error: TooLargeError) -> str:
-    return f"it takes {error.size_bytes} bytes; memory_budget_bytes is {error.budget_bytes}"
+    def _fail(self, model_id: str, error: ModelLoadError) -> ModelFailed:
+        """Records a failure: the full text for the operator, a safe reason for callers."""
+        self._failures[model_id] = str(error)
+        self._catalogue.set_failed(model_id, error.reason)
+        _logger.error("model failed model=%s reason=%s", model_id, error)
+        return ModelFailed(name=model_id, reason=error.reason)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.convert.events import model_loading
+from latentwire_server.convert.resources import model_to_proto
 from latentwire_server.engine.errors import InvalidRequest, Violation
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ModelAdminServicer(rpc.ModelAdminServicer):
         async with aclosing(self._registry.load(name)) as progress:
             async for event in progress:
                 yield pb.LoadModelResponse(model_loading=model_loading(event))
-        yield pb.LoadModelResponse(model=self._catalogue.model(name))
+        yield pb.LoadModelResponse(model=model_to_proto(self._catalogue.snapshot(name)))
 
     async def UnloadModel(
         self, request: pb.UnloadModelRequest, context: Context
@@ -51,7 +52,7 @@ class ModelAdminServicer(rpc.ModelAdminServicer):
         """Unloads a model of which nothing is in flight."""
         name = _required(request.name)
         await self._registry.unload(name)
-        return pb.UnloadModelResponse(model=self._catalogue.model(name))
+        return pb.UnloadModelResponse(model=model_to_proto(self._catalogue.snapshot(name)))
 
 
 def _required(name: str) -> str:

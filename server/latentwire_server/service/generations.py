@@ -139,7 +139,7 @@ class GenerationService:
         if self._engine.status().is_draining:
             raise Draining(retry_after_s=DRAINING_RETRY_S)
         is_only_validated = message.validate_only
-        spec, info = await self._registry.known(message.model, may_load=not is_only_validated)
+        spec, info = await self._registry.spec(message.model, may_load=not is_only_validated)
         completed = partial(
             complete,
             requests.draft_from_proto(message),
@@ -239,13 +239,16 @@ class GenerationService:
     def list_models(self, message: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """Returns the models, the default one first."""
         models, next_page_token = page_of(
-            self._catalogue.models(), page_size=message.page_size, page_token=message.page_token
+            self._catalogue.snapshots(), page_size=message.page_size, page_token=message.page_token
         )
-        return pb.ListModelsResponse(models=models, next_page_token=next_page_token)
+        return pb.ListModelsResponse(
+            models=map(resources.model_to_proto, models), next_page_token=next_page_token
+        )
 
     def get_model(self, message: pb.GetModelRequest) -> pb.GetModelResponse:
         """Returns one model."""
-        return pb.GetModelResponse(model=self._catalogue.model(message.name))
+        snapshot = self._catalogue.snapshot(message.name)
+        return pb.GetModelResponse(model=resources.model_to_proto(snapshot))
 
     def get_server_info(self, message: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: ARG002
         """Returns what the server is and how busy it is."""

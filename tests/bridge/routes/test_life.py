@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from latentwire._service_settings import SettingsError
 from latentwire_bridge.app import running
-from latentwire_bridge.command_line import parse
-from latentwire_bridge.settings import Settings, SettingsError, load_settings
+from latentwire_bridge.settings import Settings
 from tests.support.bridge.bridging import bridging
 from tests.support.client.scripted_server import (
     ScriptedServicer,
@@ -98,6 +99,26 @@ async def test_probes_are_answered_and_ask_the_server_once_a_second(scripted_bri
     assert (await scripted_bridge.get("/healthz")).json == {"status": "ok"}
 
 
+async def test_probes_are_not_logged_but_a_change_of_readiness_is(caplog):
+    caplog.set_level(logging.INFO, logger="latentwire_bridge")
+    async with serving(loads=False) as loading, bridging(loading.address) as bridge:
+        for _ in range(3):
+            assert (await bridge.get("/readyz")).status == 503
+        await loading.app.load()
+        await eventually_status(bridge, "/readyz", 200)
+        loading.app._health.stop()
+        await eventually_status(bridge, "/readyz", 503)
+
+    said = [record for record in caplog.records if record.name.startswith("latentwire_bridge.")]
+    assert [record.getMessage() for record in said if "readyz" in record.getMessage()] == []
+    assert [
+        (record.levelname, record.getMessage()) for record in said if "ready" in record.getMessage()
+    ] == [
+        ("INFO", "server is ready"),
+        ("WARNING", "server is not ready reason=not ready after 0.5 s: still loading"),
+    ]
+
+
 async def test_a_server_that_still_loads_is_not_ready_and_healthy_is_the_bridge_only():
     async with serving(loads=False) as loading, bridging(loading.address) as bridge:
         answer = await bridge.get("/readyz")
@@ -150,34 +171,6 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[asyncio.
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "named"),
-    [
-        (["--port", "70000"], {}, "port='70000'"),
-        (["--port", "x"], {}, "port='x'"),
-        (["--frobnicate", "1"], {}, "--frobnicate"),
-        ([], {"LATENTWIRE_BRIDGE_BODY_TIMEOUT_S": "-1"}, "body_timeout_s='-1'"),
-        (["--public-url", "images.example"], {}, "public_url='images.example'"),
-        (["--config", "/no/such/file.toml"], {}, "/no/such/file.toml"),
-    ],
-)
-def test_bad_settings_are_one_line_and_exit_code_2(
-    arguments, environment, named, capsys, monkeypatch
-):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-    with pytest.raises(SystemExit) as ended:
-        parse(arguments)
-
-    assert ended.value.code == 2
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert named in errors
-    assert errors.count("\n") == 1
-    assert errors.startswith("latentwire-bridge: ")
-
-
-@pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"files_folder": "/no/such/folder"}, "/no/such/folder"),
@@ -188,7 +181,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(
     ],
 )
 async def test_what_cannot_be_had_stops_the_start_in_one_line(settings, named):
-    loaded = await asyncio.to_thread(load_settings, {"port": 0, **settings})
+    loaded = await asyncio.to_thread(Settings.load, {"port": 0, **settings})
 
     with pytest.raises(SettingsError, match=named) as refused:
         async with running(loaded):
@@ -245,50 +238,3 @@ async def eventually_refused(port: int) -> None:
             except ConnectionResetError:
                 continue  # it waited to be accepted when the port was closed
             writer.close()
-
-
-def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path, monkeypatch):
-    config = tmp_path / "latentwire.toml"
-    config.write_text('[bridge]\nport = 1\nserver = "file:1"\nmax_files = 7\n[server]\nport = 9\n')
-    monkeypatch.setenv("LATENTWIRE_BRIDGE_PORT", "2")
-    monkeypatch.setenv("LATENTWIRE_BRIDGE_SERVER", "environment:1")
-
-    settings = load_settings({"port": 3}, config_file=config)
-
-    assert (settings.port, settings.server, settings.max_files) == (3, "environment:1", 7)
-
-
-@pytest.mark.parametrize("content", ["", "[[models]]\nsource = 'embedded'\n", "[server]\n"])
-def test_a_file_need_not_speak_of_the_bridge(tmp_path, content):
-    config = tmp_path / "latentwire.toml"
-    config.write_text(content)
-
-    assert load_settings({}, config_file=config).port == 9225
-
-
-def test_a_bridge_that_is_no_table_is_refused(tmp_path):
-    config = tmp_path / "latentwire.toml"
-    config.write_text("bridge = 1\n")
-
-    with pytest.raises(SettingsError, match=r"bridge=1: needed: a table, \[bridge\]"):
-        load_settings({}, config_file=config)
-
-
-def test_settings_are_the_documented_ones():
-    settings = Settings()
-
-    assert (settings.host, settings.port, settings.server) == ("127.0.0.1", 9225, "localhost:50051")
-    assert (settings.max_files, settings.max_files_bytes, settings.files_ttl_s) == (
-        1000,
-        2**30,
-        3600,
-    )
-    assert set(settings.aliases.values()) == {""}
-
-
-def test_a_setting_that_does_not_exist_is_refused(tmp_path):
-    config = tmp_path / "latentwire.toml"
-    config.write_text("[bridge]\nprot = 1\n")
-
-    with pytest.raises(SettingsError, match="prot: no such setting"):
-        load_settings({}, config_file=config)

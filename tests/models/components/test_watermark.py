@@ -20,7 +20,7 @@ from latentwire_server.engine.device.finishing import pixels_of
 from latentwire_server.models.components.watermark import LEAST_SIDE, load_watermark
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.settings import load_settings
+from latentwire_server.settings.settings import Settings
 from tests.support.engine.driving import pixels_of_file
 from tests.support.models.folders import load_model, read_spec, refused, source_of
 from tests.support.models.images import coloured_blobs, random_mask
@@ -158,12 +158,12 @@ def test_the_settings_are_refused_before_anything_is_loaded(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "imwatermark", None)
     with pytest.raises(SettingsError, match=r"^watermark=true: needed: .*latentwire\[watermark\]"):
-        chosen_models(load_settings({"watermark": True}))
+        chosen_models(Settings.load({"watermark": True}))
     listed = '[[models]]\nsource = "embedded"\n[[models]]\nid = "marked"\nsource = "embedded"\n'
     (tmp_path / "latentwire.toml").write_text(f"{listed}watermark = true\n")
     with pytest.raises(SettingsError, match=r"^models\[1\].watermark=true: needed: "):
-        chosen_models(load_settings({}))
+        chosen_models(Settings.load({}))
     present = ModuleType("imwatermark")
     present.__spec__ = ModuleSpec("imwatermark", None)
     monkeypatch.setitem(sys.modules, "imwatermark", present)
-    assert [one.id for one in chosen_models(load_settings({}))] == ["embedded", "marked"]
+    assert [one.id for one in chosen_models(Settings.load({}))] == ["embedded", "marked"]

@@ -11,7 +11,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.app import build
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.registry.loadable_model import ModelLoadError
-from latentwire_server.settings.settings import load_settings
+from latentwire_server.settings.settings import Settings
 from tests.support.models.folders import edit
 from tests.support.models.lora_files import write_diffusers
 from tests.support.models.tiny_models import build_folder
@@ -37,7 +37,7 @@ def listed(folder: Path, **more: object) -> dict[str, object]:
 def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
     broken = build_folder(tmp_path / "broken")
     edit(broken / "unet/config.json", lambda config: config.update(block_out_channels="secret"))
-    (model,) = chosen_models(load_settings({"models": [listed(broken)]}))
+    (model,) = chosen_models(Settings.load({"models": [listed(broken)]}))
     for function in (model.spec, lambda: model.load(lambda _loaded, _total: None)):
         with pytest.raises(ModelLoadError) as caught:
             function()
@@ -49,7 +49,7 @@ async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(
     folder: Path, tmp_path: Path
 ):
     given = {"port": 0, "max_rows": 4, "device": "cpu", "lora_folder": tmp_path}
-    settings = await asyncio.to_thread(load_settings, given | {"models": [listed(folder, id="a")]})
+    settings = await asyncio.to_thread(Settings.load, given | {"models": [listed(folder, id="a")]})
     app = await build(settings, await asyncio.to_thread(chosen_models, settings))
     await app.start()
     try:
@@ -75,7 +75,7 @@ async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(
 async def test_a_listed_folder_is_known_loaded_on_demand_and_draws(folder: Path):
     models = [listed(folder, id="first"), listed(folder, id="second", aliases=["other"])]
     given = {"port": 0, "max_rows": 4, "device": "cpu", "models": models}
-    settings = await asyncio.to_thread(load_settings, given)
+    settings = await asyncio.to_thread(Settings.load, given)
     app = await build(settings, await asyncio.to_thread(chosen_models, settings))
     await app.start()
     try:

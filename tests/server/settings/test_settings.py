@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from latentwire_server.app import read_refused_words
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.model_options import ModelEntry, ModelOptions
 from latentwire_server.registry.chosen_models import chosen_models
-from latentwire_server.settings.command_line import parse
 from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.settings import Settings, load_settings
-from latentwire_server.settings.table import markdown_table
+from latentwire_server.settings.key_files import read_admin_keys, read_api_keys
+from latentwire_server.settings.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +33,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     )
     monkeypatch.setenv("LATENTWIRE_PORT", "3")
     monkeypatch.setenv("LATENTWIRE_MAX_ROWS", "4")
-    settings = parse(["--port", "5"])
+    settings = Settings.parse(["--port", "5"])
     assert settings.port == 5
     assert settings.max_rows == 4
     assert settings.dtype == "float32"
@@ -44,13 +42,13 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
 
 def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_API_KEYS", "a, b")
-    settings = parse(
+    settings = Settings.parse(
         ["--batching", "reproducible", "--max-side", "512", "--model-aliases", "x,y", "--insecure"]
     )
     assert settings.engine.batching is Batching.REPRODUCIBLE
     assert settings.limit_overrides == {"max_side": 512}
     assert settings.model_aliases == ("x", "y")
-    assert settings.read_api_keys() == ("a", "b")
+    assert read_api_keys(settings) == ("a", "b")
     assert settings.insecure
 
 
@@ -74,7 +72,7 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
     flags: dict[str, object], says: list[str]
 ):
     with pytest.raises(SettingsError) as caught:
-        load_settings(flags).read_api_keys()
+        read_api_keys(Settings.load(flags))
     text = str(caught.value)
     assert "\n" not in text
     for part in says:
@@ -98,19 +96,20 @@ def test_a_word_list_that_lists_nothing_stops_the_start(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingsError, match="refused_words_file=") as caught:
-        load_settings({"refused_words_file": str(path)}).read_refused_words()
+        read_refused_words(Settings.load({"refused_words_file": str(path)}))
     assert says in str(caught.value)
 
 
 def test_all_bad_values_are_told_at_once():
     with pytest.raises(SettingsError, match=r"port='-1'.*; .*max_rows='x'"):
-        load_settings({"port": "-1", "max_rows": "x"})
+        Settings.load({"port": "-1", "max_rows": "x"})
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[server]\nprt = 1\n", "prt: no such setting"),
+        ('[server]\n_env_file = "x"\n', "_env_file: no such setting"),
         ("[server\n", "latentwire.toml"),
         ('[server]\nport = "x"\n', "port='x'"),
     ],
@@ -118,7 +117,7 @@ def test_all_bad_values_are_told_at_once():
 def test_a_bad_file_is_told(folder: Path, text: str, says: str):
     (folder / "latentwire.toml").write_text(text)
     with pytest.raises(SettingsError) as caught:
-        load_settings({})
+        Settings.load({})
     assert says in str(caught.value)
 
 
@@ -146,7 +145,7 @@ limits = {max_side = 1024}
 
 def test_models_are_listed_in_the_file(folder: Path):
     (folder / "latentwire.toml").write_text(MODELS)
-    settings = load_settings({})
+    settings = Settings.load({})
     first, second = chosen_models(settings)
     assert (first.id, first.aliases) == ("embedded", ())
     assert first.limits == {"max_side": 512, "max_images": 3}
@@ -161,7 +160,7 @@ def test_models_are_listed_in_the_file(folder: Path):
 
 def test_models_are_listed_in_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_MODELS", '[{"source": "embedded", "aliases": ["small"]}]')
-    (listed,) = load_settings({}).models
+    (listed,) = Settings.load({}).models
     assert (listed.id, listed.aliases) == ("embedded", ("small",))
 
 
@@ -169,16 +168,16 @@ def test_the_first_listed_model_is_loaded_first_unless_said_otherwise(folder: Pa
     entries = ["", "", "preload = true", "preload = false"]
     tables = [f'[[models]]\nsource = "a/{number}"\n{text}\n' for number, text in enumerate(entries)]
     (folder / "latentwire.toml").write_text("".join(tables))
-    preloaded = [model.preload for model in chosen_models(load_settings({}))]
+    preloaded = [model.preload for model in chosen_models(Settings.load({}))]
     assert preloaded == [True, False, True, False]
 
 
 def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "keys").write_text("# ours\nc\n")
     monkeypatch.setenv("LATENTWIRE_ADMIN_KEYS", "a, b")
-    settings = parse(["--admin-keys-file", "keys"])
-    assert settings.read_admin_keys() == ("a", "b", "c")
-    assert settings.read_api_keys() == ()
+    settings = Settings.parse(["--admin-keys-file", "keys"])
+    assert read_admin_keys(settings) == ("a", "b", "c")
+    assert read_api_keys(settings) == ()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +223,7 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
 def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, says: str):
     (folder / "latentwire.toml").write_text(text)
     with pytest.raises(SettingsError) as caught:
-        chosen_models(load_settings({}))
+        chosen_models(Settings.load({}))
     assert says in str(caught.value)
 
 
@@ -246,15 +245,15 @@ def test_every_option_of_a_model_is_a_flag_a_variable_and_a_key(
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, value in given.items()
     ]
-    by_flag = parse(["--model", "a/b", *flags])
+    by_flag = Settings.parse(["--model", "a/b", *flags])
     keys = "".join(f"{name} = {json.dumps(value)}\n" for name, value in entry.items())
     (folder / "latentwire.toml").write_text(f"[[models]]\n{keys}")
-    by_key = load_settings({})
+    by_key = Settings.load({})
     (folder / "latentwire.toml").unlink()
     monkeypatch.setenv("LATENTWIRE_MODEL", "a/b")
     for name, value in given.items():
         monkeypatch.setenv(f"LATENTWIRE_{name.upper()}", str(value))
-    by_variable = load_settings({})
+    by_variable = Settings.load({})
 
     assert by_flag.entries == by_key.entries == by_variable.entries
     (found,) = by_flag.entries
@@ -267,7 +266,7 @@ def test_every_option_of_a_model_is_a_flag_a_variable_and_a_key(
 def test_what_an_entry_says_beats_the_server_and_null_says_nothing():
     entry = {"source": "a/b", "dtype": "bfloat16", "vae": None, "safety_checker": None}
     given = {"dtype": "float32", "safety_checker": "false", "loras": "a/one,b/two"}
-    settings = load_settings({**given, "models": [{**entry, "loras": ["b/two", "c/three"]}]})
+    settings = Settings.load({**given, "models": [{**entry, "loras": ["b/two", "c/three"]}]})
     (found,) = settings.entries
     assert (found.dtype, found.safety_checker, found.vae) == ("bfloat16", False, None)
     assert found.loras == ("a/one", "b/two", "c/three"), "they add up"
@@ -281,7 +280,7 @@ def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Pa
         '[[models]]\nid = "own"\nsource = "embedded"\nprompt_weighting = false\n'
         'safety_checker = true\nmax_prompt_chunks = 3\nembeddings_folder = "words"\n'
     )
-    settings = load_settings({})
+    settings = Settings.load({})
     servers, own = settings.entries
     assert (servers.prompt_weighting, servers.max_prompt_chunks) == (True, 2)
     assert (servers.safety_checker, servers.embeddings_folder) == (False, folder)
@@ -291,33 +290,33 @@ def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Pa
     ):
         chosen_models(settings)
     with pytest.raises(SettingsError, match="embeddings_folder='nowhere'"):
-        chosen_models(load_settings({"embeddings_folder": "nowhere"}))
+        chosen_models(Settings.load({"embeddings_folder": "nowhere"}))
 
 
 def test_a_named_file_must_exist(folder: Path):
     with pytest.raises(SettingsError, match="config="):
-        load_settings({}, config_file=folder / "none.toml")
+        Settings.load({}, config_file=folder / "none.toml")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_beyond_this_machine_only_with_authentication(host: str):
     with pytest.raises(SettingsError, match="--insecure"):
-        load_settings({"host": host})
-    assert load_settings({"host": host, "insecure": True}).host == host
-    assert load_settings({"host": host, "api_keys": "k"}).host == host
+        Settings.load({"host": host})
+    assert Settings.load({"host": host, "insecure": True}).host == host
+    assert Settings.load({"host": host, "api_keys": "k"}).host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_this_machine_needs_no_authentication(host: str):
-    assert load_settings({"host": host}).host == host
+    assert Settings.load({"host": host}).host == host
 
 
 def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_API_KEYS", "very-secret")
-    assert "very-secret" not in repr(load_settings({}))
+    assert "very-secret" not in repr(Settings.load({}))
     monkeypatch.setenv("LATENTWIRE_PORT", "x")
     with pytest.raises(SettingsError) as caught:
-        load_settings({})
+        Settings.load({})
     assert "very-secret" not in str(caught.value)
 
 
@@ -333,30 +332,5 @@ def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
 def test_where_bytes_are_promised_no_measured_speed_chooses_the_backend(
     flags: list[str], expected: str
 ):
-    (entry,) = parse(flags).entries
+    (entry,) = Settings.parse(flags).entries
     assert entry.denoiser_backend == expected
-
-
-def test_the_table_has_every_setting():
-    table = markdown_table()
-    for name in Settings.model_fields:
-        assert f"`LATENTWIRE_{name.upper()}`" in table
-    assert "--api-keys`" not in table
-    assert "--models`" not in table
-    assert all(info.description for info in Settings.model_fields.values())
-
-
-def test_help_is_for_people_and_comes_without_torch():
-    code = (
-        "import sys; from latentwire_server.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    text = " ".join(ended.stdout.split())
-    assert "--max-rows" in text
-    assert "(default: 50051)" in text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from latentwire_bridge.app import running
-from latentwire_bridge.settings import load_settings
+from latentwire_bridge.settings import Settings
 from tests.support.bridge.described import assert_described
 from tests.support.time_limits import scaled
 
@@ -92,7 +92,7 @@ class Bridge:
 async def bridging(server: str, **settings: object) -> AsyncIterator[Bridge]:
     """Runs a bridge in front of the server at that address."""
     flags = {"port": 0, "server": server, "grace_s": 0, **settings}
-    loaded = await asyncio.to_thread(load_settings, flags)
+    loaded = await asyncio.to_thread(Settings.load, flags)
     async with (
         running(loaded) as url,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=scaled(30))) as session,

@@ -13,7 +13,7 @@ import torch
 
 from latentwire_server.__main__ import run
 from latentwire_server.logging_setup import configure_logging
-from latentwire_server.settings.command_line import parse
+from latentwire_server.settings.settings import Settings
 from tests.support.fake_faults import from_call, raising
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import ServedModel
@@ -30,7 +30,7 @@ def make() -> FakeModel:
 
 
 def main() -> None:
-    settings = parse()
+    settings = Settings.parse()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     run(settings, [ServedModel(id="fake", preload=True, is_known=False, make=make)])
 

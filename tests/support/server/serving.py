@@ -16,7 +16,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.app import Application, build
 from latentwire_server.models.info import ModelSize
-from latentwire_server.settings.settings import load_settings
+from latentwire_server.settings.settings import Settings
 from tests.support.fakes import FakeModel
 from tests.support.time_limits import scaled
 
@@ -136,7 +136,7 @@ class ServedModel:
 @asynccontextmanager
 async def serving_models(*models: ServedModel, **settings: object) -> AsyncIterator[Serving]:
     """Serves several models, the first one by default."""
-    given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
+    given = await asyncio.to_thread(Settings.load, {"port": 0, "max_rows": 8, **settings})
     app = await build(given, models)
     await app.start()
     try:
@@ -158,7 +158,7 @@ async def serving(
     **settings: object,
 ) -> AsyncIterator[Serving]:
     fake = model or FakeModel()
-    given = await asyncio.to_thread(load_settings, {"port": 0, "max_rows": 8, **settings})
+    given = await asyncio.to_thread(Settings.load, {"port": 0, "max_rows": 8, **settings})
     app = await build(
         given,
         [

@@ -1,4 +1,4 @@
-"""The command-line interface, ``latentwire``: one file per command, ``main`` picks one."""
+"""The command-line interface, ``latentwire``: ``main`` runs one of the commands beside it."""
 
 from latentwire._cli.main import main
 

@@ -1,4 +1,4 @@
-"""``latentwire generate``: draws images, tells about every step, cancels on Ctrl-C."""
+"""``latentwire generate``: generates images, reports every step, cancels on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Final
 
-from latentwire._cli.exit_code import ExitCode
+from latentwire._cli.exit_status import ExitCode, UsageError
 from latentwire._cli.inspect import load_description, request_in
 from latentwire._cli.output import output_from
 from latentwire._cli.reporting import JsonReporter, PlainReporter, QuietReporter
-from latentwire._cli.usage import UsageError
 from latentwire._events import Accepted, Image
 from latentwire.errors import LatentwireError
 
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
     from latentwire._requests import GenerateOptions
     from latentwire.v1 import image_generation_pb2 as pb
 
-# A step's preview on a terminal is some 80x60 half blocks.
+# A preview on a terminal has about 80x60 half blocks.
 _TERMINAL_PREVIEW_SIDE: Final = 256
 _CANCEL_TIMEOUT_S: Final = 5.0
 _FILES_OF_SOURCE: Final = {"image_to_image": ("image",), "inpainting": ("image", "mask")}
-"""The flags that bring what a request starts from."""
+"""The flags with the files of each kind of source."""
 _ARTICLES: Final = {"image": "an", "mask": "a"}
 
 
 def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
-    """Draws what the command line says."""
+    """Generates the images that the command line asks for."""
     prompt = _prompt(arguments)
     output = output_from(
         arguments.output, image_format=arguments.image_format, num_images=arguments.num_images
@@ -79,9 +78,9 @@ def _follow(
 
 
 def _is_cancelled(client: Client, generation: str) -> bool:
-    """Makes sure, with a call of its own, that the server gave the generation up.
+    """Cancels the generation with a call of its own, and returns whether the server confirmed it.
 
-    The broken stream tells it too, but this process may be gone before that is sent.
+    Closing the stream cancels too, but this process may exit before that is sent.
     """
     if not generation:
         return False
@@ -108,13 +107,13 @@ def _prompt(arguments: argparse.Namespace) -> str | pb.GenerateImageRequest:
 
 
 def _check_source(request: pb.GenerateImageRequest, arguments: argparse.Namespace) -> None:
-    """Refuses a request whose files are missing: an image file holds only their digests."""
+    """Refuses a request whose source files are missing: an image stores only their digests."""
     needed = _FILES_OF_SOURCE.get(request.WhichOneof("source") or "", ())
     missing = [name for name in needed if getattr(arguments, name) is None]
     if missing:
         flags = " and ".join(f"--{name} FILE" for name in missing)
         what = " and ".join(f"{_ARTICLES[name]} {name}" for name in needed)
-        msg = f"{arguments.like}: was drawn from {what}, which it does not hold; add {flags}"
+        msg = f"{arguments.like}: generated from {what}, which it does not contain; add {flags}"
         raise UsageError(msg)
 
 
@@ -193,7 +192,7 @@ def _labels(items: list[str] | None) -> dict[str, str] | None:
 def _reporter(arguments: argparse.Namespace, output: Output) -> Reporter:
     if arguments.json:
         if output.to_stdout:
-            msg = "--json and -o - both want standard output"
+            msg = "--json and -o - cannot both use standard output"
             raise UsageError(msg)
         return JsonReporter(sys.stdout)
     if arguments.preview and importlib.util.find_spec("PIL") is None:
@@ -202,8 +201,8 @@ def _reporter(arguments: argparse.Namespace, output: Output) -> Reporter:
     if arguments.quiet:
         return QuietReporter()
     if sys.stderr.isatty():
-        # Rich takes 0.1 s to import, which a script that logs to a file need not wait for.
+        # Importing rich takes 0.1 s, which scripts that log to a file are spared.
         from latentwire._cli.live import LiveReporter  # noqa: PLC0415
 
-        return LiveReporter(shows_pictures=arguments.preview)
+        return LiveReporter(shows_images=arguments.preview)
     return PlainReporter(sys.stderr)

@@ -1,4 +1,4 @@
-"""``latentwire inspect``: the request that drew an image, read out of the image file."""
+"""``latentwire inspect``: shows the request stored in an image file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.json_format import MessageToJson, ParseDict, ParseError
 
 from latentwire._channel import SERVICE
-from latentwire._cli.exit_code import ExitCode
-from latentwire._cli.text import fields, one_line
-from latentwire._cli.usage import UsageError
+from latentwire._cli.exit_status import ExitCode, UsageError
+from latentwire._cli.formatting import fields, one_line
 from latentwire._metadata import read_description
 from latentwire.v1 import image_generation_pb2 as pb
 
@@ -23,12 +22,14 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace, *, server: str) -> ExitCode:
-    """Prints what an image file says about itself."""
+    """Prints the description of an image file."""
     description = load_description(arguments.file)
     if arguments.json:
         text = json.dumps(description, ensure_ascii=False) + "\n"
     elif arguments.as_grpcurl:
-        text = _grpcurl_command(request_in(description, path=arguments.file), server=server)
+        request = request_in(description, path=arguments.file)
+        body = shlex.quote(MessageToJson(request, indent=None))
+        text = f"grpcurl -plaintext -d {body} {server} {SERVICE}/GenerateImage\n"
     else:
         text = fields(_flat(description))
     sys.stdout.write(text)
@@ -36,10 +37,10 @@ def run(arguments: argparse.Namespace, *, server: str) -> ExitCode:
 
 
 def load_description(path: Path) -> dict[str, object]:
-    """Reads an image file's description.
+    """Reads the description from an image file.
 
     Raises:
-        UsageError: There is no such file, or it holds no description.
+        UsageError: The file cannot be read, or has no description.
     """
     try:
         data = path.read_bytes()
@@ -52,16 +53,16 @@ def load_description(path: Path) -> dict[str, object]:
     except ValueError:
         description = None
     if not isinstance(description, dict):
-        msg = f"{path}: no request in it; a PNG, JPEG or WebP file drawn by Latentwire has one"
+        msg = f"{path}: contains no request; PNG, JPEG and WebP files made by Latentwire do"
         raise UsageError(msg)
     return description
 
 
 def request_in(description: Mapping[str, object], *, path: Path) -> pb.GenerateImageRequest:
-    """Returns the request that a description holds.
+    """Returns the request in a description.
 
     Raises:
-        UsageError: It holds none that this version understands.
+        UsageError: It is missing, or this version does not understand it.
     """
     request = description.get("request")
     try:
@@ -70,17 +71,12 @@ def request_in(description: Mapping[str, object], *, path: Path) -> pb.GenerateI
         cause: ParseError | None = None
     except ParseError as error:
         cause = error
-    msg = f"{path}: its request is none that this version understands"
+    msg = f"{path}: contains a request that this version does not understand"
     raise UsageError(msg) from cause
 
 
-def _grpcurl_command(request: pb.GenerateImageRequest, *, server: str) -> str:
-    body = MessageToJson(request, indent=None)
-    return f"grpcurl -plaintext -d {shlex.quote(body)} {server} {SERVICE}/GenerateImage\n"
-
-
 def _flat(description: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yields the values with dotted names; the request's own come without a prefix."""
+    """Yields the values with dotted names; those of the request have no prefix."""
     for name, value in description.items():
         if isinstance(value, dict):
             yield from _flat(value, "" if name == "request" else f"{prefix}{name}.")

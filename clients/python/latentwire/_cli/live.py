@@ -1,13 +1,18 @@
-"""The live display of a generation on a terminal: a bar, what is going on, the picture forming."""
+"""Live displays on a terminal: a generation with its image forming, and a status line."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import time
+from typing import TYPE_CHECKING, Final, Self
 
+from rich.color import Color
 from rich.console import Console, Group
+from rich.control import Control
 from rich.live import Live
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as ProgressBar
+from rich.segment import ControlType, Segment
+from rich.style import Style
 from rich.text import Text
 
 from latentwire._cli.reporting import event_lines, interrupted_line, saved_line
@@ -17,18 +22,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image as PillowImage
+    from rich.console import ConsoleOptions, RenderResult
 
-    from latentwire._cli.half_blocks import HalfBlocks
     from latentwire._events import Event
     from latentwire.errors import LatentwireError
 
+_UPPER_HALF: Final = "\N{UPPER HALF BLOCK}"
+_LINES_FOR_TEXT: Final = 3
+_SPINNER: Final = "-\\|/"
+_SPINNER_STEP_S: Final = 0.1
+
 
 class LiveReporter:
-    """Draws on standard error, so that standard output stays free for the image."""
+    """Reports on standard error, so that standard output stays free for the image."""
 
-    def __init__(self, *, shows_pictures: bool, console: Console | None = None) -> None:
+    def __init__(self, *, shows_images: bool, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
-        self._shows_pictures = shows_pictures
+        self._shows_images = shows_images
         self._bar = ProgressBar(
             SpinnerColumn(),
             BarColumn(bar_width=30),
@@ -47,52 +57,95 @@ class LiveReporter:
         self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Updates the bar, or prints what shall stay."""
+        """Updates the bar, or prints the lines that are to stay."""
         lines = event_lines(event)
         match event:
             case Accepted():
-                self._say("accepted")
+                self._set_status("accepted")
                 for line in lines[1:]:
                     self._print(line)
             case Progress():
-                self._say(lines[0])
+                self._set_status(lines[0])
                 self._bar.update(self._task, completed=event.fraction)
-            case Preview() if self._shows_pictures:
-                self._draw(event.pil())
-            case Completed():
-                self._print(lines[0])
-            case Image():
+            case Preview() if self._shows_images:
+                self._live.update(Group(HalfBlocks(event.pil()), self._bar))
+            case Completed() | Image():
                 self._print(lines[0])
             case _:
                 for line in lines:
-                    self._say(line)
+                    self._set_status(line)
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Prints where the image is, below the image itself where pictures are wanted."""
-        if self._shows_pictures:
+        """Prints where the image was written, below the image itself if images are shown."""
+        if self._shows_images:
             self._live.update(self._bar)
-            self._console.print(_half_blocks(image.pil()))
+            self._console.print(HalfBlocks(image.pil()))
         self._print(saved_line(image, path=path))
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Prints what became of the generation."""
         self._print(interrupted_line(generation, is_confirmed=is_confirmed))
 
     def failed(self, error: LatentwireError) -> None:
         """Leaves the error to the command, which prints it below."""
 
-    def _say(self, text: str) -> None:
+    def _set_status(self, text: str) -> None:
         self._bar.update(self._task, description=text)
 
     def _print(self, line: str) -> None:
         self._console.print(Text(line))
 
-    def _draw(self, picture: PillowImage.Image) -> None:
-        self._live.update(Group(_half_blocks(picture), self._bar))
+
+class HalfBlocks:
+    """An image as characters, as large as the terminal allows with lines left for text below.
+
+    Each character is an upper half block: two pixels in 24-bit colour, which rich maps to the
+    nearest colours of terminals with fewer.
+    """
+
+    def __init__(self, image: PillowImage.Image) -> None:
+        self._image = image.convert("RGB")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yields the image's lines."""
+        from PIL.Image import Resampling  # noqa: PLC0415 - optional
+
+        columns, rows = self._size(options.max_width, console.height - _LINES_FOR_TEXT)
+        pixels = self._image.resize((columns, 2 * rows), Resampling.BOX).tobytes()
+        stride = 3 * columns
+        for row in range(rows):
+            upper = pixels[2 * row * stride :]
+            lower = pixels[(2 * row + 1) * stride :]
+            for at in range(0, stride, 3):
+                style = Style(
+                    color=Color.from_rgb(*upper[at : at + 3]),
+                    bgcolor=Color.from_rgb(*lower[at : at + 3]),
+                )
+                yield Segment(_UPPER_HALF, style)
+            yield Segment.line()
+
+    def _size(self, max_columns: int, max_rows: int) -> tuple[int, int]:
+        """Returns columns and rows; a character is about twice as high as it is wide."""
+        width, height = self._image.size
+        scale = min(1.0, max_columns / width, max(1, max_rows) * 2 / height)
+        return max(1, round(width * scale)), max(1, round(height * scale / 2))
 
 
-def _half_blocks(picture: PillowImage.Image) -> HalfBlocks:
-    # Needs Pillow, which is optional.
-    from latentwire._cli.half_blocks import HalfBlocks  # noqa: PLC0415
+class StatusLine:
+    """One line on standard error that is redrawn in place.
 
-    return HalfBlocks(picture)
+    It leaves the cursor at its start, so that a line from another process replaces it.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+
+    def draw(self, status: str) -> None:
+        """Replaces the line."""
+        self.erase()
+        spinner = _SPINNER[int(time.monotonic() / _SPINNER_STEP_S) % len(_SPINNER)]
+        text = Text(f"{spinner} {status}")
+        self._console.print(text, end="\r", no_wrap=True, overflow="ellipsis")
+
+    def erase(self) -> None:
+        """Leaves an empty line."""
+        self._console.control(Control((ControlType.ERASE_IN_LINE, 2)))

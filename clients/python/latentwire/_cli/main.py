@@ -1,23 +1,21 @@
-"""Picks the command and turns what went wrong into one line and an exit status.
+"""Runs the chosen command and turns an error into one line and an exit status.
 
-The one place of the client that reads the environment.
+Commands other than ``serve`` get their part of the environment from here.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from latentwire._channel import DEFAULT_SERVER
 from latentwire._cli import generate, inspect, resources, serve
 from latentwire._cli.arguments import build_parser
-from latentwire._cli.exit_code import ExitCode, exit_code_for
-from latentwire._cli.text import duration
-from latentwire._cli.usage import UsageError
+from latentwire._cli.exit_status import ExitCode, UsageError, error_lines, exit_code_for
 from latentwire._client import Client
-from latentwire.errors import InternalServerError, LatentwireError
+from latentwire._process import version
+from latentwire.errors import LatentwireError
 
 if TYPE_CHECKING:
     import argparse
@@ -26,19 +24,19 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
-    arguments = build_parser(version=_version()).parse_args(argv)
+    arguments = build_parser(version=version()).parse_args(argv)
     try:
         return _run(arguments)
     except UsageError as error:
         sys.stderr.write(f"latentwire: {error}\n")
         return ExitCode.REFUSED
     except LatentwireError as error:
-        sys.stderr.write(_error_lines(error))
+        sys.stderr.write(error_lines(error))
         return exit_code_for(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone, as `head` is. Nothing more can be said to it.
+        # The reader of our output is gone, as after `| head`. Python would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
 
@@ -67,19 +65,3 @@ def _client(arguments: argparse.Namespace) -> Client:
 def _server(arguments: argparse.Namespace) -> str:
     server: str | None = getattr(arguments, "server", None)
     return server or os.environ.get("LATENTWIRE_SERVER") or DEFAULT_SERVER
-
-
-def _error_lines(error: LatentwireError) -> str:
-    lines = [f"latentwire: {error}"]
-    if error.retry_after_s is not None:
-        lines.append(f"try again in {duration(error.retry_after_s)}")
-    if isinstance(error, InternalServerError) and error.error_id not in error.message:
-        lines.append(f"the server's log says more under {error.error_id}")
-    return "\n".join(lines) + "\n"
-
-
-def _version() -> str:
-    try:
-        return metadata.version("latentwire")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

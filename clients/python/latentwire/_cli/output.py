@@ -1,4 +1,4 @@
-"""Where images go: file names, formats by suffix, standard output."""
+"""The destination of images: file names, formats by suffix, standard output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from latentwire._cli.usage import UsageError
+from latentwire._cli.exit_status import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,13 +34,13 @@ class Output:
     """The destination of one command's images."""
 
     path: Path | None
-    """None: a name is made from each image's seed."""
+    """None: each image is named after its seed."""
     to_stdout: bool
     image_format: str | None
-    """What to ask the server for; None leaves it to the server."""
+    """The format to request; None leaves it to the server."""
 
     def write(self, image: Image, *, num_images: int) -> Path | None:
-        """Writes one of ``num_images`` images; returns its path, None for standard output."""
+        """Writes one of ``num_images`` images and returns its path, None for standard output."""
         if self.to_stdout:
             sys.stdout.buffer.write(image.data)
             sys.stdout.buffer.flush()
@@ -57,10 +57,10 @@ class Output:
 
 
 def output_from(output: str | None, *, image_format: str | None, num_images: int | None) -> Output:
-    """Returns the destination that the flags name.
+    """Returns the destination for the values of ``--output``, ``--format`` and ``--num-images``.
 
     Raises:
-        UsageError: It cannot be written to, or its suffix contradicts the format or names none.
+        UsageError: It is not writable, or its suffix is unknown or contradicts the format.
     """
     if output == _STANDARD_OUTPUT:
         if num_images is not None and num_images > 1:
@@ -72,12 +72,12 @@ def output_from(output: str | None, *, image_format: str | None, num_images: int
     path = Path(output)
     suffix_format = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if path.suffix and suffix_format is None and image_format is None:
-        msg = f"{path}: no format goes by {path.suffix}; use {', '.join(_FORMAT_OF_SUFFIX)}"
+        msg = f"{path}: unknown suffix {path.suffix}; use {', '.join(_FORMAT_OF_SUFFIX)}"
         raise UsageError(msg)
     if suffix_format and image_format and suffix_format != image_format:
-        msg = f"{path}: the suffix says {suffix_format}, --format says {image_format}"
+        msg = f"{path}: the suffix means {suffix_format}, but --format is {image_format}"
         raise UsageError(msg)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        msg = f"{path}: cannot be written"
+        msg = f"{path}: not writable"
         raise UsageError(msg)
     return Output(path=path, to_stdout=False, image_format=image_format or suffix_format)

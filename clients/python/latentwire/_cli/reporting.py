@@ -1,14 +1,19 @@
-"""Tells about a generation while it goes on: as JSON lines, as plain lines, or not at all.
+"""Reports a running generation: as JSON lines, as plain lines, or not at all.
 
-The live display on a terminal is the fourth way and has its own file.
+The live display on a terminal is in ``live``, because it needs rich.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
-from latentwire._cli.records import error_record, event_record, json_line
-from latentwire._cli.text import duration, one_line
+from latentwire._cli.formatting import (
+    duration,
+    error_record,
+    event_record,
+    json_line,
+    one_line,
+)
 from latentwire._events import (
     Accepted,
     Completed,
@@ -29,29 +34,29 @@ _PLAIN_PROGRESS_SHARE: Final = 0.1
 
 
 class Reporter(Protocol):
-    """Shows one generation to somebody. A context manager."""
+    """Reports one generation. A context manager."""
 
     def __enter__(self) -> Self:
-        """Begins."""
+        """Starts reporting."""
 
     def __exit__(self, *exc_info: object) -> None:
-        """Ends, however the generation ended."""
+        """Stops reporting, however the generation ended."""
 
     def show(self, event: Event) -> None:
-        """Shows an event that is no written image."""
+        """Reports an event, except an image that was written."""
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Shows that an image was written; to standard output when there is no path."""
+        """Reports that an image was written to ``path``; None is standard output."""
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Shows that Ctrl-C ended it, and whether the server said so."""
+        """Reports that Ctrl-C ended the generation, and whether the server confirmed that."""
 
     def failed(self, error: LatentwireError) -> None:
-        """Shows an error that the command itself does not print."""
+        """Reports an error, in addition to the lines that the command prints."""
 
 
 class QuietReporter:
-    """Shows nothing."""
+    """Reports nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -60,40 +65,36 @@ class QuietReporter:
         pass
 
     def show(self, event: Event) -> None:
-        """Shows nothing."""
+        pass
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Shows nothing."""
+        pass
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Shows nothing."""
+        pass
 
     def failed(self, error: LatentwireError) -> None:
-        """Shows nothing."""
+        pass
 
 
 class JsonReporter(QuietReporter):
-    """Writes one JSON line per event, flushed, so that a program can follow."""
+    """Writes one JSON line per event and flushes it, so that a program can follow."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def show(self, event: Event) -> None:
-        """Writes the event."""
         self._write(event_record(event))
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Writes the image's event with its path."""
         self._write(event_record(image, path=path))
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Writes an ``interrupted`` line."""
         self._write(
             {"event": "interrupted", "generation": generation, "is_cancelled": is_confirmed}
         )
 
     def failed(self, error: LatentwireError) -> None:
-        """Writes an ``error`` line."""
         self._write(error_record(error))
 
     def _write(self, record: dict[str, object]) -> None:
@@ -102,7 +103,7 @@ class JsonReporter(QuietReporter):
 
 
 class PlainReporter(QuietReporter):
-    """Writes few plain lines, for logs and pipes: no control characters, no step-by-step."""
+    """Writes a few plain lines, for logs and pipes: no control characters, not every step."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -111,7 +112,6 @@ class PlainReporter(QuietReporter):
         self._last_line = ""
 
     def show(self, event: Event) -> None:
-        """Writes a line for what is new."""
         if isinstance(event, Progress):
             is_new = event.phase != self._phase or event.fraction >= self._next_fraction
             if not is_new:
@@ -122,15 +122,13 @@ class PlainReporter(QuietReporter):
             self._write(line)
 
     def saved(self, image: Image, *, path: Path | None) -> None:
-        """Writes where the image is."""
         self._write(saved_line(image, path=path))
 
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        """Writes what became of the generation."""
         self._write(interrupted_line(generation, is_confirmed=is_confirmed))
 
     def _write(self, line: str) -> None:
-        # A waiting generation hears of its place every 10 s, changed or not.
+        # The server repeats a queue position every 10 s, even if it has not changed.
         if line != self._last_line:
             self._last_line = line
             self._stream.write(line + "\n")
@@ -138,7 +136,7 @@ class PlainReporter(QuietReporter):
 
 
 def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per kind
-    """Returns what to tell people about an event: no, one or more lines."""
+    """Returns the lines that tell people about an event; may be empty."""
     match event:
         case Accepted():
             seeds = ", ".join(map(str, event.seeds))
@@ -166,12 +164,10 @@ def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per ki
 
 
 def saved_line(image: Image, *, path: Path | None) -> str:
-    """Returns where an image is and what it is."""
     return f"{path or 'standard output'}: {image.width}x{image.height}, seed {image.seed}"
 
 
 def interrupted_line(generation: str, *, is_confirmed: bool) -> str:
-    """Returns what became of a generation after Ctrl-C."""
     if is_confirmed:
         return f"interrupted; {generation} is cancelled on the server"
-    return f"interrupted; {generation or 'the generation'} was told to stop, without an answer"
+    return f"interrupted; cancelled {generation or 'the generation'}, but without confirmation"

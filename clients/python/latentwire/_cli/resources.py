@@ -1,37 +1,45 @@
-"""``latentwire models``, ``info``, ``list`` and ``cancel``: what the server has and does."""
+"""``latentwire models``, ``info``, ``list`` and ``cancel``: the server's resources."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from latentwire._cli.exit_code import ExitCode
-from latentwire._cli.records import json_line, value_record
-from latentwire._cli.text import columns, fields, one_line
-from latentwire._cli.usage import UsageError
+from latentwire._cli.exit_status import ExitCode, UsageError
+from latentwire._cli.formatting import columns, fields, json_line, one_line, value_record
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from latentwire._client import Client
     from latentwire._resources import Generation, Model, ServerInfo
 
-    Answer = tuple[Sequence[Model | Generation | ServerInfo], str]
-
 
 def run(arguments: argparse.Namespace, client: Client) -> ExitCode:
-    """Calls the server and prints what it answers."""
-    values, text = _ANSWERS[arguments.command](client, arguments)
+    """Calls the server and prints its response."""
+    values: Sequence[Model | Generation | ServerInfo]
+    match arguments.command:
+        case "models":
+            values, text = _models(client, arguments.words)
+        case "info":
+            info = client.server_info()
+            values, text = [info], _server_page(info)
+        case "list":
+            values = generations = client.generations()
+            text = _generation_list(generations)
+        case _:
+            generation = client.cancel(arguments.name)
+            values, text = [generation], f"{generation.name} is {generation.state}\n"
     if arguments.json:
         text = "".join(json_line(value_record(value)) for value in values)
     sys.stdout.write(text)
     return ExitCode.OK
 
 
-def _models(client: Client, arguments: argparse.Namespace) -> Answer:
-    match arguments.words:
+def _models(client: Client, words: Sequence[str]) -> tuple[Sequence[Model], str]:
+    match words:
         case []:
             models = client.models()
             return models, _model_list(models)
@@ -44,7 +52,7 @@ def _models(client: Client, arguments: argparse.Namespace) -> Answer:
         case [name]:
             model = client.model(name)
             return [model], _model_page(model)
-        case words:
+        case _:
             msg = f"models {' '.join(words)}: needed: models [NAME], or load NAME, or unload NAME"
             raise UsageError(msg)
 
@@ -52,29 +60,6 @@ def _models(client: Client, arguments: argparse.Namespace) -> Answer:
 def _report_loading(loaded_bytes: int, total_bytes: int) -> None:
     if total_bytes and sys.stderr.isatty():
         sys.stderr.write(f"loaded {loaded_bytes >> 20} of {total_bytes >> 20} MiB\n")
-
-
-def _info(client: Client, _arguments: argparse.Namespace) -> Answer:
-    info = client.server_info()
-    return [info], _server_page(info)
-
-
-def _list(client: Client, _arguments: argparse.Namespace) -> Answer:
-    generations = client.generations()
-    return generations, _generation_list(generations)
-
-
-def _cancel(client: Client, arguments: argparse.Namespace) -> Answer:
-    generation = client.cancel(arguments.name)
-    return [generation], f"{generation.name} is {generation.state}\n"
-
-
-_ANSWERS: Final[Mapping[str, Callable[[Client, argparse.Namespace], Answer]]] = {
-    "models": _models,
-    "info": _info,
-    "list": _list,
-    "cancel": _cancel,
-}
 
 
 def _model_list(models: Sequence[Model]) -> str:
@@ -121,7 +106,7 @@ def _model_page(model: Model) -> str:
 
 
 def _is_known(model: Model) -> bool:
-    """Whether the server knows what it can do: not of all that are not loaded or have failed."""
+    """Whether the server knows the model's abilities; it may not before the model is loaded."""
     return bool(model.schedulers)
 
 

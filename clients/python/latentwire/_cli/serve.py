@@ -1,7 +1,7 @@
-"""``latentwire serve``: the gRPC service and the REST bridge, run together and watched over.
+"""``latentwire serve``: runs and supervises the gRPC service and the REST bridge.
 
-Starts them as processes of their own and never imports them: this is a client, which knows them
-by their flags, one file and one URL.
+They run as processes of their own and are never imported: this package is a client, which knows
+them by their flags, their port files and their APIs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from latentwire._cli.exit_code import ExitCode
+from latentwire._cli.exit_status import ExitCode, UsageError
+from latentwire._cli.start_up import StartUpDisplay, say
 from latentwire._cli.supervisor import START_UP_ERROR, Child
-from latentwire._cli.usage import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 _POLL_INTERVAL_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0
 _PROBE_TIMEOUT_S: Final = 5.0
-_REMINDER_S: Final = 60.0
 
 _WELCOME: Final = """
 Latentwire is ready: gRPC on {server}, REST on {bridge}. Ctrl-C stops it. Try:
@@ -54,7 +52,7 @@ ResultT = TypeVar("ResultT")
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serves until Ctrl-C, SIGTERM or SIGHUP."""
     for package in ("latentwire_server", "latentwire_bridge"):
         if importlib.util.find_spec(package) is None:
             msg = f"{package} is not installed: pip install 'latentwire[server,bridge]'"
@@ -64,23 +62,22 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 
 class Serving:
-    """The two processes from the first start to the last stop. Event loop only."""
+    """Both processes, from start to stop. Event loop only."""
 
     def __init__(self, arguments: argparse.Namespace, *, folder: Path) -> None:
-        """Takes the command line and a folder for the port files."""
         self._arguments = arguments
         self._server_host = _host(arguments, "LATENTWIRE_HOST")
         self._bridge_host = _host(arguments, "LATENTWIRE_BRIDGE_HOST")
         self._folder = folder
         self._ends: dict[Child, asyncio.Task[int]] = {}
-        """When each child has ended for good."""
+        """Each child with the task that ends when it will not be started again."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> ExitCode:
-        """Starts both, says when both are ready, and waits for the end."""
+        """Starts both, announces when both are ready, and waits for the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._told_to_stop)
+            loop.add_signal_handler(number, self._on_signal)
         try:
             await self._serve()
         finally:
@@ -91,26 +88,38 @@ class Serving:
         return ExitCode.REFUSED if START_UP_ERROR in ended else ExitCode.SERVER_FAILED
 
     async def _serve(self) -> None:
-        _say("Latentwire is starting; reading a large model takes minutes.")
+        async with StartUpDisplay() as display:
+            addresses = await self._start_both(display)
+        if addresses is not None:
+            server, bridge = addresses
+            say(_WELCOME.format(server=server, bridge=f"http://{bridge}", command=_command()))
+            await self._unless_ended(asyncio.Event().wait())
+
+    async def _start_both(self, display: StartUpDisplay) -> tuple[str, str] | None:
+        """Returns the addresses of both once they are ready; None if one of them ended before."""
+        display.begin("Starting the server", usually="5 to 20 s")
         server = self._start("server", self._server_flags())
         server_port = await self._port_of(server)
         if server_port is None:
-            return
-        address = _address(self._server_host, server_port)
-        bridge = self._start("bridge", ["--server", address, *self._bridge_flags()])
-        bridge_port = await self._port_of(bridge)
-        if bridge_port is None:
-            return
-        if await self._unless_ended(_bridge_is_ready(self._bridge_host, bridge_port)):
-            server.mark_ready()
-            bridge.mark_ready()
-            url = f"http://{_address(self._bridge_host, bridge_port)}"
-            _say(_WELCOME.format(server=address, bridge=url, command=_command()))
-            await self._unless_ended(asyncio.Event().wait())
+            return None
+        server_address = _address(self._server_host, server_port)
+        bridge = self._start("bridge", ["--server", server_address, *self._bridge_flags()])
+        following = asyncio.create_task(display.follow_load(server_address))
+        try:
+            bridge_port = await self._port_of(bridge)
+            if bridge_port is None:
+                return None
+            if not await self._unless_ended(_bridge_is_ready(self._bridge_host, bridge_port)):
+                return None
+        finally:
+            following.cancel()
+        server.mark_ready()
+        bridge.mark_ready()
+        return server_address, _address(self._bridge_host, bridge_port)
 
     def _start(self, name: str, flags: list[str]) -> Child:
         argv = [sys.executable, "-m", f"latentwire_{name}", *flags]
-        child = Child(name, [*argv, "--port-file", str(self._folder / name)], log=_say)
+        child = Child(name, [*argv, "--port-file", str(self._folder / name)], log=say)
         self._ends[child] = asyncio.create_task(child.keep_running())
         return child
 
@@ -130,15 +139,15 @@ class Serving:
         return _command_line(flags)
 
     async def _port_of(self, child: Child) -> int | None:
-        """Returns a child's port once it listens; None if it is time to stop before that."""
+        """Returns a child's port once it listens; None if a child or the command ends before."""
         port = await self._unless_ended(_read_port(self._folder / child.name))
         if port is not None:
-            # Started again, it shall be where it was, also when the first start picked the port.
+            # A restarted child must listen where it was, even if the system picked the port.
             child.argv = (*child.argv, "--port", str(port))
         return port
 
     async def _unless_ended(self, work: Coroutine[None, None, ResultT]) -> ResultT | None:
-        """Returns what the work comes to; None if it is time to stop, or a child ended, before."""
+        """Returns the result of ``work``; None if a child or the command ends before."""
         working = asyncio.create_task(work)
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -150,7 +159,7 @@ class Serving:
             working.cancel()
             stopping.cancel()
 
-    def _told_to_stop(self) -> None:
+    def _on_signal(self) -> None:
         for child in self._ends:
             if self._stopping.is_set():
                 child.kill()
@@ -159,7 +168,7 @@ class Serving:
         self._stopping.set()
 
     async def _stop(self) -> None:
-        """Lets every child finish what it is doing; a second Ctrl-C ends them at once."""
+        """Lets the children finish their work; a second Ctrl-C kills them."""
         for child in self._ends:
             child.terminate()
         await asyncio.wait(self._ends.values())
@@ -172,20 +181,16 @@ def _command_line(flags: Mapping[str, object]) -> list[str]:
 
 
 async def _read_port(port_file: Path) -> int:
-    """Returns the server's port once it listens."""
-    while not await asyncio.to_thread(port_file.exists):  # noqa: ASYNC110 - another process
+    """Returns the port in a file, once the file exists."""
+    while not await asyncio.to_thread(port_file.exists):  # noqa: ASYNC110 - written by another process
         await asyncio.sleep(_POLL_INTERVAL_S)
     return int(await asyncio.to_thread(port_file.read_text))
 
 
 async def _bridge_is_ready(host: str, port: int) -> bool:
-    """Returns once the bridge is ready, which it is when the server behind it is."""
+    """Returns True once the bridge is ready, which implies that the server is."""
     pause_s = _POLL_INTERVAL_S
-    remind_at = time.monotonic() + _REMINDER_S
     while not await asyncio.to_thread(_probe, host, port):
-        if time.monotonic() >= remind_at:
-            _say(f"Not ready yet: http://{_address(host, port)}/readyz does not answer 200.")
-            remind_at += _REMINDER_S
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     return True
@@ -203,13 +208,13 @@ def _probe(host: str, port: int) -> bool:
 
 
 def _host(arguments: argparse.Namespace, variable: str) -> str:
-    """Returns where to connect to a child, which listens where it was told to."""
+    """Returns the host under which this machine reaches a child."""
     host: str = arguments.host or os.environ.get(variable) or "127.0.0.1"
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
 
 
 def _command() -> str:
-    """Returns how this command is called where it was called from."""
+    """Returns how to call this command from the current folder."""
     if shutil.which("latentwire") is not None:
         return "latentwire"
     program = Path(sys.argv[0])
@@ -220,8 +225,3 @@ def _command() -> str:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""Keeps child processes running, and takes them along when this one ends.
+"""Keeps child processes running, and ends them with this process. Event loop only.
 
-Everything runs on one event loop. A child never outlives the supervisor: it is told to stop, and
-where the kernel can, it is killed when this process dies without a word.
+No child outlives the supervisor: it is terminated in order, and Linux kills it if this process is
+killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 START_UP_ERROR: Final = 2
-"""A child's exit status after a bad setting: starting it again would end the same way."""
+"""A child's exit status after an invalid setting, which a restart would not change."""
 
 _FIRST_BACK_OFF_S: Final = 1.0
 _LONGEST_BACK_OFF_S: Final = 30.0
@@ -28,23 +28,23 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Child:
-    """A process that is started again when it dies, unless it never came up."""
+    """A process that is restarted when it dies, unless it never became ready."""
 
     def __init__(self, name: str, argv: Sequence[str], *, log: Callable[[str], None]) -> None:
         self.name = name
         self.argv = tuple(argv)
-        """What the next start runs."""
+        """The command line of the next start."""
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._has_been_ready = False
 
     def mark_ready(self) -> None:
-        """Says that it came up: from now on it is started again when it dies."""
+        """Records that the process became ready: from now on it is restarted when it dies."""
         self._has_been_ready = True
 
     async def keep_running(self) -> int:
-        """Runs until it is stopped or cannot be started; returns its last exit status."""
+        """Runs the process until it is stopped or fails to start; returns its last exit status."""
         back_off_s = _FIRST_BACK_OFF_S
         while True:
             started_at = time.monotonic()
@@ -54,7 +54,7 @@ class Child:
             if time.monotonic() - started_at > _STEADY_AFTER_S:
                 back_off_s = _FIRST_BACK_OFF_S
             self._log(
-                f"the {self.name} ended with status {status}; it starts again in {back_off_s:g} s"
+                f"the {self.name} ended with status {status}; restarting it in {back_off_s:g} s"
             )
             await self._pause(back_off_s)
             if self._stopping.is_set():
@@ -62,17 +62,17 @@ class Child:
             back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
 
     def terminate(self) -> None:
-        """Tells it to finish what runs and end."""
+        """Asks the process to finish its work and exit."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills the process."""
         self._stopping.set()
         self._signal(signal.SIGKILL)
 
     async def _run_once(self) -> int:
-        # A session of its own: Ctrl-C reaches the supervisor only, which then tells each child.
+        # A session of its own: Ctrl-C reaches only the supervisor, which then signals each child.
         self._process = await asyncio.create_subprocess_exec(
             *self.argv,
             stdin=asyncio.subprocess.DEVNULL,
@@ -99,14 +99,14 @@ class Child:
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """Returns what a child does before it becomes its program, on systems that know how."""
+    """Returns a hook for a new child that has Linux kill it when its parent dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
-    def ask_for_a_signal() -> None:
+    def request_kill() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
 
-    return ask_for_a_signal
+    return request_kill

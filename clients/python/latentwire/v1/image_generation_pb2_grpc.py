@@ -6,7 +6,7 @@ from latentwire.v1 import image_generation_pb2 as latentwire_dot_v1_dot_image__g
 
 
 class ImageGenerationStub(object):
-    """Generates images, and tells about the models and generations of this server.
+    """Generates images, and describes the models and generations of this server.
     """
 
     def __init__(self, channel):
@@ -53,42 +53,42 @@ class ImageGenerationStub(object):
 
 
 class ImageGenerationServicer(object):
-    """Generates images, and tells about the models and generations of this server.
+    """Generates images, and describes the models and generations of this server.
     """
 
     def GenerateImage(self, request, context):
-        """Generates images and streams every event of the generation: `accepted` first, `completed` last.
+        """Generates images and streams every event of the generation, from `accepted` to `completed`.
 
-        Cancelling the call, or letting its deadline pass, ends the generation before its next
-        denoising step, unless `disconnect_policy` says otherwise.
+        Cancelling the call, or exceeding its deadline, ends the generation before its next denoising
+        step, unless `disconnect_policy` says otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetGeneration(self, request, context):
-        """Returns the state of one generation of the caller. NOT_FOUND for anybody else's.
+        """Returns one of the caller's generations. NOT_FOUND for those of other callers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListGenerations(self, request, context):
-        """Lists the caller's generations that are queued or running, in the order in which they are served.
+        """Lists the caller's queued and running generations, in the order of service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelGeneration(self, request, context):
-        """Cancels a generation of the caller from any connection. Cancelling an ended one changes nothing.
+        """Cancels one of the caller's generations, from any connection. An ended one stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models of this server with what each can do.
+        """Lists the models of this server with their capabilities.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +154,7 @@ def add_ImageGenerationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImageGeneration(object):
-    """Generates images, and tells about the models and generations of this server.
+    """Generates images, and describes the models and generations of this server.
     """
 
     @staticmethod
@@ -278,7 +278,7 @@ class ImageGeneration(object):
 
 
 class ModelAdminStub(object):
-    """Loads and unloads models. A service of its own, so that it can be authorised apart.
+    """Loads and unloads models. A separate service, so that it can have its own authorization.
     """
 
     def __init__(self, channel):
@@ -300,18 +300,18 @@ class ModelAdminStub(object):
 
 
 class ModelAdminServicer(object):
-    """Loads and unloads models. A service of its own, so that it can be authorised apart.
+    """Loads and unloads models. A separate service, so that it can have its own authorization.
     """
 
     def LoadModel(self, request, context):
-        """Loads a configured model and streams the loading's progress.
+        """Loads a configured model and streams its progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Unloads a model that has nothing in flight.
+        """Unloads a model that no generation is using.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -338,7 +338,7 @@ def add_ModelAdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelAdmin(object):
-    """Loads and unloads models. A service of its own, so that it can be authorised apart.
+    """Loads and unloads models. A separate service, so that it can have its own authorization.
     """
 
     @staticmethod

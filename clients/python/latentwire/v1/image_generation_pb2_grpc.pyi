@@ -3,15 +3,15 @@
 isort:skip_file
 The contract of Latentwire: image generation with every denoising step on the wire.
 
-One self-contained file: it imports well-known types only. Rules that hold throughout:
-  * A scalar that is not marked `optional` means "unset" when it is 0 or empty; its comment
-    names the default. A scalar marked `optional` may be set to 0, and 0 is then meant.
-  * A field that the model or this server cannot honour is refused by its name
+This file is self-contained: it imports only well-known types. Rules that apply throughout:
+  * A scalar without `optional` is unset when it is 0 or empty; its comment gives the default.
+    A scalar with `optional` may be set to 0, which then means 0.
+  * A field that the model or this server does not support is rejected by name
     (INVALID_ARGUMENT, ErrorInfo.reason UNSUPPORTED_FIELD), never ignored.
-  * Every error carries google.rpc.ErrorInfo (domain "latentwire.v1"); INVALID_ARGUMENT carries
-    google.rpc.BadRequest with all violations at once; an error that time can heal carries
-    google.rpc.RetryInfo.
-  * Clients skip event kinds that they do not know: new ones are not a breaking change.
+  * Every error carries google.rpc.ErrorInfo (domain "latentwire.v1"). INVALID_ARGUMENT also
+    carries google.rpc.BadRequest with all violations at once, and an error that may disappear
+    with time carries google.rpc.RetryInfo.
+  * Clients skip events of unknown kinds: adding a kind is not a breaking change.
 """
 
 import abc
@@ -29,42 +29,42 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class ImageGenerationStub:
-    """Generates images, and tells about the models and generations of this server."""
+    """Generates images, and describes the models and generations of this server."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     GenerateImage: grpc.UnaryStreamMultiCallable[
         latentwire.v1.image_generation_pb2.GenerateImageRequest,
         latentwire.v1.image_generation_pb2.GenerateImageResponse,
     ]
-    """Generates images and streams every event of the generation: `accepted` first, `completed` last.
+    """Generates images and streams every event of the generation, from `accepted` to `completed`.
 
-    Cancelling the call, or letting its deadline pass, ends the generation before its next
-    denoising step, unless `disconnect_policy` says otherwise.
+    Cancelling the call, or exceeding its deadline, ends the generation before its next denoising
+    step, unless `disconnect_policy` says otherwise.
     """
 
     GetGeneration: grpc.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.GetGenerationRequest,
         latentwire.v1.image_generation_pb2.GetGenerationResponse,
     ]
-    """Returns the state of one generation of the caller. NOT_FOUND for anybody else's."""
+    """Returns one of the caller's generations. NOT_FOUND for those of other callers."""
 
     ListGenerations: grpc.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.ListGenerationsRequest,
         latentwire.v1.image_generation_pb2.ListGenerationsResponse,
     ]
-    """Lists the caller's generations that are queued or running, in the order in which they are served."""
+    """Lists the caller's queued and running generations, in the order of service."""
 
     CancelGeneration: grpc.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.CancelGenerationRequest,
         latentwire.v1.image_generation_pb2.CancelGenerationResponse,
     ]
-    """Cancels a generation of the caller from any connection. Cancelling an ended one changes nothing."""
+    """Cancels one of the caller's generations, from any connection. An ended one stays as it is."""
 
     ListModels: grpc.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.ListModelsRequest,
         latentwire.v1.image_generation_pb2.ListModelsResponse,
     ]
-    """Lists the models of this server with what each can do."""
+    """Lists the models of this server with their capabilities."""
 
     GetModel: grpc.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.GetModelRequest,
@@ -79,41 +79,41 @@ class ImageGenerationStub:
     """Returns the server's version, device, limits and load."""
 
 class ImageGenerationAsyncStub:
-    """Generates images, and tells about the models and generations of this server."""
+    """Generates images, and describes the models and generations of this server."""
 
     GenerateImage: grpc.aio.UnaryStreamMultiCallable[
         latentwire.v1.image_generation_pb2.GenerateImageRequest,
         latentwire.v1.image_generation_pb2.GenerateImageResponse,
     ]
-    """Generates images and streams every event of the generation: `accepted` first, `completed` last.
+    """Generates images and streams every event of the generation, from `accepted` to `completed`.
 
-    Cancelling the call, or letting its deadline pass, ends the generation before its next
-    denoising step, unless `disconnect_policy` says otherwise.
+    Cancelling the call, or exceeding its deadline, ends the generation before its next denoising
+    step, unless `disconnect_policy` says otherwise.
     """
 
     GetGeneration: grpc.aio.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.GetGenerationRequest,
         latentwire.v1.image_generation_pb2.GetGenerationResponse,
     ]
-    """Returns the state of one generation of the caller. NOT_FOUND for anybody else's."""
+    """Returns one of the caller's generations. NOT_FOUND for those of other callers."""
 
     ListGenerations: grpc.aio.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.ListGenerationsRequest,
         latentwire.v1.image_generation_pb2.ListGenerationsResponse,
     ]
-    """Lists the caller's generations that are queued or running, in the order in which they are served."""
+    """Lists the caller's queued and running generations, in the order of service."""
 
     CancelGeneration: grpc.aio.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.CancelGenerationRequest,
         latentwire.v1.image_generation_pb2.CancelGenerationResponse,
     ]
-    """Cancels a generation of the caller from any connection. Cancelling an ended one changes nothing."""
+    """Cancels one of the caller's generations, from any connection. An ended one stays as it is."""
 
     ListModels: grpc.aio.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.ListModelsRequest,
         latentwire.v1.image_generation_pb2.ListModelsResponse,
     ]
-    """Lists the models of this server with what each can do."""
+    """Lists the models of this server with their capabilities."""
 
     GetModel: grpc.aio.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.GetModelRequest,
@@ -128,7 +128,7 @@ class ImageGenerationAsyncStub:
     """Returns the server's version, device, limits and load."""
 
 class ImageGenerationServicer(metaclass=abc.ABCMeta):
-    """Generates images, and tells about the models and generations of this server."""
+    """Generates images, and describes the models and generations of this server."""
 
     @abc.abstractmethod
     def GenerateImage(
@@ -136,10 +136,10 @@ class ImageGenerationServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.GenerateImageRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[latentwire.v1.image_generation_pb2.GenerateImageResponse], collections.abc.AsyncIterator[latentwire.v1.image_generation_pb2.GenerateImageResponse]]:
-        """Generates images and streams every event of the generation: `accepted` first, `completed` last.
+        """Generates images and streams every event of the generation, from `accepted` to `completed`.
 
-        Cancelling the call, or letting its deadline pass, ends the generation before its next
-        denoising step, unless `disconnect_policy` says otherwise.
+        Cancelling the call, or exceeding its deadline, ends the generation before its next denoising
+        step, unless `disconnect_policy` says otherwise.
         """
 
     @abc.abstractmethod
@@ -148,7 +148,7 @@ class ImageGenerationServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.GetGenerationRequest,
         context: _ServicerContext,
     ) -> typing.Union[latentwire.v1.image_generation_pb2.GetGenerationResponse, collections.abc.Awaitable[latentwire.v1.image_generation_pb2.GetGenerationResponse]]:
-        """Returns the state of one generation of the caller. NOT_FOUND for anybody else's."""
+        """Returns one of the caller's generations. NOT_FOUND for those of other callers."""
 
     @abc.abstractmethod
     def ListGenerations(
@@ -156,7 +156,7 @@ class ImageGenerationServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.ListGenerationsRequest,
         context: _ServicerContext,
     ) -> typing.Union[latentwire.v1.image_generation_pb2.ListGenerationsResponse, collections.abc.Awaitable[latentwire.v1.image_generation_pb2.ListGenerationsResponse]]:
-        """Lists the caller's generations that are queued or running, in the order in which they are served."""
+        """Lists the caller's queued and running generations, in the order of service."""
 
     @abc.abstractmethod
     def CancelGeneration(
@@ -164,7 +164,7 @@ class ImageGenerationServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.CancelGenerationRequest,
         context: _ServicerContext,
     ) -> typing.Union[latentwire.v1.image_generation_pb2.CancelGenerationResponse, collections.abc.Awaitable[latentwire.v1.image_generation_pb2.CancelGenerationResponse]]:
-        """Cancels a generation of the caller from any connection. Cancelling an ended one changes nothing."""
+        """Cancels one of the caller's generations, from any connection. An ended one stays as it is."""
 
     @abc.abstractmethod
     def ListModels(
@@ -172,7 +172,7 @@ class ImageGenerationServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[latentwire.v1.image_generation_pb2.ListModelsResponse, collections.abc.Awaitable[latentwire.v1.image_generation_pb2.ListModelsResponse]]:
-        """Lists the models of this server with what each can do."""
+        """Lists the models of this server with their capabilities."""
 
     @abc.abstractmethod
     def GetModel(
@@ -193,38 +193,38 @@ class ImageGenerationServicer(metaclass=abc.ABCMeta):
 def add_ImageGenerationServicer_to_server(servicer: ImageGenerationServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
 class ModelAdminStub:
-    """Loads and unloads models. A service of its own, so that it can be authorised apart."""
+    """Loads and unloads models. A separate service, so that it can have its own authorization."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     LoadModel: grpc.UnaryStreamMultiCallable[
         latentwire.v1.image_generation_pb2.LoadModelRequest,
         latentwire.v1.image_generation_pb2.LoadModelResponse,
     ]
-    """Loads a configured model and streams the loading's progress."""
+    """Loads a configured model and streams its progress."""
 
     UnloadModel: grpc.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.UnloadModelRequest,
         latentwire.v1.image_generation_pb2.UnloadModelResponse,
     ]
-    """Unloads a model that has nothing in flight."""
+    """Unloads a model that no generation is using."""
 
 class ModelAdminAsyncStub:
-    """Loads and unloads models. A service of its own, so that it can be authorised apart."""
+    """Loads and unloads models. A separate service, so that it can have its own authorization."""
 
     LoadModel: grpc.aio.UnaryStreamMultiCallable[
         latentwire.v1.image_generation_pb2.LoadModelRequest,
         latentwire.v1.image_generation_pb2.LoadModelResponse,
     ]
-    """Loads a configured model and streams the loading's progress."""
+    """Loads a configured model and streams its progress."""
 
     UnloadModel: grpc.aio.UnaryUnaryMultiCallable[
         latentwire.v1.image_generation_pb2.UnloadModelRequest,
         latentwire.v1.image_generation_pb2.UnloadModelResponse,
     ]
-    """Unloads a model that has nothing in flight."""
+    """Unloads a model that no generation is using."""
 
 class ModelAdminServicer(metaclass=abc.ABCMeta):
-    """Loads and unloads models. A service of its own, so that it can be authorised apart."""
+    """Loads and unloads models. A separate service, so that it can have its own authorization."""
 
     @abc.abstractmethod
     def LoadModel(
@@ -232,7 +232,7 @@ class ModelAdminServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[latentwire.v1.image_generation_pb2.LoadModelResponse], collections.abc.AsyncIterator[latentwire.v1.image_generation_pb2.LoadModelResponse]]:
-        """Loads a configured model and streams the loading's progress."""
+        """Loads a configured model and streams its progress."""
 
     @abc.abstractmethod
     def UnloadModel(
@@ -240,6 +240,6 @@ class ModelAdminServicer(metaclass=abc.ABCMeta):
         request: latentwire.v1.image_generation_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[latentwire.v1.image_generation_pb2.UnloadModelResponse, collections.abc.Awaitable[latentwire.v1.image_generation_pb2.UnloadModelResponse]]:
-        """Unloads a model that has nothing in flight."""
+        """Unloads a model that no generation is using."""
 
 def add_ModelAdminServicer_to_server(servicer: ModelAdminServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""Stands in for the real bridge: answers that it is ready."""
+"""Stands in for the real bridge: ready, after as many probes as the test wants to fail."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ parser.add_argument("--config")
 parser.add_argument("--server")
 arguments = parser.parse_args()
 folder = Path(os.environ["FAKE_FOLDER"])
+statuses = iter([503] * int(os.environ.get("FAKE_UNREADY_PROBES", "0")))
 
 
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/readyz" else 404)
+        self.send_response(next(statuses, 200) if self.path == "/readyz" else 404)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

@@ -1,10 +1,15 @@
-"""What the process's exit status says."""
+"""How a command ends: the exit status, and the error lines for people."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 from latentwire import errors
+from latentwire._cli.formatting import duration
+
+
+class UsageError(Exception):
+    """The command line is wrong in a way that its parser cannot detect. The text is for people."""
 
 
 class ExitCode(IntEnum):
@@ -12,11 +17,11 @@ class ExitCode(IntEnum):
 
     OK = 0
     SERVER_FAILED = 1
-    """The server failed, or what it sent is corrupt; trying again may help."""
+    """The server failed, or its response is corrupt; trying again may help."""
     REFUSED = 2
     """The command line or the request is wrong; trying again will not help."""
     UNAVAILABLE = 3
-    """The server cannot be reached or is not ready."""
+    """The server is unreachable or not ready."""
     BUSY = 4
     """The queue is full, or the time-out passed or could not be met."""
     WITHHELD = 5
@@ -26,7 +31,6 @@ class ExitCode(IntEnum):
 
 
 def exit_code_for(error: errors.LatentwireError) -> ExitCode:
-    """Returns the exit status for an error."""
     match error:
         case (
             errors.InvalidRequestError()
@@ -41,3 +45,12 @@ def exit_code_for(error: errors.LatentwireError) -> ExitCode:
             return ExitCode.BUSY
         case _:
             return ExitCode.SERVER_FAILED
+
+
+def error_lines(error: errors.LatentwireError) -> str:
+    lines = [f"latentwire: {error}"]
+    if error.retry_after_s is not None:
+        lines.append(f"try again in {duration(error.retry_after_s)}")
+    if isinstance(error, errors.InternalServerError) and error.error_id not in error.message:
+        lines.append(f"the server's log has details under {error.error_id}")
+    return "\n".join(lines) + "\n"

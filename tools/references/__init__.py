@@ -1,0 +1,1 @@
+"""Generates reference pages from the code: ``python -m tools.references``."""
