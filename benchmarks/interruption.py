@@ -43,7 +43,7 @@ async def interrupt(system: System, case: Interruption, *, number: int) -> Inter
             first is halfway, where the wait for the long one to end is its mean.
     """
     after_share = (0.5 + number * _GOLDEN) % 1
-    # Seeds of their own: the service draws once what is asked for twice.
+    # Each seed makes a prompt of its own: the service remembers encoded prompts.
     long_alone, short_alone, long, short = (
         Request(kind=kind, seed=4 * number + place)
         for place, kind in enumerate((case.long, case.short, case.long, case.short))

@@ -14,7 +14,7 @@ from latentwire_server.engine.events import Completed
 from latentwire_server.engine.settings import EngineSettings
 from latentwire_server.models.loading.model_files import ModelFiles
 from latentwire_server.models.model_options import ModelEntry
-from latentwire_server.requests.completion import complete
+from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.draft import RequestDraft
 from latentwire_server.settings.user_folders import user_cache
 
@@ -51,19 +51,19 @@ class BareEngine:
         """Takes a diffusers folder and the service whose settings hold here too."""
         info = service.info
         source = ModelEntry(id="bare", source=str(folder), denoiser_backend=info.denoiser_backend)
-        self._engine = Engine({}, EngineSettings(max_rows=info.max_rows))
+        self._engine = Engine(EngineSettings(max_rows=info.max_rows))
         # That thread ends, and with it the threads it has for torch: the engine's own must not have
         # to share the cores with them.
         with ThreadPoolExecutor(1) as loading:
             self._model = loading.submit(
                 lambda: ModelFiles.open(source).load(denoiser_cache=user_cache() / "openvino")
             ).result()
-            loading.submit(self._engine.warm_up, self._model).result()
-        self._engine.add_model(self._model)
 
     async def __aenter__(self) -> Self:
-        """Starts the engine's thread."""
+        """Starts the engine's thread and compiles the model there."""
         await self._engine.start()
+        await asyncio.to_thread(self._engine.models.warm_up, self._model)
+        self._engine.models.add(self._model)
         return self
 
     async def __aexit__(
@@ -86,11 +86,10 @@ class BareEngine:
             scheduler_id=kind.scheduler,
             seed=seed,
         )
-        request = complete(
-            draft, self._model.info, generation_id=f"bare {seed}", owner="", random_seed=seed
-        )
+        assigned = Assigned(generation_id=f"bare {seed}", owner="", seed=seed)
+        request = complete(draft, self._model, self._model.info, assigned=assigned)
         denoising_s = 0.0
-        async for event in self._engine.submit(request):
+        async for event in self._engine.submit(request, spec=self._model):
             if isinstance(event, Completed):
                 denoising_s = event.timings.denoising_s
         return denoising_s / kind.num_inference_steps

@@ -98,8 +98,8 @@ def requests_of(
 ) -> list[Request]:
     """Draws requests from the mix; with a rate in requests per second, Poisson arrivals too.
 
-    No two are of the same words or the same picture, nor are those of other seeds: the service
-    remembers words, and draws once what is asked for twice.
+    No two have the same prompt, nor do those of another seed: the service remembers encoded
+    prompts.
     """
     rng = random.Random(f"{workload.name} {seed}")
     weights = [kind.weight for kind in workload.kinds]

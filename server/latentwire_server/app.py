@@ -1,7 +1,7 @@
-"""The server's life: listen, load, serve, drain.
+"""Runs the server: listen, load, serve, drain.
 
 It listens before the model is loaded, so that probes and clients get a clear answer meanwhile.
-Event loop only, but for the loading, which has a thread of its own.
+Event loop only; loading has a thread of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire._process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
+from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.convert.resources import model_name
 from latentwire_server.engine.engine import Engine
 from latentwire_server.registry.catalogue import Catalogue, ModelState
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
     from latentwire_server.settings.settings import Settings
 
 DEVICE_FAILED: Final = 70
-"""Exit code when the device broke: EX_SOFTWARE of sysexits.h; a supervisor starts us again."""
+"""Exit code for a broken device: EX_SOFTWARE of sysexits.h. A supervisor restarts the server."""
 _STOP_GRACE_S: Final = 0.5
-"""For calls that are not generations, open health watches among them."""
+"""For calls that are not generations, such as open health watches."""
 _CLOSE_TIMEOUT_S: Final = 3.0
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "grpcio", "pillow")
 
@@ -51,7 +52,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Application:
-    """One server from start to end."""
+    """One server, from start to stop."""
 
     def __init__(
         self,
@@ -63,11 +64,11 @@ class Application:
         refused_words: RefusedWords | None,
         facts: ServerFacts,
     ) -> None:
-        """Takes the settings, what to serve, what was read from files, and facts about it."""
         self._settings = settings
         self._version = facts.version
         self._models = tuple(models)
-        self._engine = Engine({}, settings.engine)
+        describe = partial(describe_image, version=facts.version)
+        self._engine = Engine(settings.engine, describe=describe)
         self._catalogue = Catalogue(self._models)
         self._health = Health(model_name(model.id) for model in models)
         self._registry = ModelRegistry(
@@ -99,13 +100,13 @@ class Application:
         self._health.add_to(self._server)
         add_reflection(self._server)
         self.address = ""
-        """Where clients connect to, once ``start`` has returned."""
+        """The address that clients connect to, set by ``start``."""
 
     async def start(self) -> None:
-        """Listens. Nothing can be drawn yet.
+        """Starts to listen, before any model is loaded.
 
         Raises:
-            SettingsError: the port or the host cannot be had.
+            SettingsError: The port or the host is not available.
         """
         credentials = await asyncio.to_thread(read_credentials, self._settings)
         await asyncio.to_thread(check_address, self._settings)
@@ -118,10 +119,10 @@ class Application:
         _logger.info("listening address=%s version=%s", self.address, self._version)
 
     async def load(self) -> None:
-        """Loads what is to be there first; with a broken device, ``failed`` returns.
+        """Loads the models that are wanted at the start; if the device breaks, ``failed`` returns.
 
         Raises:
-            SettingsError: no model is left that can be served.
+            SettingsError: No model can be served.
         """
         started = time.monotonic()
         await self._registry.start()
@@ -130,15 +131,15 @@ class Application:
             _logger.info("ready address=%s start_s=%.1f", self.address, start_s)
 
     async def failed(self) -> None:
-        """Returns when the device is broken."""
+        """Waits until the device breaks."""
         await self._engine.failed.wait()
 
     async def wait_until_delivered(self) -> None:
-        """Returns once no generation's events are on their way to a client."""
+        """Waits until no client is being sent the events of a generation."""
         await self._service.wait_until_delivered()
 
     async def stop(self, *, grace_s: float) -> None:
-        """Refuses new work, lets running generations finish within ``grace_s``, and ends."""
+        """Refuses new work, lets running generations finish within ``grace_s``, and stops."""
         self._health.stop()
         end = time.monotonic() + grace_s
         load = self._engine.status()
@@ -150,7 +151,7 @@ class Application:
         )
         await self._engine.drain(grace_s=grace_s)
         try:
-            # Errors and last images are still on their way when the engine is idle.
+            # The last images and errors may still be in transit when the engine is idle.
             async with asyncio.timeout(max(_STOP_GRACE_S, end - time.monotonic())):
                 await self.wait_until_delivered()
         except TimeoutError:
@@ -176,7 +177,7 @@ async def build(settings: Settings, models: Sequence[LoadableModel]) -> Applicat
     """Returns a server that does not listen yet.
 
     Raises:
-        SettingsError: a file that the settings name cannot be read.
+        SettingsError: A file named in the settings cannot be read.
     """
     keys = await asyncio.to_thread(read_api_keys, settings)
     admin_keys = await asyncio.to_thread(read_admin_keys, settings)
@@ -195,21 +196,21 @@ async def build(settings: Settings, models: Sequence[LoadableModel]) -> Applicat
 async def serve(
     settings: Settings, models: Sequence[LoadableModel], *, exit_at_once: Callable[[int], None]
 ) -> int:
-    """Runs a server until it is told to stop, and returns the process's exit code.
+    """Runs a server until a signal stops it, and returns the process's exit code.
 
     Args:
-        settings: the settings.
-        models: what to serve, the default model first.
-        exit_at_once: is called with an exit code when told to stop for the second time.
+        settings: Of the server.
+        models: The default model comes first.
+        exit_at_once: Called with an exit code at the second signal.
 
     Raises:
-        SettingsError: it cannot start.
+        SettingsError: The server cannot start.
     """
-    told_to_stop = stop_signals(exit_at_once, logger=_logger)
+    stop_requested = stop_signals(exit_at_once, logger=_logger)
     app = await build(settings, models)
     await app.start()
     loading = asyncio.create_task(app.load())
-    stopping = asyncio.create_task(told_to_stop.wait())
+    stopping = asyncio.create_task(stop_requested.wait())
     failing = asyncio.create_task(app.failed())
     try:
         await asyncio.wait({loading, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,7 +221,7 @@ async def serve(
     finally:
         for task in (loading, stopping, failing):
             task.cancel()
-        grace_s = settings.grace_s if told_to_stop.is_set() else 0.0
+        grace_s = settings.grace_s if stop_requested.is_set() else 0.0
         await app.stop(grace_s=grace_s)
     return DEVICE_FAILED if has_failed else 0
 
@@ -264,7 +265,7 @@ def _facts(settings: Settings) -> ServerFacts:
 def _budget_bytes(settings: Settings) -> int:
     if settings.memory_budget_bytes is not None:
         return settings.memory_budget_bytes
-    # Torch takes seconds to import: the server listens meanwhile.
+    # Torch takes seconds to import; the server listens meanwhile.
     from latentwire_server.models.device_memory import default_budget_bytes  # noqa: PLC0415
 
     return default_budget_bytes(settings.device)

@@ -1,4 +1,4 @@
-"""How log lines look: ``key=value`` for people, JSON lines for machines.
+"""The format of log lines: ``key=value`` for people, JSON lines for machines.
 
 Configured once, by ``__main__``. The server logs through the standard library with templates such
 as ``"ready address=%s model=%s"``; the JSON lines carry the same keys with their values.
@@ -44,7 +44,7 @@ def configure_logging(*, log_format: Literal["human", "json"], log_level: str) -
     handler.setFormatter(
         JsonFormatter() if log_format == "json" else logging.Formatter(_HUMAN, "%H:%M:%S")
     )
-    # Other people's libraries speak up only when something is wrong.
+    # Libraries log only what is wrong.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("latentwire_server").setLevel(log_level.upper())
 

@@ -1,4 +1,4 @@
-"""The engine through its public face, on a model whose pictures can be computed by hand."""
+"""The engine through its public face, on a model whose images can be computed by hand."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from latentwire_server.engine.device import loop
 from latentwire_server.engine.device.prompt_encoding import PromptEncoder
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.engine import Engine
-from latentwire_server.engine.errors import GenerationNotFound, ModelNotFound
+from latentwire_server.engine.errors import GenerationNotFound
 from latentwire_server.engine.events import Progress
 from latentwire_server.engine.handover.channel import Channel
 from latentwire_server.engine.request import ImageFormat, OutputOptions
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.engine.snapshots import GenerationState
-from tests.support.engine.driving import assert_drawn_right, read
+from tests.support.engine.driving import assert_expected_images, read
 from tests.support.engine.requests import request
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
 
 
-async def test_a_picture_shows_its_prompt_and_its_seed(start) -> None:
+async def test_an_image_shows_its_prompt_and_its_seed(start) -> None:
     driver = await start()
     results = [await driver.run(request(prompt, seed=seed)) for prompt in "ab" for seed in (0, 1)]
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert len({result.images[0].data for result in results}) == 4
 
 
-async def test_a_crowd_of_all_kinds_is_drawn_right(start) -> None:
+async def test_a_crowd_of_all_kinds_gets_the_expected_images(start) -> None:
     driver = await start(max_rows=6, max_running=5)
     results = await driver.run_all(
         request("plain"),
@@ -49,7 +49,7 @@ async def test_a_crowd_of_all_kinds_is_drawn_right(start) -> None:
         request("important", priority=5),
     )
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert max(call.num_rows for call in driver.model.calls) <= 6
 
 
@@ -61,6 +61,15 @@ async def test_steps_of_different_requests_share_calls(start) -> None:
     assert any(len(set(call.timesteps)) > 1 for call in driver.model.calls)
 
 
+async def test_equal_requests_are_generated_each_for_itself(start) -> None:
+    driver = await start(max_rows=8)
+    equals = [request() for _ in range(3)]
+    for result in await driver.run_held(*equals):
+        assert_expected_images(result)
+    assert sum(call.num_rows for call in driver.model.calls) == 3 * equals[0].num_inference_steps
+    assert driver.model.num_decodes == 3
+
+
 async def test_reproducible_calls_always_have_the_same_size(start) -> None:
     driver = await start(batching=Batching.REPRODUCIBLE, max_rows=4)
     await driver.run_all(request("a"), request("b", num_images=3), request("c", num_images=5))
@@ -68,9 +77,7 @@ async def test_reproducible_calls_always_have_the_same_size(start) -> None:
 
 
 @pytest.mark.parametrize("image_format", ImageFormat)
-async def test_images_come_in_the_format_that_was_asked_for(
-    start, image_format: ImageFormat
-) -> None:
+async def test_images_come_in_the_requested_format(start, image_format: ImageFormat) -> None:
     driver = await start()
     options = OutputOptions(format=image_format, quality=95)
     result = await driver.run(request(output=options))
@@ -78,7 +85,7 @@ async def test_images_come_in_the_format_that_was_asked_for(
     assert result.pixels[0].shape == (64, 64, 3)
 
 
-async def test_the_file_says_how_to_draw_it_again(start) -> None:
+async def test_the_file_says_how_to_generate_it_again(start) -> None:
     driver = await start()
     result = await driver.run(request("twice", num_images=2, seed=2**63 - 1))
     data = result.images[1].data
@@ -90,14 +97,14 @@ async def test_the_file_says_how_to_draw_it_again(start) -> None:
     assert (again.pixels[0] == result.pixels[1]).all()
 
 
-async def test_the_file_says_nothing_if_that_is_wished(start) -> None:
+async def test_the_file_has_no_description_if_the_caller_wants_none(start) -> None:
     driver = await start()
     result = await driver.run(request("secret", output=OutputOptions(metadata_omitted=True)))
     assert b"secret" not in result.images[0].data
     assert b"latentwire" not in result.images[0].data
 
 
-async def test_what_the_encoder_does_not_read_is_said_in_accepted(start) -> None:
+async def test_accepted_warns_of_text_that_the_encoder_does_not_read(start) -> None:
     driver = await start()
     prompt = " ".join(f"w{number}" for number in range(80))
     guided = request(prompt, negative_prompt=prompt, guidance_scale=2.0)
@@ -111,7 +118,7 @@ async def test_what_the_encoder_does_not_read_is_said_in_accepted(start) -> None
 async def test_a_prompt_is_encoded_once_per_owner(start) -> None:
     driver = await start()
     for owner in ("ann", "ann", "bob"):
-        assert_drawn_right(await driver.run(request("again", owner=owner)))
+        assert_expected_images(await driver.run(request("again", owner=owner)))
     assert driver.model.encoded_prompts == ["again", "again"]
 
 
@@ -149,14 +156,14 @@ async def test_only_the_owner_finds_a_generation(start) -> None:
             face("unknown", owner="ann")
 
 
-async def test_the_list_shows_ones_own_in_the_order_served(start) -> None:
+async def test_the_list_shows_the_owners_generations_in_the_order_of_service(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
     running, low, high = request("a"), request("b"), request("c", priority=3)
     foreign = request("d", owner="bob")
-    streams = [driver.engine.submit(running)]
+    streams = [driver.submit(running)]
     await eventually(lambda: driver.model.calls)
-    streams += [driver.engine.submit(one) for one in (low, high, foreign)]
+    streams += [driver.submit(one) for one in (low, high, foreign)]
     listed = driver.engine.list(owner="")
     assert [one.request.prompt for one in listed] == ["a", "c", "b"]
     assert [one.ahead_count for one in listed] == [0, 0, 1]
@@ -173,7 +180,7 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
     driver = await start()
     driver.model.hold()
     wanted = request(num_inference_steps=4)
-    stream = driver.engine.submit(wanted)
+    stream = driver.submit(wanted)
     driver.model.release(2)
     await eventually(lambda: driver.engine.get(wanted.generation_id, owner="").step == 2)
     snapshot = driver.engine.get(wanted.generation_id, owner="")
@@ -186,26 +193,19 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
     assert snapshot.end_time >= snapshot.create_time
 
 
-async def test_an_unknown_model_is_named(start) -> None:
+async def test_a_model_that_is_added_later_generates(start) -> None:
     driver = await start()
-    with pytest.raises(ModelNotFound) as caught:
-        driver.engine.submit(request(model="other"))
-    assert (caught.value.name, caught.value.known) == ("other", ("fake",))
-
-
-async def test_a_model_added_later_draws(start) -> None:
-    driver = await start()
-    driver.engine.add_model(FakeModel(id="second"))
-    assert_drawn_right(await driver.run(request(model="second")))
+    driver.add_model(FakeModel(id="second"))
+    assert_expected_images(await driver.run(request(model="second")))
 
 
 async def test_models_do_not_share_calls_and_take_turns(start) -> None:
     second = FakeModel(id="second")
     driver = await start()
-    driver.engine.add_model(second)
+    driver.add_model(second)
     results = await driver.run_all(request("a"), request("b", model="second"))
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
     assert all(set(call.prompts) == {"b"} for call in second.calls)
 
 
@@ -223,7 +223,7 @@ async def test_a_stream_that_is_left_to_the_collector_is_complained_about_and_ca
     driver = await start()
     driver.model.hold()
     wanted = request()
-    stream = driver.engine.submit(wanted)
+    stream = driver.submit(wanted)
     await eventually(lambda: driver.model.calls)
     streams = [stream]
     del stream
@@ -232,30 +232,30 @@ async def test_a_stream_that_is_left_to_the_collector_is_complained_about_and_ca
     await eventually(lambda: driver.state(wanted) is GenerationState.CANCELLED)
 
 
-def living() -> list[Trajectory | Channel]:
+def tracked_objects() -> list[Trajectory | Channel]:
     gc.collect()
     return [one for one in gc.get_objects() if type(one) in {Trajectory, Channel}]
 
 
 async def test_nothing_is_left_behind_after_many_generations(start) -> None:
     # The traceback of another test's error may hold some.
-    earlier = living()
+    earlier = tracked_objects()
     driver = await start()
     for _ in range(5):
         results = await driver.run_all(*[request(prompt) for prompt in "abcdef"])
         assert all(result.is_complete for result in results)
     del results
     await driver.engine.aclose()
-    driver.engine = Engine({}, EngineSettings())
+    driver.engine = Engine(EngineSettings())
     # The last wake-ups of the event loop still hold their channels.
-    await eventually(lambda: all(any(one is held for held in earlier) for one in living()))
+    await eventually(lambda: all(any(one is held for held in earlier) for one in tracked_objects()))
 
 
 async def test_closing_twice_and_closing_before_the_start_are_fine(start) -> None:
     driver = await start()
     await driver.engine.aclose()
     await driver.engine.aclose()
-    await Engine({}, EngineSettings()).aclose()
+    await Engine(EngineSettings()).aclose()
 
 
 async def test_those_in_one_phase_share_calls_whatever_phase_others_are_in(start) -> None:
@@ -266,7 +266,7 @@ async def test_those_in_one_phase_share_calls_whatever_phase_others_are_in(start
     plain = request(prompt="c", high_noise_frac=1.0, num_inference_steps=8)
     results = await driver.run_held(*refined, plain)
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
         progress = [event for event in result.of_kind(Progress) if event.step]
         assert [event.step for event in progress] == sorted(event.step for event in progress)
         assert {event.step_count for event in progress} == {8}

@@ -1,4 +1,4 @@
-"""Engines broken on purpose: the checks that guard the real one have to catch them."""
+"""Engines broken on purpose: the checks that guard the real one must detect them."""
 
 from __future__ import annotations
 

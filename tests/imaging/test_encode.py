@@ -1,4 +1,4 @@
-"""Pictures to files: what is inside survives, whatever the language, and the size is right."""
+"""Encoding image files: pixels and description survive in any language, and the size is right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DESCRIPTIONS = {
 
 @pytest.fixture
 def pixels():
-    """A picture with an edge and a slope, 48 wide and 32 high."""
+    """An image with an edge and a slope, 48 wide and 32 high."""
     pixels = np.zeros((32, 48, 3), np.uint8)
     pixels[:, :24] = (200, 30, 30)
     pixels[..., 2] = np.arange(48) * 5
@@ -31,8 +31,8 @@ def pixels():
 
 
 def decode(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
@@ -40,9 +40,9 @@ def test_the_file_is_what_it_says(pixels, image_format):
     encoded = encode_image(pixels, image_format=image_format, quality=95, description=None)
     assert encoded.media_type == f"image/{image_format}"
     assert (encoded.width, encoded.height) == (48, 32)
-    with Image.open(io.BytesIO(encoded.data)) as picture:
-        assert picture.get_format_mimetype() == encoded.media_type
-        assert picture.size == (48, 32)
+    with Image.open(io.BytesIO(encoded.data)) as image:
+        assert image.get_format_mimetype() == encoded.media_type
+        assert image.size == (48, 32)
     difference = np.abs(decode(encoded.data).astype(int) - pixels)
     assert difference.mean() < (1e-9 if image_format == "png" else 8)
 
@@ -57,23 +57,23 @@ def test_the_description_can_be_read_back(pixels, image_format, description):
 def test_other_programs_find_the_description_too(pixels):
     description = DESCRIPTIONS["emoji"]
     png = encode_image(pixels, image_format="png", quality=90, description=description)
-    with Image.open(io.BytesIO(png.data)) as picture:
-        assert picture.text["latentwire"] == description
+    with Image.open(io.BytesIO(png.data)) as image:
+        assert image.text["latentwire"] == description
     jpeg = encode_image(pixels, image_format="jpeg", quality=90, description=description)
-    with Image.open(io.BytesIO(jpeg.data)) as picture:
-        user_comment = picture.getexif().get_ifd(0x8769)[0x9286]
+    with Image.open(io.BytesIO(jpeg.data)) as image:
+        user_comment = image.getexif().get_ifd(0x8769)[0x9286]
     assert user_comment == b"\0" * 8 + description.encode()
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_the_description_does_not_change_the_picture(pixels, image_format):
+def test_the_description_does_not_change_the_image(pixels, image_format):
     plain = encode_image(pixels, image_format=image_format, quality=90, description=None)
     described = encode_image(pixels, image_format=image_format, quality=90, description="x")
     assert np.array_equal(decode(plain.data), decode(described.data))
     assert read_description(plain.data) is None
 
 
-def test_what_does_not_fit_into_a_jpeg_is_left_out(pixels):
+def test_a_description_that_does_not_fit_into_a_jpeg_is_left_out(pixels):
     description = "x" * 65_536
     jpeg = encode_image(pixels, image_format="jpeg", quality=90, description=description)
     plain = encode_image(pixels, image_format="jpeg", quality=90, description=None)
@@ -96,7 +96,7 @@ def test_a_description_is_kept_in_a_jpeg_up_to_its_limit_and_not_beyond(pixels):
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_the_same_picture_gives_the_same_bytes(pixels, image_format):
+def test_the_same_image_gives_the_same_bytes(pixels, image_format):
     first, second = (
         encode_image(pixels, image_format=image_format, quality=80, description="x").data
         for _ in range(2)
@@ -130,16 +130,16 @@ def test_pixels_may_lie_in_memory_in_any_order(pixels):
         ((2048, 8), 64, (64, 1)),
     ],
 )
-def test_previews_keep_the_shape_of_the_picture(pixels, size, max_side, wanted):
+def test_previews_keep_the_shape_of_the_image(pixels, size, max_side, wanted):
     preview = encode_preview(pixels, width=size[0], height=size[1], max_side=max_side)
     assert (preview.width, preview.height) == wanted
     assert preview.media_type == "image/jpeg"
-    with Image.open(io.BytesIO(preview.data)) as picture:
-        assert picture.size == wanted
-        assert picture.format == "JPEG"
+    with Image.open(io.BytesIO(preview.data)) as image:
+        assert image.size == wanted
+        assert image.format == "JPEG"
 
 
-def test_a_preview_from_latents_looks_like_the_picture():
+def test_a_preview_from_latents_looks_like_the_image():
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:, 2:] = (250, 250, 250)
     preview = decode(encode_preview(pixels, width=64, height=64, max_side=64).data)

@@ -1,4 +1,4 @@
-"""Waiting for what another thread does, without guessing how long it takes."""
+"""Waits for the work of another thread, without guessing how long it takes."""
 
 from __future__ import annotations
 

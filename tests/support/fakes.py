@@ -1,7 +1,7 @@
-"""A model by arithmetic: same protocol as the real ones, pictures that can be checked by hand.
+"""A model by arithmetic: same protocol as the real ones, images that can be computed by hand.
 
 Latents are pulled towards a colour that the prompt decides, and keep a trace of the seed's noise;
-decoding shows the first three channels. So a picture tells which prompt and which seed made it, and
+decoding shows the first three channels. So an image shows its prompt and its seed, and
 the expected one can be computed without the engine (``expected_pixels``).
 
 For tests it also has a log of every denoiser call, a barrier (``hold`` / ``release``) and faults.
@@ -37,12 +37,12 @@ LATENT_CHANNELS = 4
 SIZE_FACTOR = 8
 MAX_WORDS = 75
 TRACE = 0.05
-"""How much of the first noise is left in the finished picture."""
+"""How much of the first noise is left in the finished image."""
 HOLD_TIMEOUT_S = scaled(30.0)
 HELD_TOO_LONG = f"held for more than {HOLD_TIMEOUT_S} s"
 
 Fault = tuple["Callable[[Call], bool]", "Callable[[torch.Tensor, Call], torch.Tensor]"]
-"""When, and what becomes of the prediction (or of the call, if it raises)."""
+"""When it happens, and what it makes of the prediction; it may raise instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ class FakeScheduler:
 
 
 class FakePosterior:
-    """A picture's colours as latents: what the fake decoder turns back into it."""
+    """An image's colours as latents, which the fake decoder turns back into the image."""
 
     def __init__(self, image: torch.Tensor) -> None:
         small = torch.nn.functional.avg_pool2d(image / 2 + 0.5, SIZE_FACTOR)
@@ -136,7 +136,7 @@ class FakePosterior:
 
 @dataclass(eq=False)
 class FakeSafetyChecker:
-    """Flags what its rule says, by the number of the picture, counted from 1."""
+    """Flags images as its rule says, by their number, counted from 1."""
 
     rule: Callable[[int], bool]
     hides_previews: bool = True
@@ -149,7 +149,7 @@ class FakeSafetyChecker:
 
 
 class FakeWatermark:
-    """Turns every colour into its opposite, so that nobody can miss it."""
+    """Turns every colour into its opposite, which no test can miss."""
 
     def applied(self, image: torch.Tensor) -> torch.Tensor:
         return 1 - image
@@ -157,7 +157,7 @@ class FakeWatermark:
 
 @dataclass(frozen=True)
 class FakeAdapterSet:
-    """Adapters that change nothing but what the model remembers of them."""
+    """Adapters that change no image; the model only records their scales."""
 
     model: FakeModel
 
@@ -197,7 +197,7 @@ class FakeModel:
     loras: tuple[LoraInfo, ...] = ()
     unfit_loras: Mapping[str, str] = field(default_factory=dict)
     used_scales: list[Mapping[str, float]] = field(default_factory=list)
-    """Of the adapters, as they were asked for; pictures do not show them."""
+    """The scales of the adapters, as requested; images do not depend on them."""
 
     def __post_init__(self) -> None:
         self._is_held = threading.Event()
@@ -369,7 +369,7 @@ def expected_pixels(
     width: int = 64,
     height: int = 64,
 ) -> np.ndarray:
-    """Returns the picture that an ``euler`` or ``heun`` request is to give, (h, w, 3) uint8.
+    """Returns the expected image of an ``euler`` or ``heun`` request, (h, w, 3) uint8.
 
     Within rounding: the engine multiplies step by step what is one multiplication here.
     """

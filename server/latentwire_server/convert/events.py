@@ -1,4 +1,4 @@
-"""The engine's events as messages; an image that is too large for one becomes several."""
+"""Converts the engine's events to messages; an image too large for one becomes several."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FINISH_REASONS: Final = {
 def accepted_to_proto(
     request: GenerationRequest, warnings: Sequence[RequestWarning]
 ) -> pb.Accepted:
-    """Returns the first event of a generation."""
+    """Returns the first message of a generation."""
     return pb.Accepted(
         effective_request=effective_request(request),
         seeds=request.seeds,
@@ -97,7 +97,7 @@ def _queued(event: Queued) -> pb.Queued:
 
 
 def model_loading(event: ModelLoading) -> pb.ModelLoading:
-    """Returns how far the loading of a model is."""
+    """Returns the loading progress of a model."""
     return pb.ModelLoading(
         model=model_name(event.model),
         loaded_bytes=event.loaded_bytes,

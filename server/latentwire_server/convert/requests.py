@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.engine.request import GenerationRequest, ImageFormat, PreviewMethod, Source
-from latentwire_server.requests.draft import (
-    HighResolutionFixDraft,
-    LoraDraft,
-    RequestDraft,
-    SourceDraft,
-)
+from latentwire_server.models.info import LoraChoice
+from latentwire_server.requests.draft import HighResolutionFixDraft, RequestDraft, SourceDraft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,29 +27,30 @@ _PREVIEW_METHODS: Final = {
 _FORMAT_OF: Final = {number: format_ for format_, number in _FORMATS.items()}
 _PREVIEW_METHOD_OF: Final = {number: method for method, number in _PREVIEW_METHODS.items()}
 
+# Fields that have the same name and meaning in the contract, the draft and the engine's request.
+_PLAIN: Final = ("prompt", "negative_prompt", "priority", "user")
+_UNSET_IF_ZERO: Final = ("width", "height", "num_images")
+_OPTIONAL: Final = ("seed", "num_inference_steps", "clip_skip")
+_FRACTIONS: Final = ("guidance_scale", "high_noise_frac")
+_EVENTS: Final = ("progress_interval_steps", "preview_interval_steps", "preview_max_side")
+
 
 def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
     """Returns what a caller gave; 0 and empty become None where they mean unset."""
     output, events = request.output, request.events
     return RequestDraft(
+        **{name: getattr(request, name) for name in _PLAIN},
+        **{name: getattr(request, name) for name in _UNSET_IF_ZERO if getattr(request, name)},
+        **{name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)},
+        **{name: getattr(events, name) for name in _EVENTS if getattr(events, name)},
+        guidance_scale=_as_written(request, "guidance_scale"),
+        high_noise_frac=_as_written(request, "high_noise_frac"),
         model=request.model,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width=request.width or None,
-        height=request.height or None,
-        num_images=request.num_images or None,
-        seed=request.seed if request.HasField("seed") else None,
-        num_inference_steps=(
-            request.num_inference_steps if request.HasField("num_inference_steps") else None
-        ),
-        guidance_scale=request.guidance_scale if request.HasField("guidance_scale") else None,
         scheduler_id=request.scheduler.id or None,
         sigmas=request.scheduler.sigmas or None,
-        clip_skip=request.clip_skip if request.HasField("clip_skip") else None,
-        high_noise_frac=request.high_noise_frac if request.HasField("high_noise_frac") else None,
         high_resolution_fix=_fix_draft(request),
         loras=tuple(
-            LoraDraft(id=lora.id, scale=lora.scale if lora.HasField("scale") else None)
+            LoraChoice(id=lora.id, scale=lora.scale if lora.HasField("scale") else 1.0)
             for lora in request.loras
         ),
         source=_source_draft(request),
@@ -59,41 +58,51 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
         quality=output.quality if output.HasField("quality") else None,
         metadata_omitted=output.metadata_omitted,
         max_data_bytes=output.max_data_bytes or None,
-        progress_interval_steps=events.progress_interval_steps or None,
-        preview_interval_steps=events.preview_interval_steps or None,
         preview_method=_PREVIEW_METHOD_OF.get(events.preview_method),
-        preview_max_side=events.preview_max_side or None,
-        priority=request.priority,
-        user=request.user,
         labels=dict(request.labels),
         request_id=request.request_id,
         goes_on_alone=request.disconnect_policy == pb.DISCONNECT_POLICY_CONTINUE,
         resume_after_sequence=request.resume_after_sequence,
-        unsupported_fields=tuple(_unserved(request)),
+        unsupported_fields=tuple(_unsupported(request)),
         unknown_enums=tuple(_unknown_enums(request)),
     )
 
 
 def fingerprint(request: pb.GenerateImageRequest) -> bytes:
-    """Returns a digest of all that a request says; takes milliseconds for one with pictures."""
-    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    """Returns a digest of what a request asks for; equal requests have equal ones.
+
+    Takes milliseconds for a request with images.
+    """
+    asked = pb.GenerateImageRequest()
+    asked.CopyFrom(request)
+    asked.ClearField("request_id")
+    asked.ClearField("resume_after_sequence")
+    return hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
+
+
+def _as_written(
+    message: pb.GenerateImageRequest | pb.HighResolutionFix | pb.ImageToImage | pb.Inpainting,
+    name: str,
+) -> float | None:
+    """Returns an optional fraction as the caller wrote it: the shortest that is the same float32.
+
+    On the wire 0.7 is 0.69999999, and of 10 steps that would take 6.
+    """
+    return float(str(np.float32(getattr(message, name)))) if message.HasField(name) else None
 
 
 def _fix_draft(request: pb.GenerateImageRequest) -> HighResolutionFixDraft | None:
     if not request.HasField("high_resolution_fix"):
         return None
     fix = request.high_resolution_fix
-    strength = fix.strength if fix.HasField("strength") else None
-    return HighResolutionFixDraft(is_disabled=fix.disabled, strength=strength)
+    return HighResolutionFixDraft(is_disabled=fix.disabled, strength=_as_written(fix, "strength"))
 
 
 def _source_draft(request: pb.GenerateImageRequest) -> SourceDraft | None:
     if request.HasField("image_to_image"):
         whole = request.image_to_image
         return SourceDraft(
-            kind="image_to_image",
-            image=whole.image.data,
-            strength=whole.strength if whole.HasField("strength") else None,
+            kind="image_to_image", image=whole.image.data, strength=_as_written(whole, "strength")
         )
     if request.HasField("inpainting"):
         part = request.inpainting
@@ -102,12 +111,12 @@ def _source_draft(request: pb.GenerateImageRequest) -> SourceDraft | None:
             image=part.image.data,
             mask=part.mask.data,
             mask_inverted=part.mask_inverted,
-            strength=part.strength if part.HasField("strength") else None,
+            strength=_as_written(part, "strength"),
         )
     return None
 
 
-def _unserved(request: pb.GenerateImageRequest) -> Iterator[str]:
+def _unsupported(request: pb.GenerateImageRequest) -> Iterator[str]:
     if request.validate_only and request.resume_after_sequence:
         yield "resume_after_sequence"
 
@@ -122,69 +131,57 @@ def _unknown_enums(request: pb.GenerateImageRequest) -> Iterator[tuple[str, int]
 
 
 def effective_request(request: GenerationRequest) -> pb.GenerateImageRequest:
-    """Returns a request with nothing left to default; sent as it is, it draws the same images.
+    """Returns a request with no default left to fill in; sent back, it gives the same images.
 
-    It has no request id, which names one request only, and so no policy that needs one.
+    It has no request id, which identifies one request only, and so no policy that needs one.
     """
-    output = pb.Output(
-        format=_FORMATS[request.output.format],
-        metadata_omitted=request.output.metadata_omitted,
-        max_data_bytes=request.output.max_data_bytes,
-    )
-    if request.output.format is not ImageFormat.PNG:
-        output.quality = request.output.quality
-    source = request.source
     width, height = request.file_size
-    return pb.GenerateImageRequest(
+    output, events, source = request.output, request.events, request.source
+    sent = pb.GenerateImageRequest(
+        **{name: getattr(request, name) for name in (*_PLAIN, *_OPTIONAL, *_FRACTIONS)},
         model=request.model,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
         width=width,
         height=height,
         num_images=request.num_images,
-        seed=request.seed,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
         scheduler=pb.Scheduler(id=request.scheduler.id, sigmas=request.scheduler.sigmas),
-        clip_skip=request.clip_skip,
-        high_noise_frac=request.high_noise_frac,
         high_resolution_fix=_fix(request),
         loras=[pb.Lora(id=lora.id, scale=lora.scale) for lora in request.loras],
-        image_to_image=_image_to_image(source) if source and source.mask is None else None,
-        inpainting=_inpainting(source) if source and source.mask is not None else None,
-        output=output,
+        output=pb.Output(
+            format=_FORMATS[output.format],
+            quality=None if output.format is ImageFormat.PNG else output.quality,
+            metadata_omitted=output.metadata_omitted,
+            max_data_bytes=output.max_data_bytes,
+        ),
         events=pb.Events(
-            progress_interval_steps=request.events.progress_interval_steps,
-            preview_interval_steps=request.events.preview_interval_steps,
-            preview_method=_PREVIEW_METHODS[request.events.preview_method],
-            preview_max_side=request.events.preview_max_side,
+            **{name: getattr(events, name) for name in _EVENTS},
+            preview_method=_PREVIEW_METHODS[events.preview_method],
         ),
         disconnect_policy=pb.DISCONNECT_POLICY_CANCEL,
-        priority=request.priority,
-        user=request.user,
         labels=request.labels,
     )
+    if source is not None:
+        _add_source(sent, source)
+    return sent
 
 
 def _fix(request: GenerationRequest) -> pb.HighResolutionFix | None:
     fix = request.high_resolution_fix
-    if fix is None:
-        # Else the default might draw otherwise.
-        is_disabled = request.high_resolution_fix_disabled
-        return pb.HighResolutionFix(disabled=True) if is_disabled else None
-    return pb.HighResolutionFix(width=fix.width, height=fix.height, strength=fix.strength)
+    if fix is not None:
+        return pb.HighResolutionFix(width=fix.width, height=fix.height, strength=fix.strength)
+    # Otherwise the model's default might apply.
+    return pb.HighResolutionFix(disabled=True) if request.high_resolution_fix_disabled else None
 
 
-def _image_to_image(source: Source) -> pb.ImageToImage:
-    """Returns what the drawing started from, without the file."""
+def _add_source(sent: pb.GenerateImageRequest, source: Source) -> None:
+    """Adds what the images start from, with digests in the place of the files."""
     image = pb.InputImage(sha256=source.image_sha256)
-    return pb.ImageToImage(image=image, strength=source.strength)
-
-
-def _inpainting(source: Source) -> pb.Inpainting:
-    return pb.Inpainting(
-        image=pb.InputImage(sha256=source.image_sha256),
+    if source.mask is None:
+        sent.image_to_image.CopyFrom(pb.ImageToImage(image=image, strength=source.strength))
+        return
+    part = pb.Inpainting(
+        image=image,
         mask=pb.InputImage(sha256=source.mask_sha256),
         mask_inverted=source.mask_inverted,
         strength=source.strength,
     )
+    sent.inpainting.CopyFrom(part)

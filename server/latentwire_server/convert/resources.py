@@ -1,16 +1,13 @@
-"""Generations and models as resources with names."""
+"""Converts generations and models to resources with names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.convert.times import timestamp
 from latentwire_server.engine.snapshots import GenerationSnapshot, GenerationState
 from latentwire_server.registry.catalogue import ModelSnapshot, ModelState
-
-if TYPE_CHECKING:
-    from latentwire_server.models.info import SchedulerChoice
 
 _STATES: Final = {
     GenerationState.QUEUED: pb.GENERATION_STATE_QUEUED,
@@ -25,6 +22,10 @@ _MODEL_STATES: Final = {
     ModelState.READY: pb.MODEL_STATE_READY,
     ModelState.FAILED: pb.MODEL_STATE_FAILED,
 }
+
+_DEFAULTS: Final = tuple(
+    name for name in pb.ModelDefaults.DESCRIPTOR.fields_by_name if name != "scheduler"
+)
 
 
 def generation_name(generation_id: str) -> str:
@@ -90,18 +91,9 @@ def model_to_proto(snapshot: ModelSnapshot) -> pb.Model:
         ),
         loras=[lora.id for lora in info.loras],
         defaults=pb.ModelDefaults(
-            width=defaults.width,
-            height=defaults.height,
-            num_inference_steps=defaults.num_inference_steps,
-            guidance_scale=defaults.guidance_scale,
-            scheduler=_scheduler(defaults.scheduler),
-            high_noise_frac=defaults.high_noise_frac,
-            high_resolution_fix=defaults.high_resolution_fix,
+            scheduler=pb.Scheduler(id=defaults.scheduler.id, sigmas=defaults.scheduler.sigmas),
+            **{name: getattr(defaults, name) for name in _DEFAULTS},
         ),
     )
     model.MergeFrom(properties)
     return model
-
-
-def _scheduler(choice: SchedulerChoice) -> pb.Scheduler:
-    return pb.Scheduler(id=choice.id, sigmas=choice.sigmas)

@@ -1,4 +1,4 @@
-"""Seconds as protobuf's time types."""
+"""Converts seconds to protobuf's time types."""
 
 from __future__ import annotations
 

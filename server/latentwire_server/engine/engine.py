@@ -1,7 +1,7 @@
-"""The engine's asyncio face: generations in, events out.
+"""The engine's asyncio face: it takes generation requests and returns their events.
 
-Event loop only, but for what says otherwise. Owns the device thread, the encoding pool and one task
-that keeps house: deadlines, places in the queue, and forgetting. Knows no gRPC and no HTTP.
+Event loop only, except where noted. Owns the device thread, the pool that encodes image files, and
+the housekeeping task. Knows no gRPC and no HTTP.
 """
 
 from __future__ import annotations
@@ -11,195 +11,104 @@ import contextlib
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from latentwire_server.engine.device.batch_size_probe import compile_for, probe_batch_size
-from latentwire_server.engine.device.faults import DeviceBroken, raise_if_broken
+from latentwire_server.engine.device.finishing import Finisher
 from latentwire_server.engine.device.loop import DeviceLoop
 from latentwire_server.engine.diffusion.phases import phases_of
-from latentwire_server.engine.errors import (
-    Cancelled,
-    DeviceFailed,
-    Draining,
-    GenerationError,
-    ModelNotFound,
-    ModelUnusable,
-)
+from latentwire_server.engine.errors import Cancelled, DeviceFailed, Draining, GenerationError
 from latentwire_server.engine.events import Accepted
 from latentwire_server.engine.handover.channel import Channel
-from latentwire_server.engine.handover.device_task import DeviceTask
 from latentwire_server.engine.handover.generation import Generation
 from latentwire_server.engine.handover.inbox import Inbox
 from latentwire_server.engine.handover.stream import GenerationStream
+from latentwire_server.engine.loaded_models import LoadedModels
 from latentwire_server.engine.policy.estimate import Estimator
-from latentwire_server.engine.policy.policy import Group
-from latentwire_server.engine.policy.row_budget import DEFAULT_ROWS, RowBudget
+from latentwire_server.engine.policy.row_budget import RowBudget
 from latentwire_server.engine.queue.admission import DRAINING_RETRY_S, Load, refusal
 from latentwire_server.engine.queue.housekeeping import Housekeeper
 from latentwire_server.engine.queue.register import Register
 from latentwire_server.engine.settings import Batching
 from latentwire_server.engine.snapshots import EngineStatus
-from latentwire_server.requests.request_warnings import warnings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from latentwire_server.engine.events import ModelLoading
     from latentwire_server.engine.events import Warning as RequestWarning
-    from latentwire_server.engine.request import GenerationRequest
+    from latentwire_server.engine.request import Describe, GenerationRequest
     from latentwire_server.engine.settings import EngineSettings
     from latentwire_server.engine.snapshots import GenerationSnapshot
-    from latentwire_server.models.protocol import DiffusionModel, ModelSpec
-
-ResultT = TypeVar("ResultT")
+    from latentwire_server.models.protocol import ModelSpec
 
 _LOGGER = logging.getLogger(__name__)
 _ENCODING_THREADS = 4
 
 
 class Engine:
-    """Draws images on one device, many generations at once."""
+    """Runs many generations at once on one device."""
 
     failed: asyncio.Event
     """Set when the device is broken: the process should end with exit code 70."""
+    models: LoadedModels
+    """The models that generations can use."""
 
-    def __init__(self, models: Mapping[str, DiffusionModel], settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, *, describe: Describe = lambda *_: None) -> None:
         self.failed = asyncio.Event()
-        self._models = dict(models)
-        self._held: set[str] = set()
-        """Models that are to go, and take nothing new."""
         self._settings = settings
         self._register = Register()
         self._inbox = Inbox()
-        self._row_budget = RowBudget(told=settings.max_rows)
+        row_budget = RowBudget(settings.max_rows)
         self._estimator = Estimator(
-            row_budget=self._row_budget,
+            row_budget=row_budget,
             max_running=settings.max_running,
             is_reproducible=settings.batching is Batching.REPRODUCIBLE,
         )
         self._pool = ThreadPoolExecutor(_ENCODING_THREADS, thread_name_prefix="latentwire-encode")
-        self._num_submitted = 0
-        self._is_draining = False
-        self._has_stopped = asyncio.Event()
+        self._device_loop = DeviceLoop(
+            settings,
+            inbox=self._inbox,
+            estimator=self._estimator,
+            row_budget=row_budget,
+            finisher=Finisher(
+                pool=self._pool,
+                estimator=self._estimator,
+                mask_feather=settings.mask_feather,
+                describe=describe,
+            ),
+            on_failed=lambda: self._call_soon(self._fail_all),
+        )
         self._housekeeper = Housekeeper(
             self._register,
             estimator=self._estimator,
             settings=settings,
             on_deadline=self._cancel,
         )
+        self.models = LoadedModels(
+            settings,
+            register=self._register,
+            inbox=self._inbox,
+            row_budget=row_budget,
+            device_loop=self._device_loop,
+            on_change=self._housekeeper.notify,
+        )
+        self._num_submitted = 0
+        self._is_draining = False
+        self._has_stopped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._device_loop: DeviceLoop | None = None
         self._thread: threading.Thread | None = None
         self._housekeeping: asyncio.Task[None] | None = None
 
-    def warm_up(self, model: DiffusionModel) -> None:
-        """Finds out how many rows pay, and compiles for them; seconds to minutes.
-
-        Any thread, before ``add_model``: nobody else may use the model meanwhile.
-
-        Raises:
-            ModelUnusable: it cannot draw one image here.
-            DeviceBroken: the device is broken.
-        """
-        for part in (model, model.refiner):
-            if part is not None:
-                self._warm_up(part)
-
-    def _warm_up(self, model: DiffusionModel) -> None:
-        group = _group_of(model)
-        is_reproducible = self._settings.batching is Batching.REPRODUCIBLE
-        # The same bytes under any load must be the same after the next start too.
-        if not (is_reproducible or self._row_budget.knows(model.info.id)):
-            try:
-                num_rows = probe_batch_size(model, run=self._on_device)
-            except DeviceBroken:
-                raise
-            except Exception as error:  # Border: the loading thread
-                raise_if_broken(error)
-                raise ModelUnusable(model.info.id, error) from error
-            self._row_budget.learn(group, num_rows=num_rows)
-        for num_rows in self._row_budget.sizes(group, is_reproducible=is_reproducible):
-            self._on_device(partial(compile_for, model, num_rows=num_rows))
-
-    def add_model(self, model: DiffusionModel) -> None:
-        """Makes a loaded model available, and lets those begin that wait for it."""
-        self._models[model.info.id] = model
-        if self._device_loop is not None:
-            self._device_loop.add_model(model)
-        self._let_in(model.info.id)
-
-    def fail_model(self, model_id: str, error: GenerationError) -> None:
-        """Ends those that wait for a model: it will not come."""
-        for generation in self._waiting_for(model_id):
-            generation.fail(error)
-
-    def report_loading(self, event: ModelLoading) -> None:
-        """Tells those that wait for a model how far it is."""
-        for generation in self._waiting_for(event.model):
-            generation.publish(event)
-
-    def remove_model(self, model_id: str) -> Future[None]:
-        """Lets go of a model of which nothing is in flight: requests wait for it again.
-
-        Returns what is done, or cancelled, once the device thread holds nothing of it any more.
-        """
-        self._models.pop(model_id, None)
-        self._held.discard(model_id)
-        device_loop = self._device_loop
-        if device_loop is None:
-            nothing: Future[None] = Future()
-            nothing.set_result(None)
-            return nothing
-        task = DeviceTask(partial(device_loop.forget_model, model_id))
-        self._inbox.put_task(task)
-        return task.result
-
-    def hold_model(self, model_id: str) -> None:
-        """Makes generations of a loaded model wait from now on: it is to go."""
-        self._held.add(model_id)
-
-    def release_model(self, model_id: str) -> None:
-        """Lets generations of a model in again, unless it went meanwhile."""
-        self._held.discard(model_id)
-        if model_id in self._models:
-            self._let_in(model_id)
-
-    def num_in_flight(self, model_id: str) -> int:
-        """Returns how many generations of a model have not ended."""
-        return sum(one.request.model == model_id for one in self._register.active)
-
-    def needs_model(self, model_id: str) -> bool:
-        """Returns whether the device has, or is about to have, generations of a loaded model."""
-        return self.num_in_flight(model_id) > len(self._waiting_for(model_id))
-
-    def is_model_awaited(self, model_id: str) -> bool:
-        """Returns whether generations wait for a model to be loaded."""
-        return bool(self._waiting_for(model_id))
-
     def listen(self, on_change: Callable[[], None]) -> None:
-        """Has ``on_change`` called whenever generations came, began or ended."""
+        """Registers a callback for whenever generations are submitted, start or end."""
         self._housekeeper.listen(on_change)
 
     async def start(self) -> None:
-        """Starts the device thread."""
+        """Starts the device thread and the housekeeping task."""
         self._loop = asyncio.get_running_loop()
-        self._device_loop = DeviceLoop(
-            self._models,
-            self._settings,
-            inbox=self._inbox,
-            estimator=self._estimator,
-            row_budget=self._row_budget,
-            pool=self._pool,
-            on_failed=lambda: self._call_soon(self._fail_all),
-        )
+        # A daemon: a device call that never returns must not keep the process alive.
         self._thread = threading.Thread(
-            # A daemon: a device call that never returns must not keep the process alive.
-            target=self._run,
-            args=(self._device_loop,),
-            name="latentwire-device",
-            daemon=True,
+            target=self._run_device_thread, name="latentwire-device", daemon=True
         )
         self._thread.start()
         self._housekeeping = asyncio.create_task(self._housekeeper.run())
@@ -209,26 +118,27 @@ class Engine:
         self,
         request: GenerationRequest,
         *,
-        warnings: Sequence[RequestWarning] | None = None,
-        spec: ModelSpec | None = None,
+        spec: ModelSpec,
+        warnings: Sequence[RequestWarning] = (),
     ) -> GenerationStream:
-        """Gives ``request`` its place and returns its events.
+        """Queues a generation and returns its events.
 
         Args:
-            request: what to draw.
-            warnings: what ``Accepted`` warns of, where the caller has found that out in a thread;
-                tokenizing a long prompt takes milliseconds.
-            spec: of the model, for which the generation waits if it is not loaded.
+            request: The request, checked and complete.
+            spec: The spec of its model; the generation waits while the model is not loaded.
+            warnings: The warnings of ``Accepted``.
 
         Raises:
-            ModelNotFound: no such model is loaded, and there is no spec.
-            DeviceFailed, Draining, DeadlinePassed, QueueFull, DeadlineTooShort: it is refused.
+            DeviceFailed, Draining, DeadlinePassed, QueueFull, DeadlineTooShort: It is refused.
         """
         loop = self._running_loop()
-        model = self._models.get(request.model) or spec
-        if model is None:
-            raise ModelNotFound(name=request.model, known=tuple(self._models))
-        generation = self._generation_of(request, model)
+        generation = Generation(
+            request,
+            arrival=self._num_submitted,
+            phases=[phase.expected_work for phase in phases_of(request, spec)],
+            on_change=lambda: self._call_soon(self._housekeeper.notify),
+            waits_for_model=not self.models.is_available(request.model),
+        )
         error = self._refusal(generation)
         if error is not None:
             raise error
@@ -238,8 +148,7 @@ class Engine:
             on_close=lambda reason: self._cancel(generation, reason),
         )
         generation.attach(channel)
-        found = warnings_of(request, model) if warnings is None else tuple(warnings)
-        generation.publish(Accepted(request=request, warnings=found))
+        generation.publish(Accepted(request=request, warnings=tuple(warnings)))
         self._num_submitted += 1
         self._register.add(generation)
         if not generation.waits_for_model:
@@ -251,54 +160,50 @@ class Engine:
         """Cancels a generation of ``owner``; one that has ended stays as it is.
 
         Raises:
-            GenerationNotFound: the caller has no such generation.
+            GenerationNotFound: ``owner`` has no such generation.
         """
         generation = self._register.find(generation_id, owner=owner)
         self._cancel(generation, Cancelled())
         return generation.snapshot(ahead_count=0)
 
     def get(self, generation_id: str, *, owner: str) -> GenerationSnapshot:
-        """Returns a generation of ``owner`` as it is right now.
+        """Returns the current state of a generation of ``owner``.
 
         Raises:
-            GenerationNotFound: the caller has no such generation.
+            GenerationNotFound: ``owner`` has no such generation.
         """
         return self._snapshot(self._register.find(generation_id, owner=owner))
 
     def list(self, *, owner: str) -> tuple[GenerationSnapshot, ...]:
-        """Returns what ``owner`` has running and queued, in the order in which it is served."""
+        """Returns the generations of ``owner`` that run or wait, in the order of service."""
         register = self._register
         generations = [*register.running, *register.queued, *register.waiting_for_models]
-        return tuple(
-            self._snapshot(generation)
-            for generation in generations
-            if generation.request.owner == owner
-        )
+        return tuple(self._snapshot(one) for one in generations if one.request.owner == owner)
 
     def status(self, *, default_model: str = "") -> EngineStatus:
-        """Returns the load right now.
+        """Returns the current load.
 
         Args:
-            default_model: the model that ``max_rows`` is told of; else the first one.
+            default_model: The model whose ``max_rows`` is reported, or the first one.
         """
-        denoiser = None if self._device_loop is None else self._device_loop.denoiser
+        denoiser = self._device_loop.denoiser
         return EngineStatus(
             queued_count=self._num_queued,
             running_count=len(self._register.running),
             is_draining=self._is_draining,
             has_failed=self.failed.is_set(),
-            denoiser_call_count=denoiser.num_calls if denoiser else 0,
-            denoiser_row_count=denoiser.num_rows if denoiser else 0,
-            denoiser_place_count=denoiser.num_places if denoiser else 0,
-            max_rows=self._max_rows(default_model),
+            denoiser_call_count=denoiser.num_calls,
+            denoiser_row_count=denoiser.num_rows,
+            denoiser_place_count=denoiser.num_places,
+            max_rows=self.models.max_rows(default_model),
         )
 
     def wait_s(self) -> float | None:
-        """Returns how long a generation that came now would wait; None: no speed is measured."""
+        """Returns how long a new generation would wait; None while no speed is measured."""
         return self._wait_behind_s(self._register.queued)
 
     async def drain(self, *, grace_s: float) -> None:
-        """Refuses new work, ends what waits, and gives what runs ``grace_s`` to finish."""
+        """Refuses new generations, fails those that wait, and lets the others run ``grace_s``."""
         self._is_draining = True
         for generation in (*self._register.queued, *self._register.waiting_for_models):
             generation.fail(Draining(retry_after_s=DRAINING_RETRY_S))
@@ -308,7 +213,7 @@ class Engine:
         self._end_all(Draining(retry_after_s=DRAINING_RETRY_S))
 
     async def aclose(self) -> None:
-        """Ends everything and stops the device thread after the call that it is in."""
+        """Fails all generations and stops the device thread after its current call."""
         self._is_draining = True
         self._end_all(Draining(retry_after_s=DRAINING_RETRY_S))
         self._inbox.stop()
@@ -322,36 +227,15 @@ class Engine:
             self._housekeeping = None
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _max_rows(self, model_id: str) -> int:
-        model = self._models.get(model_id) or next(iter(self._models.values()), None)
-        if model is None:
-            return self._settings.max_rows or DEFAULT_ROWS
-        return self._row_budget.of(_group_of(model))
-
     @property
     def _num_queued(self) -> int:
         return len(self._register.queued) + len(self._register.waiting_for_models)
 
-    def _let_in(self, model_id: str) -> None:
-        for generation in self._waiting_for(model_id):
-            generation.waits_for_model = False
-            self._inbox.put(generation)
-        self._housekeeper.notify()
-
-    def _waiting_for(self, model_id: str) -> Sequence[Generation]:
-        waiting = self._register.waiting_for_models
-        return [one for one in waiting if one.request.model == model_id]
-
-    def _generation_of(self, request: GenerationRequest, model: ModelSpec) -> Generation:
-        return Generation(
-            request,
-            arrival=self._num_submitted,
-            phases=[phase.expected_work for phase in phases_of(request, model)],
-            on_change=lambda: self._call_soon(self._housekeeper.notify),
-            waits_for_model=request.model not in self._models or request.model in self._held,
-        )
-
     def _refusal(self, newcomer: Generation) -> GenerationError | None:
+        def wait_s() -> float | None:
+            queued = self._register.queued
+            return self._wait_behind_s([one for one in queued if one.order < newcomer.order])
+
         return refusal(
             newcomer.work_left,
             deadline=newcomer.request.deadline,
@@ -361,15 +245,11 @@ class Engine:
                 has_failed=self.failed.is_set(),
                 running_count=len(self._register.running),
                 queued_count=self._num_queued,
-                wait_s=lambda: self._wait_s(newcomer),
+                wait_s=wait_s,
             ),
             estimator=self._estimator,
             settings=self._settings,
         )
-
-    def _wait_s(self, newcomer: Generation) -> float | None:
-        ahead = [one for one in self._register.queued if one.order < newcomer.order]
-        return self._wait_behind_s(ahead)
 
     def _wait_behind_s(self, ahead: Sequence[Generation]) -> float | None:
         return self._estimator.waits_s(
@@ -390,7 +270,7 @@ class Engine:
         self._inbox.wake()
 
     def _housekeeping_ended(self, task: asyncio.Task[None]) -> None:
-        # Without it no deadline is kept and nobody hears of the queue: better to start anew.
+        # Without it no deadline is enforced and no queue position is sent: a restart is better.
         if not task.cancelled() and task.exception() is not None:
             _LOGGER.critical("housekeeping failed", exc_info=task.exception())
             self._fail_all()
@@ -405,33 +285,14 @@ class Engine:
             raise RuntimeError(message)
         return self._loop
 
-    def _on_device(self, work: Callable[[], ResultT]) -> ResultT:
-        """Does work between two ticks of the device thread; at once where there is none yet.
-
-        Loading thread.
-        """
-        if self._device_loop is None:
-            return work()
-        task = DeviceTask(work)
-        self._inbox.put_task(task)
-        return task.result.result()
-
-    def _run(self, device_loop: DeviceLoop) -> None:
-        """Is the device thread."""
+    def _run_device_thread(self) -> None:
         try:
-            device_loop.run()
+            self._device_loop.run()
         finally:
             self._call_soon(self._has_stopped.set)
 
     def _call_soon(self, callback: Callable[[], None]) -> None:
-        """Calls back on the event loop. Any thread."""
-        # A closed event loop means that nobody is left who could care.
+        """Schedules a callback on the event loop. Any thread."""
+        # When the event loop is closed, nothing is left to notify.
         with contextlib.suppress(RuntimeError):
             self._running_loop().call_soon_threadsafe(callback)
-
-
-def _group_of(model: ModelSpec) -> Group:
-    """Returns the group of a picture of the model's own size."""
-    defaults = model.info.defaults
-    _, height, width = model.latent_shape(width=defaults.width, height=defaults.height)
-    return Group(model=model.info.id, height=height, width=width)

@@ -1,6 +1,6 @@
-"""The ways in which a generation fails: whose fault, and the data of it, no prose.
+"""Domain errors: they say whose fault a failure is, and carry data instead of prose.
 
-Pure values. They become a gRPC status in ``status.py`` and nowhere else.
+Pure values. They become a gRPC status in ``rpc/status.py`` and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Violation:
 
 
 class GenerationError(Exception):
-    """A generation or a call about one ended without what was asked for."""
+    """A generation, or a call about one, failed."""
 
 
 class CallerError(GenerationError):
-    """The caller asked for something that cannot be had; asking again will not help."""
+    """The caller asked for something impossible; a retry will not help."""
 
 
 class CapacityError(GenerationError):
-    """There is no room at present."""
+    """The server has no room at present; a retry may help."""
 
 
 class ServerError(GenerationError):
@@ -44,7 +44,7 @@ class ServerError(GenerationError):
 
 @dataclass(eq=False)
 class InvalidRequest(CallerError):
-    """The request breaks rules; all of them are named."""
+    """The request breaks rules; carries every violation."""
 
     violations: tuple[Violation, ...]
 
@@ -66,7 +66,7 @@ class GenerationNotFound(CallerError):
 
 @dataclass(eq=False)
 class RequestIdReused(CallerError):
-    """The caller has sent another request under this id."""
+    """The caller has sent a different request with this id."""
 
     request_id: str
 
@@ -78,7 +78,7 @@ class Cancelled(CallerError):
 
 @dataclass(eq=False)
 class DeadlineTooShort(CallerError):
-    """The deadline cannot be met, so nothing was started."""
+    """The deadline cannot be met, so the generation was not started."""
 
     needed_s: float
     remaining_s: float
@@ -86,12 +86,12 @@ class DeadlineTooShort(CallerError):
 
 @dataclass(eq=False)
 class DeadlinePassed(CallerError):
-    """The deadline passed before the generation was done."""
+    """The deadline passed before the generation was completed."""
 
 
 @dataclass(eq=False)
 class QueueFull(CapacityError):
-    """As many generations wait as may wait."""
+    """The queue has its most generations."""
 
     max_queued: int
     retry_after_s: float
@@ -99,7 +99,7 @@ class QueueFull(CapacityError):
 
 @dataclass(eq=False)
 class DeviceOutOfMemory(CapacityError):
-    """The generation does not fit the device even alone."""
+    """The generation does not fit into the device's memory even alone."""
 
     width: int
     height: int
@@ -125,14 +125,14 @@ class ModelInUse(CapacityError):
 
 @dataclass(eq=False)
 class Draining(CapacityError):
-    """The server is shutting down and takes no new work."""
+    """The server is shutting down and accepts no new work."""
 
     retry_after_s: float
 
 
 @dataclass(eq=False)
 class SlowReader(CallerError):
-    """The client read nothing for longer than the server waits."""
+    """The client did not read its events for longer than the server waits."""
 
     send_timeout_s: float
 
@@ -147,7 +147,7 @@ class ModelFailed(ServerError):
 
 @dataclass(eq=False)
 class LoraUnusable(ServerError):
-    """An adapter that the model lists cannot be loaded; ``reason`` may be told to the caller."""
+    """A LoRA that the model lists cannot be loaded; ``reason`` is safe to send to the caller."""
 
     id: str
     reason: str
@@ -155,7 +155,7 @@ class LoraUnusable(ServerError):
 
 @dataclass(eq=False)
 class NonFiniteOutput(ServerError):
-    """The denoiser or the decoder gave NaN or infinity for this generation."""
+    """The denoiser or the decoder returned NaN or infinity for this generation."""
 
     step: int
 
@@ -167,21 +167,21 @@ class DeviceFailed(ServerError):
 
 @dataclass(eq=False)
 class PipelineFailed(ServerError):
-    """This generation failed for a reason that is in the log under ``error_id``."""
+    """This generation failed for a reason that the log has under ``error_id``."""
 
     error_id: str
 
 
 class ModelUnusable(Exception):
-    """A model was loaded and cannot draw one image here; the text is one line."""
+    """A loaded model cannot generate one image on this device; the text is one line."""
 
-    reason = "it was loaded and cannot draw here; the server's log says more"
+    reason = "it was loaded but cannot generate images here; the server's log says more"
     """For callers."""
 
     def __init__(self, model: str, error: Exception) -> None:
         first_line = (str(error).strip().splitlines() or [""])[0][:200]
         what = f"{type(error).__name__}: {first_line}"
-        super().__init__(f"model {model!r}: cannot draw here ({what})")
+        super().__init__(f"model {model!r}: cannot generate images here ({what})")
 
 
 def ranged(name: str, value: int | None, low: int, high: int) -> Iterator[Violation]:
@@ -198,6 +198,6 @@ def out_of_range(name: str, value: float, allowed: str) -> Violation:
 
 
 def quoted(text: str) -> str:
-    """Returns a caller's text as it may stand in a message: shortened, in ASCII."""
+    """Returns a caller's text as safe to quote in a message: shortened, in ASCII."""
     shown = text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + "..."
     return ascii(shown)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class PhaseName(StrEnum):
-    """What a generation is doing."""
+    """The phases of a generation's progress."""
 
     ENCODING = "encoding"
     DENOISING = "denoising"
@@ -20,18 +20,18 @@ class PhaseName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warning:  # noqa: A001 - the contract's word
-    """Something done differently from what the caller may expect."""
+    """Something that is done differently from what the caller may expect."""
 
     field: str
     reason: str
     message: str
     replacement: str = ""
-    """What was taken instead of the field's value, where the warning is about a text."""
+    """The text that was used instead of the field's value, where the warning is about a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The request has its place."""
+    """The request is accepted."""
 
     request: GenerationRequest
     warnings: tuple[Warning, ...] = ()
@@ -39,7 +39,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """The generation waits."""
+    """The generation waits in the queue."""
 
     ahead_count: int
     estimated_wait_s: float | None
@@ -80,7 +80,7 @@ class Preview:
 
 
 class FinishReason(StrEnum):
-    """Why the drawing of an image ended."""
+    """The reasons why an image is finished."""
 
     COMPLETED = "completed"
     FILTERED = "filtered"
@@ -89,7 +89,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A finished image, encoded; without a file if it is withheld."""
+    """A finished image, encoded; without data if it is withheld."""
 
     index: int
     seed: int
@@ -102,7 +102,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time of a generation went."""
+    """The seconds that a generation spent in each stage."""
 
     queued_s: float
     encoding_s: float
@@ -113,7 +113,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """Everything is delivered."""
+    """All images are delivered."""
 
     image_count: int
     timings: Timings

@@ -1,13 +1,13 @@
-"""The data that everything talks about: requests, events, snapshots. Frozen, torch-free."""
+"""A complete generation request. Frozen values without torch; any thread."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 Adapters = tuple[tuple[str, float], ...]
-"""Ids of adapters, each with its scale, sorted."""
+"""Ids of LoRA adapters with their scales, sorted."""
 
 
 class ImageFormat(StrEnum):
-    """File formats of the images."""
+    """The file formats of images."""
 
     PNG = "png"
     JPEG = "jpeg"
@@ -28,7 +28,7 @@ class ImageFormat(StrEnum):
 
 
 class PreviewMethod(StrEnum):
-    """Ways to turn a predicted image into a preview."""
+    """The ways to turn predicted latents into a preview."""
 
     LINEAR = "linear"
     FULL_VAE = "full-vae"
@@ -36,7 +36,7 @@ class PreviewMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """How the images are delivered."""
+    """The options of the image files."""
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 90
@@ -46,7 +46,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOptions:
-    """Which progress events are sent. Intervals in steps."""
+    """The options of progress and preview events."""
 
     progress_interval_steps: int = 1
     preview_interval_steps: int = 0
@@ -56,41 +56,36 @@ class EventOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """A picture that the drawing starts from, at the size of the images."""
+    """An image that the generation starts from, at the size of the generated images."""
 
     pixels: NDArray[np.uint8]
     """(height, width, 3), RGB."""
     mask: NDArray[np.uint8] | None
-    """(height, width), 255 where it is redrawn and 0 where it is kept; None: all is redrawn."""
+    """(height, width), 255 where the image is regenerated and 0 elsewhere; None: 255 everywhere."""
     strength: float
-    """How much is redrawn, above 0 to 1: the share of the steps that are taken."""
+    """How much of the image is changed, above 0 to 1: the share of the steps that are taken."""
     image_sha256: bytes
-    """Of the caller's file."""
+    """Digest of the caller's file."""
     mask_sha256: bytes = b""
     mask_inverted: bool = False
     delivered: Source | None = None
-    """The same at the size of the files, where that is not the size that is drawn."""
+    """The same at the size of the files, where that differs from the generated size."""
 
     def without_pixels(self) -> Source:
-        """Returns what is worth remembering once it is drawn: all but the pictures themselves."""
+        """Returns the source without its pixels, to be remembered once the generation has ended."""
         mask = None if self.mask is None else self.mask[:0].copy()
         return replace(self, pixels=self.pixels[:0].copy(), mask=mask, delivered=None)
-
-    @property
-    def key(self) -> Hashable:
-        """Equal sources have equal keys."""
-        return self.image_sha256, self.mask_sha256, self.mask_inverted, self.strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HighResolutionFix:
-    """A first pass at the model's own size, whose latents are enlarged and drawn over."""
+    """A first pass at the model's native size, whose latents are enlarged for a second pass."""
 
     width: int
-    """Of the first pass, as is the height."""
+    """Of the first pass in pixels, as is the height."""
     height: int
     strength: float
-    """How much is drawn over, above 0 to 1: the share of the steps that the second pass takes."""
+    """How much the second pass changes, above 0 to 1: the share of the steps that it takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,73 +94,46 @@ class GenerationRequest:
 
     generation_id: str
     owner: str
-    """The principal that made it; nobody else may see it. Empty when authentication is off."""
+    """The principal that sent it and alone may see it. Empty when authentication is off."""
     model: str
     """The model's id, resolved."""
     prompt: str
     negative_prompt: str = ""
     width: int
-    """As it is drawn, and so is the height."""
+    """Of the generated image in pixels, as is the height."""
     height: int
     delivered_size: tuple[int, int] | None = None
-    """(width, height) of the files, where that is smaller; None: as it is drawn."""
+    """(width, height) of the files, where they are smaller; None: the generated size."""
     num_images: int = 1
     seed: int
-    """Of the first image; image i uses ``seed + i`` (modulo 2**63)."""
+    """Seed of the first image; image i uses ``seed + i`` (modulo 2**63)."""
     num_inference_steps: int
     guidance_scale: float
     scheduler: SchedulerChoice
     clip_skip: int = 0
     loras: tuple[LoraChoice, ...] = ()
     source: Source | None = None
-    """What the drawing starts from; None: from noise."""
+    """The image that the generation starts from; None: noise."""
     guidance_is_embedded: bool = False
-    """Whether the denoiser is told the guidance scale, and needs no unconditional rows for it."""
+    """Whether the guidance scale is an input of the denoiser, which needs no unconditional rows."""
     high_noise_frac: float | None = None
-    """Where the refiner takes over, a share of the way to the picture; None: there is none."""
+    """The share of the noise levels after which the refiner takes over; None: no refiner."""
     high_resolution_fix: HighResolutionFix | None = None
-    """For a picture much larger than the model's own; None: drawn at once."""
+    """For images much larger than the model's native size; None: one pass at the full size."""
     high_resolution_fix_disabled: bool = False
-    """Whether the caller would have none."""
+    """Whether the caller has switched it off."""
     output: OutputOptions = OutputOptions()
     events: EventOptions = EventOptions()
     priority: int = 0
     user: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
-    """On the clock of ``time.monotonic()``."""
+    """On the clock of ``time.monotonic()``; None: no deadline."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seed of each image."""
         return tuple((self.seed + index) % 2**63 for index in range(self.num_images))
-
-    @property
-    def picture(self) -> tuple[Hashable, ...]:
-        """What its images depend on: requests for equal pictures are drawn once.
-
-        The owner is part of it, because a picture that comes early would tell a caller what others
-        have asked for.
-        """
-        return (
-            self.owner,
-            self.model,
-            self.prompt,
-            self.negative_prompt,
-            self.width,
-            self.height,
-            self.delivered_size,
-            self.num_images,
-            self.seed,
-            self.num_inference_steps,
-            self.guidance_scale,
-            self.scheduler,
-            self.clip_skip,
-            self.adapters,
-            self.source and self.source.key,
-            self.high_noise_frac,
-            self.high_resolution_fix,
-        )
 
     @property
     def file_size(self) -> tuple[int, int]:
@@ -174,18 +142,18 @@ class GenerationRequest:
 
     @property
     def adapters(self) -> Adapters:
-        """What it is drawn with: its adapters that count, in an order of their own."""
+        """The LoRA adapters with a scale other than 0, in an order that all requests share."""
         return tuple(sorted((lora.id, lora.scale) for lora in self.loras if lora.scale != 0))
 
     @property
     def num_steps(self) -> int:
-        """How many steps are taken, in all passes."""
+        """The number of steps in all passes."""
         fix = self.high_resolution_fix
         second_pass = 0 if fix is None else self.steps_of(fix.strength)
         return self.steps_of(1.0 if self.source is None else self.source.strength) + second_pass
 
     def steps_of(self, strength: float) -> int:
-        """Returns how many of ``num_inference_steps``, the last, redraw so much.
+        """Returns how many of the last ``num_inference_steps`` a strength takes.
 
         As ``StableDiffusionImg2ImgPipeline.get_timesteps`` counts them.
         """
@@ -198,5 +166,9 @@ class GenerationRequest:
 
     @property
     def num_rows(self) -> int:
-        """How many denoiser rows one step takes."""
+        """The number of denoiser rows of one evaluation."""
         return self.num_images * (2 if self.uses_guidance else 1)
+
+
+Describe: TypeAlias = "Callable[[GenerationRequest, int, str], str | None]"
+"""Returns the text for an image's file, given the image's index and the model's revision."""

@@ -1,4 +1,4 @@
-"""The state of a generation and of the engine at one moment. Frozen values; any thread."""
+"""Snapshots of a generation and of the engine. Frozen values; any thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class GenerationState(StrEnum):
-    """Where a generation is in its life."""
+    """The states of a generation."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -22,7 +22,7 @@ class GenerationState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSnapshot:
-    """A generation as it is right now. Times are wall-clock seconds since the epoch."""
+    """A generation at one point in time. Times are wall-clock seconds since the epoch."""
 
     request: GenerationRequest
     state: GenerationState
@@ -35,17 +35,17 @@ class GenerationSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """The engine's load right now."""
+    """The engine's load at one point in time."""
 
     queued_count: int
     running_count: int
     is_draining: bool
     has_failed: bool
     denoiser_call_count: int
-    """Calls of the denoiser since the start."""
+    """Denoiser calls since the start."""
     denoiser_row_count: int
     """Rows of those calls, padding not counted."""
     denoiser_place_count: int
     """Rows that those calls could have had."""
     max_rows: int
-    """Most rows of one call, at the default model's own size."""
+    """Most rows of one call, at the default model's native size."""

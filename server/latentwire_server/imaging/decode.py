@@ -1,8 +1,8 @@
-"""Callers' image files to pixels: PNG, JPEG and WebP, told by their bytes.
+"""Decodes callers' image files: PNG, JPEG and WebP, recognized by their bytes.
 
-Pure functions without state: they run on any thread. Nothing is decoded before the header was
-looked at, so that a small file cannot become a huge picture. Must not know torch, the engine or
-the wire.
+Pure functions without state: they run on any thread. Nothing is decoded before its header is
+checked, so that a small file cannot become a huge image. Must not know torch, the engine or the
+wire.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,28 +26,28 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _WHITE: Final = (255, 255, 255, 255)
 _HALF: Final = 128
 _MAX_SCANS: Final = 100
-"""Of a JPEG. Encoders write up to some ten; each costs as much as a whole picture to decode, and
-thirty bytes to write: 10 ms of 4096x4096 pixels in grey."""
+"""Of a JPEG. Encoders write ten or so; each takes thirty bytes, and as long to decode as a whole
+image: 10 ms for 4096x4096 pixels in grey."""
 _JPEG_MARKER: Final = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
-"""The next one with a length; others stand within scans (ITU-T T.81, B.1.1.3)."""
+"""A marker with a length field; those without one stand within scans (ITU-T T.81, B.1.1.3)."""
 _START_OF_SCAN: Final = b"\xda"
 _END_OF_IMAGE: Final = b"\xd9"
 
 
 class UnusableImageError(ValueError):
-    """A file that cannot be taken; the text says what is wrong and what is allowed."""
+    """A file that is refused; the text says what is wrong and what is allowed."""
 
     def __init__(self, *, reason: str, text: str) -> None:
-        """Takes a constant such as ``"TOO_LARGE"``, and a text for people."""
+        """Creates the error from a constant, such as ``"TOO_LARGE"``, and a text for people."""
         super().__init__(text)
         self.reason = reason
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Returns the picture in a file, upright as its EXIF orientation says.
+    """Returns the image in a file, turned upright by its EXIF orientation.
 
     Raises:
-        UnusableImageError: it is none, is too large, has several frames, or is broken.
+        UnusableImageError: The file is no image, is too large, has several frames, or is broken.
     """
     if not data:
         raise UnusableImageError(
@@ -59,7 +58,7 @@ def decode_image(data: bytes) -> Image.Image:
             reason="TOO_LARGE", text=f"is a file of {len(data)} bytes; allowed: {MAX_INPUT_BYTES}"
         )
     with warnings.catch_warnings():
-        # Of large pictures, which have our own limit, and of broken metadata.
+        # Pillow warns of large images, which have our own limit, and of broken metadata.
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -77,7 +76,7 @@ def decode_image(data: bytes) -> Image.Image:
             ) from None
         except UnusableImageError:
             raise
-        # Whatever Pillow's parsers make of hostile bytes.
+        # Pillow's parsers raise errors of all kinds for hostile bytes.
         except Exception:
             raise UnusableImageError(reason="BROKEN", text="is a broken image file") from None
 
@@ -89,8 +88,8 @@ def _check(image: Image.Image, data: bytes) -> None:
             text=f"has {image.width}x{image.height} pixels; allowed: {MAX_INPUT_PIXELS} in all",
         )
     num_frames = getattr(image, "n_frames", 1)
-    # Cameras and phones append previews, depths or another eye's view to a JPEG: then it is an MPO,
-    # and the first picture is the one that is meant.
+    # Cameras and phones append previews, depth maps or a second eye's view to a JPEG, which is then
+    # an MPO; its first image is the photo.
     if num_frames > 1 and image.format != "MPO":
         raise UnusableImageError(reason="ANIMATED", text=f"has {num_frames} frames; allowed: 1")
     if image.format in ("JPEG", "MPO") and _num_scans(data) > _MAX_SCANS:
@@ -100,7 +99,7 @@ def _check(image: Image.Image, data: bytes) -> None:
 
 
 def _num_scans(jpeg: bytes) -> int:
-    """Returns the scans of the first picture in a file; counts one more than allowed at most."""
+    """Returns the number of scans of a file's first image; stops one above what is allowed."""
     num_scans, place = 0, 2
     while num_scans <= _MAX_SCANS:
         marker = _JPEG_MARKER.search(jpeg, place)
@@ -112,9 +111,9 @@ def _num_scans(jpeg: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Returns the picture as its EXIF orientation says.
+    """Returns the image turned as its EXIF orientation says.
 
-    Pillow writes the tags anew, and would fail at a strange one: it gets the one that counts alone.
+    Pillow rewrites all tags, and fails at a malformed one: it is given the orientation alone.
     """
     upright, tag, alone = image.copy(), ExifTags.Base.Orientation, Image.Exif()
     with contextlib.suppress(Exception):  # Pillow's parser of hostile tags
@@ -134,11 +133,11 @@ def fitted_size(
     max_side: int,
     max_pixels: int,
 ) -> tuple[int, int]:
-    """Returns the size of the images that are made from a picture; what is given stays.
+    """Returns the size of the images that are generated from a source image.
 
-    With one side given, the other follows the picture's proportions. With none, it is the
-    picture's own size, made smaller or larger until it is within the limits. Sides are rounded to
-    the nearest multiple.
+    Sides that are given stay. With one of them, the other follows the source's proportions. With
+    none, the source's own size is scaled until it is within the limits. Sides are rounded to the
+    nearest multiple.
     """
     own_width, own_height = image.size
     if width is not None and height is not None:
@@ -166,12 +165,12 @@ def fitted_size(
 
 
 def pixels_of(image: Image.Image, *, width: int, height: int) -> NDArray[np.uint8]:
-    """Returns (height, width, 3) uint8 RGB: scaled until it covers the size, the rest cut off.
+    """Returns (height, width, 3) uint8 RGB: scaled until it covers the size, then cropped.
 
-    What is transparent becomes white.
+    Transparent parts become white.
     """
     if image.mode.startswith("I"):
-        # Sixteen bits a pixel, which Pillow would cut at 255.
+        # Sixteen bits a pixel, which Pillow would clip at 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -180,52 +179,11 @@ def pixels_of(image: Image.Image, *, width: int, height: int) -> NDArray[np.uint
     return np.array(fitted)
 
 
-def made_smaller(pixels: NDArray[np.uint8], *, width: int, height: int) -> NDArray[np.uint8]:
-    """Returns (height, width, 3) uint8: scaled by Lanczos, and cut where proportions differ."""
-    size = (width, height)
-    return np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
-
-
 def mask_of(image: Image.Image, *, width: int, height: int, is_inverted: bool) -> NDArray[np.uint8]:
     """Returns (height, width) uint8, 255 where the mask is white and 0 where it is black.
 
-    Cut like the picture that it belongs to, with a hard edge.
+    Scaled and cropped like the image that it belongs to, with a hard edge.
     """
     grey = Image.fromarray(pixels_of(image, width=width, height=height)).convert("L")
     is_white = np.array(grey) >= _HALF
     return np.where(is_white != is_inverted, 255, 0).astype(np.uint8)
-
-
-def paste(
-    drawn: NDArray[np.uint8],
-    *,
-    original: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    feather: float,
-) -> NDArray[np.uint8]:
-    """Returns what was drawn where the mask is white, and the original's own pixels elsewhere.
-
-    Args:
-        drawn: (height, width, 3) uint8.
-        original: The same.
-        mask: (height, width) uint8, 255 or 0.
-        feather: Pixels over which the one passes into the other, inside the mask.
-    """
-    weight = mask.astype(np.float64) / 255
-    if feather and not mask.all():
-        weight = _depth(mask, most=feather)
-    mixed = original + (drawn.astype(np.float32) - original) * weight[..., None]
-    return mixed.round().astype(np.uint8)
-
-
-def _depth(mask: NDArray[np.uint8], *, most: float) -> NDArray[np.float64]:
-    """Returns how deep inside the mask each pixel lies, from 0 outside to 1 at ``most`` and deeper.
-
-    A part of the mask that is nowhere so deep has 1 where it is deepest: a small one shows too.
-    """
-    depth = ndimage.distance_transform_edt(mask) - 0.5
-    parts, num_parts = ndimage.label(mask)
-    deepest = ndimage.maximum(depth, parts, index=range(num_parts + 1))
-    reach = np.clip(deepest, 0.5, most)[parts]
-    weight: NDArray[np.float64] = (depth / reach).clip(0, 1)
-    return weight

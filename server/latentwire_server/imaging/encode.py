@@ -1,7 +1,7 @@
-"""Pixels to image files, with the request that reproduces them written inside.
+"""Encodes image files, with the request that reproduces the image written inside.
 
-Pure functions without state: they run on any thread, and on several at once (Pillow lets go of
-the interpreter lock while it compresses). Must not know torch, the engine or the wire.
+Pure functions without state: they run on any thread, and on several at once (Pillow releases the
+interpreter lock while it compresses). Must not know torch, the engine or the wire.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PNG_DESCRIPTION_KEY: Final = "latentwire"
 """Keyword of the PNG text chunk that holds the description."""
 
 # Measured on one Xeon core, 1024x1024 with grain: level 0 75 ms and 3.1 MB, level 1 to 3 about
-# 200 ms and 2.1 MB, level 4 to 9 about 300 ms and 1.9 MB. The device waits for what follows, the
-# network does not mind a tenth more.
+# 200 ms and 2.1 MB, level 4 to 9 about 300 ms and 1.9 MB. A CPU device waits for this; a tenth more
+# bytes on the network cost less.
 PNG_COMPRESS_LEVEL: Final = 1
 _PREVIEW_JPEG_QUALITY: Final = 80
 
@@ -49,11 +49,11 @@ class EncodedImage:
 def encode_image(
     pixels: NDArray[np.uint8], *, image_format: str, quality: int, description: str | None
 ) -> EncodedImage:
-    """Encodes a finished picture.
+    """Encodes a finished image.
 
     The description goes into an iTXt chunk named ``latentwire`` (PNG) or into the EXIF
     ``UserComment`` (JPEG, WebP), in any language. A JPEG holds 64 KiB of EXIF at most: a longer
-    description is left out of it, the picture is the same.
+    description is left out, and the image is the same.
 
     Args:
         pixels: (height, width, 3) uint8, RGB.
@@ -94,12 +94,12 @@ def encode_image(
 def encode_preview(
     pixels: NDArray[np.uint8], *, width: int, height: int, max_side: int
 ) -> EncodedImage:
-    """Encodes a preview as JPEG, as large as the final picture or as ``max_side`` allows.
+    """Encodes a preview as JPEG, as large as the final image or as ``max_side`` allows.
 
     Args:
         pixels: (any height, any width, 3) uint8, RGB; often one pixel per latent.
-        width: The final picture's width in pixels.
-        height: The final picture's height in pixels.
+        width: The final image's width in pixels.
+        height: The final image's height in pixels.
         max_side: Longest side of the preview in pixels; both sides shrink alike.
 
     Raises:

@@ -87,7 +87,8 @@ class Catalogue:
     def spec(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
         """Returns what requests are checked against; None if only loading the model can tell."""
         entry = self._entries[model_id]
-        spec = entry.model or entry.spec
+        # The spec first: whoever holds it does not keep the weights of an unloaded model.
+        spec = entry.spec or entry.model
         return None if spec is None or entry.info is None else (spec, entry.info)
 
     def check(self, spec: ModelSpec, *, model_id: str) -> ModelInfo:

@@ -91,7 +91,7 @@ class ModelLoader:
             model, size_bytes = await self._warmed_up(wanted, compiles=False)
         await self._memory.add(id_, size_bytes=size_bytes)
         self._catalogue.set_ready(id_, model, memory_bytes=size_bytes)
-        self._engine.add_model(model)
+        self._engine.models.add(model)
         _logger.info(
             "loaded model=%s device=%s dtype=%s backend=%s compiled_shapes=%d max_rows=%d"
             " safety_checker=%s size_bytes=%d load_s=%.1f",
@@ -127,7 +127,7 @@ class ModelLoader:
         model = await in_loading_thread(load)
         # Before anything that takes minutes.
         self._catalogue.check(model, model_id=wanted.id)
-        await in_loading_thread(partial(self._engine.warm_up, model))
+        await in_loading_thread(partial(self._engine.models.warm_up, model))
         return model, await asyncio.to_thread(lambda: model.memory_bytes)
 
     async def _is_too_large(self, size_bytes: int) -> bool:

@@ -101,13 +101,13 @@ class ModelMemory:
                 # Chosen once: with another choice each time, none of them would ever become idle.
                 held = held or plan(residents=self._residents(as_if_idle=True)) or ()
                 for id_ in held:
-                    self._engine.hold_model(id_)
+                    self._engine.models.hold(id_)
                 self._has_news.clear()
                 await self._has_news.wait()
             removals = self._remove(leaving)
         finally:
             for id_ in held:
-                self._engine.release_model(id_)
+                self._engine.models.release(id_)
         await _settled(removals)
 
     async def drop(self, model_id: str) -> None:
@@ -119,7 +119,7 @@ class ModelMemory:
         removals = []
         for id_ in model_ids:
             if self._sizes.pop(id_, None) is not None:
-                removals.append(asyncio.wrap_future(self._engine.remove_model(id_)))
+                removals.append(asyncio.wrap_future(self._engine.models.remove(id_)))
                 _logger.info("unloading model=%s", id_)
             self._on_unloaded(id_)
         return removals
@@ -130,7 +130,7 @@ class ModelMemory:
                 id=id_,
                 size_bytes=size,
                 last_used=self._last_used.get(id_, 0.0),
-                is_in_use=not as_if_idle and self._engine.needs_model(id_),
+                is_in_use=not as_if_idle and self._engine.models.is_needed(id_),
             )
             for id_, size in self._sizes.items()
         ]

@@ -65,7 +65,7 @@ class ModelRegistry:
         self._catalogue = catalogue
         self._on_change = on_change
         self._memory = ModelMemory(engine, budget_bytes=budget_bytes, on_unloaded=self._unloaded)
-        self._progress = LoadProgress(on_report=engine.report_loading)
+        self._progress = LoadProgress(on_report=engine.models.report_loading)
         self._loader = ModelLoader(engine, catalogue, self._memory, self._progress)
         self._loads: dict[str, asyncio.Task[ModelFailed | None]] = {}
         self._num_asking: Counter[str] = Counter()
@@ -171,7 +171,7 @@ class ModelRegistry:
         id_ = self._catalogue.id_of(name)
         if id_ in self._loads or self._catalogue.state(id_) is ModelState.LOADING:
             raise ModelNotReady(name=id_, retry_after_s=RETRY_S)
-        num_in_flight = self._engine.num_in_flight(id_)
+        num_in_flight = self._engine.models.num_in_flight(id_)
         if num_in_flight:
             raise ModelInUse(name=id_, generation_count=num_in_flight, retry_after_s=RETRY_S)
         await self._memory.drop(id_)
@@ -208,7 +208,7 @@ class ModelRegistry:
             self._memory.look_again()
 
     def _is_wanted(self, model_id: str) -> bool:
-        return self._num_asking[model_id] > 0 or self._engine.is_model_awaited(model_id)
+        return self._num_asking[model_id] > 0 or self._engine.models.is_awaited(model_id)
 
     async def _load(self, model: LoadableModel) -> ModelFailed | None:
         id_, failure = model.id, None
@@ -220,7 +220,7 @@ class ModelRegistry:
         except ModelLoadError as error:
             # A new one: the traceback of `error` keeps parts of the model in memory.
             failure = self._fail(id_, error)
-            self._engine.fail_model(id_, failure)
+            self._engine.models.fail(id_, failure)
         # Before anything else runs: the next caller begins another load.
         del self._loads[id_]
         self._progress.end(id_)
@@ -229,7 +229,7 @@ class ModelRegistry:
 
     def _unloaded(self, model_id: str) -> None:
         self._catalogue.set_unloaded(model_id)
-        if self._engine.is_model_awaited(model_id):
+        if self._engine.models.is_awaited(model_id):
             # By generations that came when it was about to go: they are next.
             self._ensure(model_id)
         self._on_change()

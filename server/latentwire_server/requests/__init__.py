@@ -1,1 +1,1 @@
-"""Requests, from the caller's draft to a complete request that the engine accepts."""
+"""Requests, from the caller's draft to the complete request that the engine runs."""

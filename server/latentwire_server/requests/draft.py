@@ -1,26 +1,25 @@
-"""A request as the caller gave it. Data only; any thread."""
+"""A request as the caller sent it. Data only; any thread."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from latentwire_server.models.info import SchedulerChoice
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from latentwire_server.engine.request import ImageFormat, PreviewMethod
-    from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.info import LoraChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDraft:
-    """What a caller wants to start from, as it came."""
+    """The image to start from."""
 
     kind: str
     """The contract's field: ``"image_to_image"`` or ``"inpainting"``."""
     image: bytes
+    """The caller's file."""
     mask: bytes = b""
     mask_inverted: bool = False
     strength: float | None = None
@@ -28,23 +27,18 @@ class SourceDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HighResolutionFixDraft:
-    """What a caller wants of it, as it came."""
+    """The caller's options for the second pass."""
 
     is_disabled: bool = False
     strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraDraft:
-    """An adapter that a caller wants, as it came."""
-
-    id: str
-    scale: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestDraft:
-    """What a caller asked for, as it came. None: not given."""
+    """A request before its defaults are filled in. None: not given.
+
+    Strengths and other shares are as the caller wrote them: 0.7, not float32's 0.69999999.
+    """
 
     model: str = ""
     prompt: str = ""
@@ -60,7 +54,7 @@ class RequestDraft:
     clip_skip: int | None = None
     high_noise_frac: float | None = None
     high_resolution_fix: HighResolutionFixDraft | None = None
-    loras: tuple[LoraDraft, ...] = ()
+    loras: tuple[LoraChoice, ...] = ()
     source: SourceDraft | None = None
     format: ImageFormat | None = None
     quality: int | None = None
@@ -75,17 +69,9 @@ class RequestDraft:
     labels: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
     goes_on_alone: bool = False
-    """Whether it is drawn to its end when its caller is gone."""
+    """Whether the generation continues when its caller has disconnected."""
     resume_after_sequence: int = 0
     unsupported_fields: tuple[str, ...] = ()
-    """Fields of the contract that are set and that this server does not serve."""
+    """Fields of the contract that are set and that this server does not support."""
     unknown_enums: tuple[tuple[str, int], ...] = ()
     """Fields with the number of an enum value that this server does not know."""
-
-    def scheduler_choice(self, info: ModelInfo) -> SchedulerChoice:
-        """Returns the sampler that is meant: given in full, in part, or the model's."""
-        if self.scheduler_id is None and self.sigmas is None:
-            return info.defaults.scheduler
-        return SchedulerChoice(
-            id=self.scheduler_id or info.defaults.scheduler.id, sigmas=self.sigmas or "default"
-        )

@@ -1,6 +1,6 @@
-"""The operator's list of words that a prompt must not have.
+"""The operator's list of words that no prompt may contain.
 
-Pure: no I/O, any thread. It stops what is asked for by name, not what is written around it.
+Pure: no I/O, any thread. It stops what is asked for by name, not what is paraphrased.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _OF_WORDS: Final = "LMN"
-"""Unicode's letters, marks and numbers; everything else stands between words."""
+"""Unicode's letters, marks and numbers; everything else separates words."""
 _INVISIBLE: Final = "Cf"
-"""Soft hyphens, joiners, directions: they would cut a word where nobody sees it."""
+"""Soft hyphens, joiners, directions: they would split a word invisibly."""
 
 
 class NoWordError(ValueError):
-    """An entry of a list has neither letter nor digit; the text is the entry."""
+    """An entry of the list has neither letter nor digit; the text is the entry."""
 
 
 class RefusedWords:
-    """Finds words and phrases in a text: whole ones, in any case and any form of their letters."""
+    """Finds whole words and phrases in a text, in any case and any Unicode form."""
 
     def __init__(self, entries: Iterable[str]) -> None:
-        """Takes words and phrases.
+        """Prepares the words and phrases.
 
         Raises:
-            NoWordError: one of them has neither letter nor digit.
+            NoWordError: One of them has neither letter nor digit.
         """
         self._phrases: dict[str, list[tuple[str, ...]]] = {}
         for entry in entries:
@@ -38,7 +38,7 @@ class RefusedWords:
             self._phrases.setdefault(words[0], []).append(words)
 
     def found_in(self, text: str) -> str | None:
-        """Returns the first word or phrase of the list that is in ``text``, as it is compared."""
+        """Returns the first entry of the list that is in ``text``, in the form that is compared."""
         words = _words(text)
         for start, word in enumerate(words):
             for phrase in self._phrases.get(word, ()):
@@ -49,6 +49,7 @@ class RefusedWords:
 
 def _words(text: str) -> Sequence[str]:
     visible = "".join(c for c in text if unicodedata.category(c) != _INVISIBLE)
-    # Folding may leave what composes anew: once more makes equal texts equal (Unicode, D145).
+    # Folding may leave letters that compose anew: normalizing twice makes equal texts equal
+    # (Unicode, D145).
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     return "".join(c if unicodedata.category(c)[0] in _OF_WORDS else " " for c in folded).split()

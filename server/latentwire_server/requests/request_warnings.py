@@ -1,4 +1,4 @@
-"""What a caller should know about a request that is accepted nevertheless. Pure; any thread."""
+"""Warnings about requests that are accepted. Pure; any thread, and takes milliseconds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def warnings_of(request: GenerationRequest, model: ModelSpec) -> tuple[RequestWarning, ...]:
-    """Returns what the caller should know: what of the request the model does not do."""
+    """Returns warnings of what the model does differently from what the caller may expect."""
     return (
         *_dropped_texts(request, model),
-        *_larger_drawing(request),
+        *_larger_generation(request),
         *_hidden_previews(request, model),
     )
 
@@ -33,7 +33,7 @@ def _dropped_texts(request: GenerationRequest, model: ModelSpec) -> tuple[Reques
         RequestWarning(
             field=field,
             reason="PROMPT_TRUNCATED",
-            message=f"The text encoder does not read so far; dropped: {text!r}",
+            message=f"The text encoder does not read that far; dropped: {text!r}",
             replacement=read_part(prompts[field], model.dropped_text),
         )
         for field, text in dropped.items()
@@ -42,9 +42,9 @@ def _dropped_texts(request: GenerationRequest, model: ModelSpec) -> tuple[Reques
 
 
 def read_part(prompt: str, dropped_text: Callable[[str], str]) -> str:
-    """Returns the words of a prompt that the model reads to their end; at least something of it.
+    """Returns the words of a prompt that the model reads in full, or a part of the first one.
 
-    Found by asking, since a tokenizer gives back neither capitals nor spaces.
+    Found by bisection, since a tokenizer returns neither capitals nor spaces.
     """
     ends = [word.end() for word in re.finditer(r"\S+", prompt)]
     if ends and dropped_text(prompt[: ends[0]]):
@@ -53,15 +53,15 @@ def read_part(prompt: str, dropped_text: Callable[[str], str]) -> str:
     return prompt[: ends[num_read - 1]] if num_read else ""
 
 
-def _larger_drawing(request: GenerationRequest) -> tuple[RequestWarning, ...]:
+def _larger_generation(request: GenerationRequest) -> tuple[RequestWarning, ...]:
     if request.delivered_size is None:
         return ()
     width, height = request.delivered_size
     warning = RequestWarning(
         field="width",
         reason="DRAWN_LARGER",
-        message=f"Drawn at {request.width}x{request.height}, as the model draws best, and made"
-        f" smaller: {width}x{height}",
+        message=f"Generated at {request.width}x{request.height}, which suits the model better, and"
+        f" scaled down to {width}x{height}",
     )
     return (warning,)
 
@@ -73,6 +73,6 @@ def _hidden_previews(request: GenerationRequest, model: ModelSpec) -> tuple[Requ
     warning = RequestWarning(
         field="events.preview_interval_steps",
         reason="PREVIEWS_WITHHELD",
-        message="The model has a safety checker, and previews do not pass it: there are none",
+        message="The model has a safety checker, which does not see previews: none are sent",
     )
     return (warning,)

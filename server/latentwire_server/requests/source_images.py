@@ -1,4 +1,4 @@
-"""A picture to start from, on its way in: the caller's files opened, judged, and cut to size.
+"""The image that a request starts from: the caller's files opened, checked and cut to size.
 
 Decoding takes milliseconds to seconds: not for the event loop. Pure.
 """
@@ -6,183 +6,126 @@ Decoding takes milliseconds to seconds: not for the event loop. Pure.
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-
-import numpy as np
 
 from latentwire_server.engine.errors import Violation
 from latentwire_server.engine.request import Source
 from latentwire_server.imaging.decode import (
     UnusableImageError,
     decode_image,
-    fitted_size,
     mask_of,
     pixels_of,
 )
+from latentwire_server.requests.strength_rules import strength_violations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from latentwire_server.models.info import ModelInfo
-    from latentwire_server.requests.draft import RequestDraft, SourceDraft
+    from latentwire_server.requests.draft import SourceDraft
+    from latentwire_server.requests.image_size import ImageSize
 
 DEFAULT_STRENGTHS: Final = {"image_to_image": 0.8, "inpainting": 1.0}
 _CAPABILITIES: Final = {"image_to_image": "image-to-image", "inpainting": "inpainting"}
+MASK_FIELD: Final = "inpainting.mask"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSource:
-    """A draft's pictures, and all that is wrong with them."""
+    """A draft's image and mask, and everything that is wrong with them."""
 
-    draft: SourceDraft
+    draft: SourceDraft | None = None
+    """None: the images start from noise."""
     image: Image.Image | None = None
+    """None if there is none, or it cannot be used."""
     mask: Image.Image | None = None
-    violations: list[Violation] = field(default_factory=list)
+    """None if there is none, or it or the image cannot be used."""
+    violations: tuple[Violation, ...] = ()
 
-    def size_filled_in(self, draft: RequestDraft, info: ModelInfo) -> RequestDraft:
-        """Returns a request with the sides that it left open, after the picture's."""
-        if self.image is None:
-            return draft
-        limits = info.limits
-        width, height = fitted_size(
-            self.image,
-            width=draft.width,
-            height=draft.height,
-            multiple=limits.side_multiple,
-            min_side=limits.min_side,
-            max_side=limits.max_side,
-            max_pixels=limits.max_pixels,
-        )
-        return replace(draft, width=width, height=height)
-
-    def at_size(self, *, width: int, height: int, strength: float) -> Source | None:
-        """Returns the source at the size of the images; None if it has violations."""
-        if self.image is None or self.violations:
+    def cut_mask(self, size: ImageSize) -> NDArray[np.uint8] | None:
+        """Returns the mask at the size that is generated; at its own, if that is not allowed."""
+        if self.mask is None:
             return None
-        draft, mask = self.draft, None
-        if self.mask is not None:
-            inverted = draft.mask_inverted
-            mask = mask_of(self.mask, width=width, height=height, is_inverted=inverted)
-        return Source(
+        return self._mask_at(self.mask.size if size.violations else size.generated)
+
+    def cut_to(self, size: ImageSize, *, mask: NDArray[np.uint8] | None) -> Source | None:
+        """Returns the source of a valid request; ``mask`` is what ``cut_mask`` returned."""
+        draft, (width, height) = self.draft, size.generated
+        if draft is None or self.image is None:
+            return None
+        source = Source(
             pixels=pixels_of(self.image, width=width, height=height),
             mask=mask,
-            strength=strength,
+            strength=strength_of(draft),
             image_sha256=hashlib.sha256(draft.image).digest(),
             mask_sha256=hashlib.sha256(draft.mask).digest() if mask is not None else b"",
             mask_inverted=draft.mask_inverted,
         )
-
-
-def open_source(draft: SourceDraft, info: ModelInfo, *, num_inference_steps: int) -> OpenedSource:
-    """Opens the files; what is wrong with them, or with the strength, is kept to be told."""
-    opened = OpenedSource(draft=draft)
-    if _CAPABILITIES[draft.kind] not in info.capabilities:
-        opened.violations.append(
-            Violation(
-                field=draft.kind,
-                reason="UNSUPPORTED_FIELD",
-                description=f"the model {info.id} cannot do {_CAPABILITIES[draft.kind]}",
-            )
+        if size.generated == size.delivered:
+            return source
+        width, height = size.delivered
+        delivered = replace(
+            source,
+            pixels=pixels_of(self.image, width=width, height=height),
+            mask=self._mask_at(size.delivered),
         )
-        return opened
-    opened.image = _opened(opened, "image", draft.image)
-    if draft.kind == "inpainting":
-        opened.mask = _opened(opened, "mask", draft.mask)
-        _check_mask(opened)
-    _check_strength(opened, num_inference_steps=num_inference_steps)
-    return opened
+        return replace(source, delivered=delivered)
+
+    def _mask_at(self, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        if self.draft is None or self.mask is None:
+            return None
+        inverted = self.draft.mask_inverted
+        return mask_of(self.mask, width=size[0], height=size[1], is_inverted=inverted)
+
+
+def open_source(draft: SourceDraft | None, info: ModelInfo, *, num_steps: int) -> OpenedSource:
+    """Opens the files, and collects what is wrong with them or with the strength."""
+    if draft is None:
+        return OpenedSource()
+    capability = _CAPABILITIES[draft.kind]
+    if capability not in info.capabilities:
+        unsupported = Violation(
+            field=draft.kind,
+            reason="UNSUPPORTED_FIELD",
+            description=f"the model {info.id} does not support {capability}",
+        )
+        return OpenedSource(draft=draft, violations=(unsupported,))
+    violations: list[Violation] = []
+    image = _opened(f"{draft.kind}.image", draft.image, violations)
+    mask = _opened(MASK_FIELD, draft.mask, violations) if draft.kind == "inpainting" else None
+    if image is not None and mask is not None and mask.size != image.size:
+        differs = Violation(
+            field=MASK_FIELD,
+            reason="SIZE_DIFFERS",
+            description=f"inpainting.mask is {mask.width}x{mask.height};"
+            f" allowed: the image's {image.width}x{image.height}",
+        )
+        violations.append(differs)
+        mask = None
+    violations += strength_violations(
+        f"{draft.kind}.strength", strength_of(draft), num_steps=num_steps
+    )
+    return OpenedSource(
+        draft=draft,
+        image=image,
+        mask=None if image is None else mask,
+        violations=tuple(violations),
+    )
 
 
 def strength_of(draft: SourceDraft) -> float:
-    """Returns how much is redrawn, as the caller wrote it.
-
-    The wire rounds 0.7 to 0.69999999, and of 10 steps that would take 6.
-    """
-    if draft.strength is None:
-        return DEFAULT_STRENGTHS[draft.kind]
-    return float(str(np.float32(draft.strength)))
+    """Returns the share of the image that is redrawn."""
+    return DEFAULT_STRENGTHS[draft.kind] if draft.strength is None else draft.strength
 
 
-def mask_violation(source: Source, *, latent_size: Sequence[int]) -> Violation | None:
-    """Returns what is wrong with a mask that leaves nothing to draw at the size of the images.
-
-    It may have been cut off there, or be so fine that it falls between the latents: each of them
-    follows one pixel of the mask, as in ``StableDiffusionInpaintPipeline``.
-    """
-    if source.mask is None:
-        return None
-    height, width = source.mask.shape
-    rows, columns = latent_size
-    if source.mask[:: height // rows, :: width // columns].any():
-        return None
-    return Violation(
-        field="inpainting.mask",
-        reason="NOTHING_TO_DRAW",
-        description=f"inpainting.mask names nothing at {width}x{height}: the model sees every"
-        f" {height // rows}th pixel of it, and none is to be redrawn; make the part larger",
-    )
-
-
-def _opened(opened: OpenedSource, name: str, data: bytes) -> Image.Image | None:
-    place = f"{opened.draft.kind}.{name}"
+def _opened(field: str, data: bytes, violations: list[Violation]) -> Image.Image | None:
     try:
         return decode_image(data)
     except UnusableImageError as error:
-        opened.violations.append(
-            Violation(field=place, reason=error.reason, description=f"{place} {error}")
+        violations.append(
+            Violation(field=field, reason=error.reason, description=f"{field} {error}")
         )
         return None
-
-
-def _check_mask(opened: OpenedSource) -> None:
-    image, mask = opened.image, opened.mask
-    if image is None or mask is None:
-        return
-    place = "inpainting.mask"
-    if mask.size != image.size:
-        opened.violations.append(
-            Violation(
-                field=place,
-                reason="SIZE_DIFFERS",
-                description=f"{place} is {mask.width}x{mask.height};"
-                f" allowed: the image's {image.width}x{image.height}",
-            )
-        )
-        return
-    whole = mask_of(
-        mask, width=mask.width, height=mask.height, is_inverted=opened.draft.mask_inverted
-    )
-    if not whole.any():
-        colour = "black" if opened.draft.mask_inverted else "white"
-        opened.violations.append(
-            Violation(
-                field=place,
-                reason="NOTHING_TO_DRAW",
-                description=f"{place} is nowhere {colour}: nothing would be redrawn",
-            )
-        )
-
-
-def _check_strength(opened: OpenedSource, *, num_inference_steps: int) -> None:
-    place, strength = f"{opened.draft.kind}.strength", strength_of(opened.draft)
-    if not (math.isfinite(strength) and 0 < strength <= 1):
-        opened.violations.append(
-            Violation(
-                field=place,
-                reason="OUT_OF_RANGE",
-                description=f"{place} is {strength:g}; allowed: above 0, up to 1",
-            )
-        )
-    elif int(num_inference_steps * strength) < 1 <= num_inference_steps:
-        opened.violations.append(
-            Violation(
-                field=place,
-                reason="NO_STEP_LEFT",
-                description=f"{place} is {strength:g}, which leaves none of {num_inference_steps}"
-                f" steps; allowed: {math.ceil(1000 / num_inference_steps) / 1000:g} and more",
-            )
-        )

@@ -1,4 +1,4 @@
-"""What a request may ask for: a draft and a model's limits give all violations at once.
+"""The rules for requests, by topic: a draft and a model's limits give all violations at once.
 
 Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread.
 """
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Final
 from latentwire_server.engine.errors import Violation, out_of_range, quoted, ranged
 from latentwire_server.engine.request import ImageFormat
 from latentwire_server.requests.high_resolution import fix_violations
-from latentwire_server.requests.lora_rules import _lora_violations
-from latentwire_server.requests.prompt_rules import _prompts, _words
+from latentwire_server.requests.lora_rules import lora_violations
+from latentwire_server.requests.prompt_rules import prompt_violations
+from latentwire_server.requests.scheduler_rules import scheduler_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from latentwire_server.models.info import ModelInfo, ModelLimits
     from latentwire_server.requests.draft import RequestDraft
+    from latentwire_server.requests.image_size import ImageSize
     from latentwire_server.requests.refused_words import RefusedWords
 
 MIN_DATA_BYTES: Final = 65_536
@@ -39,22 +41,25 @@ _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORE
 
 
 def violations(
-    draft: RequestDraft, info: ModelInfo, *, refused_words: RefusedWords | None = None
+    draft: RequestDraft,
+    size: ImageSize,
+    info: ModelInfo,
+    *,
+    refused_words: RefusedWords | None = None,
 ) -> tuple[Violation, ...]:
-    """Returns everything that is wrong with a draft."""
+    """Returns everything that is wrong with a draft, but for its files."""
     return tuple(
         chain(
-            _unserved(draft),
-            _prompts(draft, info.limits),
-            _words(draft, info, refused_words),
-            _size(draft, info),
+            _unsupported(draft),
+            prompt_violations(draft, info, refused_words=refused_words),
+            size.violations,
             _sampling(draft, info.limits),
             _refining(draft, info),
-            fix_violations(draft, info),
-            _scheduler_violations(draft, info),
-            _lora_violations(draft, info),
-            _output_violations(draft),
-            _events_violations(draft),
+            fix_violations(draft, size, info),
+            scheduler_violations(draft, info),
+            lora_violations(draft.loras, info),
+            _output(draft),
+            _events(draft),
             _repeating(draft),
             _accounting(draft),
         )
@@ -62,61 +67,21 @@ def violations(
 
 
 def canonical_uuid(text: str) -> str | None:
-    """Returns a UUID in the one form in which it is compared; None if it is none."""
+    """Returns a UUID in the form in which ids are compared; None if it is not a UUID."""
     return text.lower() if _UUID.fullmatch(text) else None
 
 
-def _given(value: int | None, default: int) -> int:
-    return default if value is None else value
-
-
-def _unserved(draft: RequestDraft) -> Iterator[Violation]:
+def _unsupported(draft: RequestDraft) -> Iterator[Violation]:
     for name in draft.unsupported_fields:
         yield Violation(
             field=name,
             reason="UNSUPPORTED_FIELD",
-            description=f"{name} is not served by this version; leave it unset",
+            description=f"{name} is not supported by this version; leave it unset",
         )
     for name, number in draft.unknown_enums:
         yield Violation(
             field=name, reason="UNKNOWN_VALUE", description=f"{name} has no value number {number}"
         )
-
-
-def _size(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
-    limits = info.limits
-    sides = {"width": draft.width, "height": draft.height}
-    found = [
-        violation
-        for name, side in sides.items()
-        if side is not None and (violation := _side(name, side, limits))
-    ]
-    yield from found
-    width = _given(draft.width, info.defaults.width)
-    height = _given(draft.height, info.defaults.height)
-    if not found and width * height > limits.max_pixels:
-        yield Violation(
-            field="width" if draft.width is not None else "height",
-            reason="TOO_LARGE",
-            description=f"{width}x{height} is {width * height} pixels;"
-            f" allowed: {limits.max_pixels}",
-        )
-
-
-def _side(name: str, side: int, limits: ModelLimits) -> Violation | None:
-    step = limits.side_multiple
-    if not limits.min_side <= side <= limits.max_side:
-        return out_of_range(name, side, f"{limits.min_side} to {limits.max_side} by {step}")
-    if side % step == 0:
-        return None
-    below = side // step * step
-    works = [near for near in (below, below + step) if limits.min_side <= near <= limits.max_side]
-    nearest = " and ".join(str(near) for near in works)
-    return Violation(
-        field=name,
-        reason="NOT_A_MULTIPLE",
-        description=f"{name} {side} is no multiple of {step}; the nearest that work: {nearest}",
-    )
 
 
 def _sampling(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
@@ -154,37 +119,7 @@ def _refining(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
         yield out_of_range("high_noise_frac", share, "above 0, up to 1")
 
 
-def _scheduler_violations(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:
-    choice = draft.scheduler_choice(info)
-    known = {scheduler.id: scheduler for scheduler in info.schedulers}
-    scheduler = known.get(choice.id)
-    if scheduler is None:
-        yield Violation(
-            field="scheduler.id",
-            reason="UNKNOWN_SCHEDULER",
-            description=f"the model has no scheduler {quoted(choice.id)};"
-            f" it has: {', '.join(known)}",
-        )
-        return
-    if choice.sigmas not in scheduler.sigmas:
-        yield Violation(
-            field="scheduler.sigmas",
-            reason="UNSUPPORTED_SIGMAS",
-            description=f"{scheduler.id} takes no sigmas {quoted(choice.sigmas)};"
-            f" it takes: {', '.join(scheduler.sigmas)}",
-        )
-    steps = _given(draft.num_inference_steps, info.defaults.num_inference_steps)
-    most = scheduler.max_inference_steps
-    # Beyond the model's own limit it is out of range already.
-    if most is not None and most < steps <= info.limits.max_inference_steps:
-        yield Violation(
-            field="num_inference_steps",
-            reason="UNSUPPORTED_STEPS",
-            description=f"scheduler {scheduler.id} cannot take {steps} steps; allowed: 1 to {most}",
-        )
-
-
-def _output_violations(draft: RequestDraft) -> Iterator[Violation]:
+def _output(draft: RequestDraft) -> Iterator[Violation]:
     is_png = (draft.format or ImageFormat.PNG) is ImageFormat.PNG
     if is_png and draft.quality is not None:
         yield Violation(
@@ -197,7 +132,7 @@ def _output_violations(draft: RequestDraft) -> Iterator[Violation]:
     yield from ranged("output.max_data_bytes", draft.max_data_bytes, MIN_DATA_BYTES, MAX_DATA_BYTES)
 
 
-def _events_violations(draft: RequestDraft) -> Iterator[Violation]:
+def _events(draft: RequestDraft) -> Iterator[Violation]:
     yield from ranged(
         "events.progress_interval_steps", draft.progress_interval_steps, 1, MAX_INTERVAL_STEPS
     )
@@ -229,7 +164,7 @@ def _accounting(draft: RequestDraft) -> Iterator[Violation]:
         yield Violation(
             field="labels",
             reason="BAD_LABEL",
-            description=f"label {quoted(key)}: {quoted(value)} is not of 1 to"
+            description=f"label {quoted(key)}: {quoted(value)} is not 1 to"
             f" {MAX_LABEL_CHARACTERS} printable characters",
         )
 
@@ -241,20 +176,20 @@ def _repeating(draft: RequestDraft) -> Iterator[Violation]:
         yield Violation(
             field="request_id",
             reason="NOT_A_UUID",
-            description=f"request_id {quoted(draft.request_id)} is no UUID;"
+            description=f"request_id {quoted(draft.request_id)} is not a UUID;"
             " needed: 32 hexadecimal digits in groups of 8-4-4-4-12",
         )
     if draft.goes_on_alone:
         yield Violation(
             field="disconnect_policy",
             reason="NEEDS_REQUEST_ID",
-            description="disconnect_policy CONTINUE needs a request_id: nobody could come back",
+            description="disconnect_policy CONTINUE needs a request_id to return with",
         )
     if draft.resume_after_sequence:
         yield Violation(
             field="resume_after_sequence",
             reason="NEEDS_REQUEST_ID",
-            description="resume_after_sequence needs the request_id of what is resumed",
+            description="resume_after_sequence needs the request_id of the generation to resume",
         )
 
 

@@ -1,6 +1,6 @@
-"""``ModelAdmin`` on grpc.aio: loading and unloading models. Event loop only.
+"""The ``ModelAdmin`` RPCs on grpc.aio: loads and unloads models. Event loop only.
 
-Who may call it is decided before, at the edge.
+The edge has checked already that the caller may.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ class ModelAdminServicer(rpc.ModelAdminServicer):
     """Adapts the registry to grpc.aio."""
 
     def __init__(self, registry: ModelRegistry, catalogue: Catalogue) -> None:
-        """Takes who loads models, and who tells about them."""
         self._registry = registry
         self._catalogue = catalogue
 
     async def LoadModel(
         self, request: pb.LoadModelRequest, context: Context
     ) -> AsyncGenerator[pb.LoadModelResponse]:
-        """Loads a model and streams how far it is; the last message is the model."""
+        """Loads a model and streams the progress; the last message is the model."""
         name = _required(request.name)
         async with aclosing(self._registry.load(name)) as progress:
             async for event in progress:
@@ -49,17 +48,17 @@ class ModelAdminServicer(rpc.ModelAdminServicer):
     async def UnloadModel(
         self, request: pb.UnloadModelRequest, context: Context
     ) -> pb.UnloadModelResponse:
-        """Unloads a model of which nothing is in flight."""
+        """Unloads a model that no generation needs."""
         name = _required(request.name)
         await self._registry.unload(name)
         return pb.UnloadModelResponse(model=model_to_proto(self._catalogue.snapshot(name)))
 
 
 def _required(name: str) -> str:
-    """Returns the name: unlike elsewhere, an empty one does not mean the default model.
+    """Returns the name; unlike in other RPCs, an empty one does not mean the default model.
 
     Raises:
-        InvalidRequest: there is none.
+        InvalidRequest: The name is empty.
     """
     if not name:
         violation = Violation(

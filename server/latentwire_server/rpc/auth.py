@@ -1,4 +1,4 @@
-"""Who calls: bearer keys in, principals out.
+"""Authenticates callers: bearer keys in, principals out.
 
 A principal is an opaque name for the holder of a key; generations belong to it. Without keys
 there is one principal, the empty one. Event loop only.
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 from latentwire_server.engine.errors import CallerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 OPEN_SERVICES: Final = frozenset({"grpc.health.v1.Health"})
 """Served without a key, for probes."""
 ADMIN_SERVICES: Final = frozenset({"latentwire.v1.ModelAdmin"})
-"""Served to those who show an admin key."""
+"""Served to callers with an admin key."""
 
 current_principal: ContextVar[str] = ContextVar("current_principal", default="")
 """The principal of the call that the current task serves."""
@@ -28,7 +28,7 @@ current_principal: ContextVar[str] = ContextVar("current_principal", default="")
 
 @dataclass(eq=False)
 class Unauthenticated(CallerError):
-    """The caller showed no valid key."""
+    """The caller presented no valid key."""
 
     reason: str
     """``TOKEN_MISSING`` or ``TOKEN_INVALID``."""
@@ -36,23 +36,23 @@ class Unauthenticated(CallerError):
 
 @dataclass(eq=False)
 class NotAllowed(CallerError):
-    """The caller is known, and this is not for it."""
+    """The caller is known, but may not use this service."""
 
     service: str
 
 
 class Authenticator:
-    """Knows the digests of the keys, never the keys."""
+    """Compares digests; the keys themselves are not kept."""
 
     def __init__(
         self, keys: Iterable[str], *, admin_keys: Iterable[str] = (), admin_is_open: bool = False
     ) -> None:
-        """Takes who may call what.
+        """Prepares the digests.
 
         Args:
-            keys: for every service but administration; none of them: everybody is let in.
-            admin_keys: for all services.
-            admin_is_open: whether administration needs no key where there are no admin keys.
+            keys: Valid for every service but administration. If empty, no key is required.
+            admin_keys: Valid for all services.
+            admin_is_open: Whether administration needs no key if there are no admin keys.
         """
         self._admin_digests = tuple(_digest(key.encode()) for key in admin_keys)
         own = tuple(_digest(key.encode()) for key in keys)
@@ -66,25 +66,25 @@ class Authenticator:
         *,
         certificate_name: bytes = b"",
     ) -> str:
-        """Returns who calls ``service``.
+        """Returns the caller of ``service``.
 
         Args:
-            service: full name of the service.
-            metadata: what the caller sent.
-            certificate_name: common name of the caller's certificate, which says who it is where
-                no keys are asked for.
+            service: Full name of the service.
+            metadata: The caller's.
+            certificate_name: Common name of the caller's certificate, which identifies the caller
+                where no key is required.
 
         Raises:
-            Unauthenticated: a key is wanted, and the metadata has none or a wrong one.
-            NotAllowed: the key, or the lack of one, is good for other services alone.
+            Unauthenticated: A key is required, and the metadata has none or a wrong one.
+            NotAllowed: The caller may only use other services.
         """
         is_for_admins = service in ADMIN_SERVICES
         digests = self._digests or (self._admin_digests if is_for_admins else ())
         if not digests or service in OPEN_SERVICES:
             self._check_admin(None, service=service)
             return _name_of(_digest(certificate_name)) if certificate_name else ""
-        digest = _shown_key(metadata)
-        # Every key is compared, so that the time taken tells nothing about which one was close.
+        digest = _key_digest(metadata)
+        # Every key is compared, so that the time taken does not depend on which one matches.
         matches = [hmac.compare_digest(digest, known) for known in digests]
         if not any(matches):
             raise Unauthenticated(reason="TOKEN_INVALID")
@@ -94,27 +94,21 @@ class Authenticator:
     def _check_admin(self, digest: bytes | None, *, service: str) -> None:
         if service not in ADMIN_SERVICES or (self._admin_is_open and not self._admin_digests):
             return
-        shown = digest or b""
-        matches = [hmac.compare_digest(shown, known) for known in self._admin_digests]
+        matches = [hmac.compare_digest(digest or b"", known) for known in self._admin_digests]
         if not any(matches):
             raise NotAllowed(service=service)
 
 
-def _shown_key(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
-    """Returns the digest of the key that a caller shows."""
-    shown = [value for key, value in metadata if key == "authorization"]
-    if not shown:
+def _key_digest(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """Returns the digest of the bearer key in a call's metadata."""
+    values = [value for key, value in metadata if key == "authorization"]
+    if not values:
         raise Unauthenticated(reason="TOKEN_MISSING")
-    return _digest(_bearer(shown))
-
-
-def _bearer(shown: Sequence[str | bytes]) -> bytes:
-    value = shown[0]
-    header = value.encode() if isinstance(value, str) else value
+    header = values[0].encode() if isinstance(values[0], str) else values[0]
     scheme, _, token = header.partition(b" ")
-    if len(shown) > 1 or scheme.lower() != b"bearer" or not token.strip():
+    if len(values) > 1 or scheme.lower() != b"bearer" or not token.strip():
         raise Unauthenticated(reason="TOKEN_INVALID")
-    return token.strip()
+    return _digest(token.strip())
 
 
 def _name_of(digest: bytes) -> str:

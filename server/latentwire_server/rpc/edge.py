@@ -1,7 +1,7 @@
 """The edge of every RPC: authentication, decoding, errors, delivery, the request log.
 
 One interceptor, because their order matters and is easiest to see in one place. It wraps every
-handler, whoever registered it, health and reflection included. Event loop only.
+handler, including those of health and reflection. Event loop only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RpcEdge(grpc.aio.ServerInterceptor):
     """Wraps every handler of the server."""
 
     def __init__(self, authenticator: Authenticator, *, send_timeout_s: float) -> None:
-        """Takes who may call, and how long a client may leave a message unread."""
+        """Makes the interceptor; a client may leave a message unread for ``send_timeout_s``."""
         self._authenticator = authenticator
         self._send_timeout_s = send_timeout_s
 
@@ -49,8 +49,7 @@ class RpcEdge(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Returns the wrapped handler of a method.
 
-        A method that does not exist is refused like any other without a key, so that the server
-        tells nothing about itself.
+        A caller without a key is refused before it learns whether the method exists.
         """
         handler = await continuation(handler_call_details)
         call = _Call(
@@ -102,11 +101,11 @@ class _Call:
         )
 
     def refusal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Handler | None:
-        """Returns a handler that refuses the caller; None (UNIMPLEMENTED) if it is known."""
+        """Returns a handler that refuses an unknown caller; for others None, UNIMPLEMENTED."""
         try:
             self._authenticator.principal(self._service, metadata)
         except Unauthenticated:
-            # Reads no request before it answers, whatever kind of method the caller has in mind.
+            # Answers without reading a request, whichever kind of method the caller expects.
             return grpc.stream_stream_rpc_method_handler(self._stream_stream)
         return None
 
@@ -120,11 +119,12 @@ class _Call:
 
     async def _unary_unary(self, request: bytes, context: Context) -> object:
         async with self._guarded(context):
-            return await self._answer(self._decoded(request), context)
+            return await cast("Awaitable[object]", self._call(self._decoded(request), context))
 
     async def _stream_unary(self, requests: AsyncIterator[bytes], context: Context) -> object:
         async with self._guarded(context):
-            return await self._answer(self._decoded_all(requests), context)
+            answer = self._call(self._decoded_all(requests), context)
+            return await cast("Awaitable[object]", answer)
 
     async def _unary_stream(self, request: bytes, context: Context) -> None:
         async with self._guarded(context):
@@ -139,29 +139,23 @@ class _Call:
             raise NotImplementedError(self._method)
         return self._behaviour(request, context)
 
-    async def _answer(self, request: object, context: Context) -> object:
-        return await cast("Awaitable[object]", self._call(request, context))
-
     async def _deliver(self, responses: object, context: Context) -> None:
-        """Sends what an async generator yields, and closes it whatever happens.
+        """Sends what an async generator yields, and always closes it.
 
         grpc.aio would leave a generator that was cancelled between two messages to the garbage
-        collector; here its ``finally`` runs at once, which is what frees the device.
+        collector; here its ``finally`` runs at once, which frees the device.
         """
         if not isinstance(responses, AsyncGenerator):
-            # A coroutine that writes for itself, as grpcio-health-checking's Watch is.
+            # A coroutine that writes by itself, such as grpcio-health-checking's Watch.
             await cast("Awaitable[None]", responses)
             return
         async with aclosing(responses):
             async for response in responses:
-                await self._send(response, context)
-
-    async def _send(self, response: object, context: Context) -> None:
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await context.write(response)
-        except TimeoutError:
-            raise SlowReader(send_timeout_s=self._send_timeout_s) from None
+                try:
+                    async with asyncio.timeout(self._send_timeout_s):
+                        await context.write(response)
+                except TimeoutError:
+                    raise SlowReader(send_timeout_s=self._send_timeout_s) from None
 
     def _decoded(self, request: bytes) -> object:
         if self._decode is None:
@@ -169,7 +163,7 @@ class _Call:
         try:
             return self._decode(request)
         except DecodeError:
-            description = f"the request is no message that {self._method} takes"
+            description = f"the request cannot be decoded as a message of {self._method}"
             violation = Violation(field="", reason="UNDECODABLE", description=description)
             raise InvalidRequest((violation,)) from None
 
@@ -190,7 +184,7 @@ class _Call:
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
-        except Exception as error:
+        except Exception as error:  # Border: the RPC edge
             failure = failure_of(error)
             code, reason = failure.code, failure.reason
             await context.abort(code, failure.message, failure.trailing_metadata())

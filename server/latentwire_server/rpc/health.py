@@ -1,12 +1,11 @@
-"""What is SERVING and why: ``grpc.health.v1`` for the server, its services and its models.
+"""Health checks: ``grpc.health.v1`` for the server, its services and its models.
 
-A model serves while it is loaded; the services serve once what is loaded first is there, while any
-model can be had. Draining or a failed device turns everything to NOT_SERVING, for good. No probe
-ever reaches the device, or loads a model.
-Event loop only.
+A model is SERVING while it is loaded. The services are SERVING once the preloaded models are there
+and as long as any model is usable. Draining or a failed device turns everything to NOT_SERVING for
+good. A probe never reaches the device and never loads a model. Event loop only.
 
-The library's servicer is not used: it says SERVING before anything is loaded, and writes to its
-watchers under a lock, where one that does not read would hold up a shutdown.
+The library's servicer is not used: it reports SERVING before anything is loaded, and it writes to
+its watchers under a lock, where a watcher that does not read would block a shutdown.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ _UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the library is untyped
-    """Answers health checks by name: the services' and ``models/<id>``."""
+    """Answers health checks for the services and for each ``models/<id>``."""
 
     def __init__(self, models: Iterable[str]) -> None:
-        """Takes the names of all models; nothing serves yet."""
+        """Starts with every service and every model in ``models`` NOT_SERVING."""
         self._statuses = dict.fromkeys((*SERVICES, *models), _NOT_SERVING)
         self._changed = asyncio.Event()
         self._is_stopped = False
@@ -44,26 +43,22 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
     def model(self, name: str, *, is_ready: bool) -> None:
-        """Tells whether ``models/<id>`` is loaded."""
-        self._tell((name,), is_serving=is_ready)
+        """Sets whether ``models/<id>`` is loaded."""
+        self._set((name,), is_serving=is_ready)
 
     def services(self, *, are_ready: bool) -> None:
-        """Tells whether requests are served."""
-        self._tell(SERVICES, is_serving=are_ready)
+        """Sets whether requests are served."""
+        self._set(SERVICES, is_serving=are_ready)
 
     def stop(self) -> None:
-        """Says NOT_SERVING for everything from now on."""
+        """Reports NOT_SERVING for everything from now on."""
+        self._set(self._statuses, is_serving=False)
         self._is_stopped = True
-        self._set(self._statuses, _NOT_SERVING)
 
-    def _tell(self, names: Iterable[str], *, is_serving: bool) -> None:
-        if not self._is_stopped:
-            self._set(names, _SERVING if is_serving else _NOT_SERVING)
-
-    def _set(
-        self, names: Iterable[str], status: health_pb2.HealthCheckResponse.ServingStatus
-    ) -> None:
-        self._statuses.update(dict.fromkeys(names, status))
+    def _set(self, names: Iterable[str], *, is_serving: bool) -> None:
+        if self._is_stopped:
+            return
+        self._statuses.update(dict.fromkeys(names, _SERVING if is_serving else _NOT_SERVING))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -82,11 +77,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         context: Context,  # noqa: ARG002 - gRPC's signature
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Streams a service's status now and whenever it changes."""
-        told = None
+        sent = None
         while True:
             changed = self._changed
             status = self._statuses.get(request.service, _UNKNOWN)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 yield health_pb2.HealthCheckResponse(status=status)
             await changed.wait()

@@ -1,6 +1,6 @@
-"""Server reflection in both of its versions, so that every generic client finds the schema.
+"""Server reflection, v1 and v1alpha, so that every generic client finds the schema.
 
-grpcio-reflection has v1alpha only (grpc#38576). v1 is the same messages under another package, so
+grpcio-reflection has v1alpha only (grpc#38576). v1 has the same messages in another package, so
 one servicer answers both.
 """
 
@@ -46,7 +46,7 @@ def add_reflection(server: grpc.aio.Server) -> None:
 def _pool_with_v1() -> descriptor_pool.DescriptorPool:
     """Returns the process's descriptors, with those of reflection v1.
 
-    Clients that describe every listed service would else stumble over v1's own.
+    Without them, clients that describe every listed service fail at v1's own.
     """
     pool = descriptor_pool.Default()
     try:

@@ -1,11 +1,10 @@
-"""The RPCs on grpc.aio: who calls and how much time is left go in, messages come out.
+"""The ``ImageGeneration`` RPCs on grpc.aio: adds the caller and the time left to each message.
 
-Everything else is the service's, and errors are the edge's. Event loop only.
+The service does the work, and the edge translates errors. Event loop only.
 """
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from latentwire.v1 import image_generation_pb2 as pb
@@ -29,21 +28,15 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
     """Adapts the service to grpc.aio."""
 
     def __init__(self, service: GenerationService) -> None:
-        """Takes the service that does the work."""
         self._service = service
 
-    async def GenerateImage(
+    def GenerateImage(
         self, request: pb.GenerateImageRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateImageResponse]:
-        """Draws images and streams every event."""
-        responses = self._service.generate(
-            request,
-            owner=current_principal.get(),
-            time_remaining_s=context.time_remaining(),
+        """Generates images and streams every event."""
+        return self._service.generate(
+            request, owner=current_principal.get(), time_remaining_s=context.time_remaining()
         )
-        async with aclosing(responses):
-            async for response in responses:
-                yield response
 
     async def GetGeneration(
         self, request: pb.GetGenerationRequest, context: Context
@@ -54,7 +47,7 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
     async def ListGenerations(
         self, request: pb.ListGenerationsRequest, context: Context
     ) -> pb.ListGenerationsResponse:
-        """Lists the caller's generations that are queued or running."""
+        """Lists the caller's queued and running generations."""
         return self._service.list_generations(request, owner=current_principal.get())
 
     async def CancelGeneration(
@@ -76,5 +69,5 @@ class ImageGenerationServicer(rpc.ImageGenerationServicer):
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        """Returns what the server is and how busy it is."""
+        """Returns the server's version, limits and load."""
         return self._service.get_server_info(request)

@@ -1,7 +1,7 @@
-"""Domain errors as gRPC statuses: the only place where one becomes the other.
+"""Translates domain errors to gRPC statuses; the only place that does.
 
 Every error carries ``ErrorInfo``; an invalid request carries all its violations; an error that
-time can heal carries ``RetryInfo``. No text of a library or of a traceback ever leaves.
+goes away with time carries ``RetryInfo``. No text of a library or of a traceback reaches a caller.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from latentwire_server.engine import errors
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 DOMAIN: Final = "latentwire.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _MAX_VIOLATION_BYTES: Final = 5_000
-"""Clients receive 8 KiB of metadata by default; more would lose the whole status."""
+"""Clients accept 8 KiB of metadata by default; beyond that they lose the whole status."""
 _MAX_DESCRIPTION: Final = 200
 _MAX_MESSAGE: Final = 500
 
 _RESTART_S: Final = 5.0
-"""How long a supervisor takes to have a broken server back."""
+"""How long a supervisor takes to restart a broken server."""
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
@@ -41,7 +41,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """How a failed call is told to its caller."""
+    """What the caller of a failed call receives."""
 
     code: grpc.StatusCode
     reason: str
@@ -52,11 +52,6 @@ class Failure:
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
         """Returns the details as gRPC carries them."""
-        status = status_pb2.Status(code=self.code.value[0], message=self.message)
-        status.details.extend(_packed(detail) for detail in self._details())
-        return ((DETAILS_KEY, status.SerializeToString()),)
-
-    def _details(self) -> list[Message]:
         details: list[Message] = [
             error_details_pb2.ErrorInfo(
                 reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata)
@@ -68,17 +63,20 @@ class Failure:
             delay = duration_pb2.Duration()
             delay.FromMilliseconds(math.ceil(max(0.0, self.retry_after_s) * 1_000))
             details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-        return details
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        for detail in details:
+            status.details.add().Pack(detail)
+        return ((DETAILS_KEY, status.SerializeToString()),)
 
 
 def failure_of(error: Exception) -> Failure:
-    """Returns how ``error`` is told to the caller; an unknown one is logged under an error id."""
+    """Returns what the caller receives; an unknown error is logged under an error id."""
     if isinstance(error, errors.InvalidRequest):
         return _invalid(error.violations)
-    for tell in _ROWS:
-        told = tell(error)
-        if told is not None:
-            return told
+    for translate in _ROWS:
+        failure = translate(error)
+        if failure is not None:
+            return failure
     error_id = uuid.uuid4().hex
     _logger.error("unexpected error error_id=%s", error_id, exc_info=error)
     return failure_of(errors.PipelineFailed(error_id=error_id))
@@ -93,12 +91,12 @@ def _row(
     *,
     retry_after_s: float | None = None,
 ) -> Callable[[Exception], Failure | None]:
-    """Returns what tells one kind of error, and of others nothing.
+    """Returns a function that translates one kind of error, and returns None for others.
 
-    When to try again is the error's own ``retry_after_s``, where it has one.
+    The error's own ``retry_after_s``, if it has one, takes precedence.
     """
 
-    def told(error: Exception) -> Failure | None:
+    def translate(error: Exception) -> Failure | None:
         if not isinstance(error, kind):
             return None
         return Failure(
@@ -109,7 +107,7 @@ def _row(
             retry_after_s=getattr(error, "retry_after_s", retry_after_s),
         )
 
-    return told
+    return translate
 
 
 def _invalid(violations: tuple[errors.Violation, ...]) -> Failure:
@@ -138,13 +136,8 @@ def _bad_request(violations: tuple[errors.Violation, ...]) -> error_details_pb2.
     return request
 
 
-def _packed(detail: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed
-
-
-def _shown(name: str) -> str:
+def _safe(name: str) -> str:
+    """Returns a caller's text as it may stand in a message: shortened, in ASCII."""
     return ascii(name[:64])[1:-1]
 
 
@@ -154,32 +147,32 @@ _ROWS: Final = (
         Unauthenticated,
         _CODE.UNAUTHENTICATED,
         lambda error: error.reason,
-        lambda _: "this server wants a valid key in metadata: authorization: Bearer <key>",
+        lambda _: "this server requires a valid key in metadata: authorization: Bearer <key>",
     ),
     _row(
         NotAllowed,
         _CODE.PERMISSION_DENIED,
         "ADMIN_KEY_NEEDED",
-        lambda error: f"{error.service} wants one of the server's admin keys",
+        lambda error: f"{error.service} requires one of the server's admin keys",
         lambda error: {"service": error.service},
     ),
     _row(
         errors.ModelNotReady,
         _CODE.UNAVAILABLE,
         "MODEL_LOADING",
-        lambda error: f"model {_shown(error.name)} is being loaded",
-        lambda error: {"model": _shown(error.name)},
+        lambda error: f"model {_safe(error.name)} is being loaded",
+        lambda error: {"model": _safe(error.name)},
     ),
     _row(
         errors.ModelInUse,
         _CODE.FAILED_PRECONDITION,
         "MODEL_IN_USE",
         lambda error: (
-            f"model {_shown(error.name)} is needed by {error.generation_count} that are running or"
-            " waiting"
+            f"model {_safe(error.name)} is in use by {error.generation_count} running or waiting"
+            " generations"
         ),
         lambda error: {
-            "model": _shown(error.name),
+            "model": _safe(error.name),
             "generation_count": str(error.generation_count),
         },
     ),
@@ -187,34 +180,32 @@ _ROWS: Final = (
         errors.ModelFailed,
         _CODE.FAILED_PRECONDITION,
         "MODEL_FAILED",
-        lambda error: f"model {_shown(error.name)} could not be loaded: {error.reason}",
-        lambda error: {"model": _shown(error.name)},
+        lambda error: f"model {_safe(error.name)} could not be loaded: {error.reason}",
+        lambda error: {"model": _safe(error.name)},
     ),
     _row(
         errors.ModelNotFound,
         _CODE.NOT_FOUND,
         "MODEL_NOT_FOUND",
-        lambda error: (
-            f"no model is called {_shown(error.name)}; there is: {', '.join(error.known)}"
-        ),
-        lambda error: {"model": _shown(error.name)},
+        lambda error: f"no model is called {_safe(error.name)}; there is: {', '.join(error.known)}",
+        lambda error: {"model": _safe(error.name)},
     ),
     _row(
         errors.GenerationNotFound,
         _CODE.NOT_FOUND,
         "GENERATION_NOT_FOUND",
-        lambda error: f"you have no generation {_shown(error.name)}",
-        lambda error: {"generation": _shown(error.name)},
+        lambda error: f"you have no generation {_safe(error.name)}",
+        lambda error: {"generation": _safe(error.name)},
     ),
     _row(
         errors.RequestIdReused,
         _CODE.ALREADY_EXISTS,
         "REQUEST_ID_REUSED",
         lambda error: (
-            f"request_id {_shown(error.request_id)} belongs to another request of yours;"
+            f"request_id {_safe(error.request_id)} belongs to another request of yours;"
             " a new request needs a new one"
         ),
-        lambda error: {"request_id": _shown(error.request_id)},
+        lambda error: {"request_id": _safe(error.request_id)},
     ),
     _row(
         errors.Cancelled,
@@ -259,7 +250,7 @@ _ROWS: Final = (
         _CODE.RESOURCE_EXHAUSTED,
         "DEVICE_OUT_OF_MEMORY",
         lambda error: (
-            f"{error.num_images} of {error.width}x{error.height} do not fit the device's memory"
+            f"{error.num_images} images of {error.width}x{error.height} do not fit in device memory"
         ),
         lambda error: {
             "width": str(error.width),
@@ -277,28 +268,28 @@ _ROWS: Final = (
         errors.LoraUnusable,
         _CODE.FAILED_PRECONDITION,
         "LORA_UNUSABLE",
-        lambda error: f"adapter {_shown(error.id)} cannot be used: {error.reason}",
-        lambda error: {"lora": _shown(error.id)},
+        lambda error: f"LoRA {_safe(error.id)} cannot be used: {error.reason}",
+        lambda error: {"lora": _safe(error.id)},
     ),
     _row(
         errors.NonFiniteOutput,
         _CODE.DATA_LOSS,
         "NON_FINITE_OUTPUT",
-        lambda error: f"the model gave NaN or infinity at step {error.step}",
+        lambda error: f"the model produced NaN or infinity at step {error.step}",
         lambda error: {"step": str(error.step)},
     ),
     _row(
         errors.DeviceFailed,
         _CODE.UNAVAILABLE,
         "DEVICE_FAILED",
-        lambda _: "the device failed and the server is about to end",
+        lambda _: "the device failed and the server is about to exit",
         retry_after_s=_RESTART_S,
     ),
     _row(
         errors.PipelineFailed,
         _CODE.INTERNAL,
         "PIPELINE_ERROR",
-        lambda error: f"the server failed; its log says more under {error.error_id}",
+        lambda error: f"the server failed; see its log under error id {error.error_id}",
         lambda error: {"error_id": error.error_id},
     ),
 )

@@ -1,6 +1,6 @@
 """What the RPCs do, as coroutines and async generators that raise domain errors.
 
-Knows messages, not transports: an adapter tells who calls, what time is left, and turns domain
+Knows messages, not transports: an adapter passes the caller and the time left, and turns domain
 errors into statuses. Event loop only; what may take long goes to a thread.
 """
 
@@ -11,45 +11,43 @@ import hashlib
 import secrets
 import time
 import uuid
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.convert import events, requests, resources
 from latentwire_server.convert.times import duration, timestamp
-from latentwire_server.engine.errors import (
-    Draining,
-    GenerationNotFound,
-)
+from latentwire_server.engine.errors import Draining, GenerationNotFound
 from latentwire_server.engine.events import Event, Image
-from latentwire_server.engine.events import Warning as RequestWarning
 from latentwire_server.engine.queue.admission import DRAINING_RETRY_S
-from latentwire_server.requests import validation
-from latentwire_server.requests.completion import complete, examined
+from latentwire_server.requests.completion import Assigned, complete
+from latentwire_server.requests.request_warnings import warnings_of
+from latentwire_server.requests.validation import canonical_uuid
 from latentwire_server.service.paging import id_of, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Mapping
 
     from latentwire_server.engine.engine import Engine
+    from latentwire_server.engine.handover.stream import GenerationStream
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.engine.settings import EngineSettings
-    from latentwire_server.models.protocol import ModelSpec
     from latentwire_server.registry.catalogue import Catalogue
     from latentwire_server.registry.registry import ModelRegistry
     from latentwire_server.requests.refused_words import RefusedWords
-    from latentwire_server.service.recordings import Key, Recordings
+    from latentwire_server.service.recordings import Recordings
+
+    Responses = AsyncGenerator[pb.GenerateImageResponse]
 
 _SEED_BITS: Final = 32
 _BIG_FILE_BYTES: Final = 1_000_000
-"""Hashing more than this takes milliseconds, in which the event loop serves nobody."""
+"""Hashing more than this takes milliseconds: too long for the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What GetServerInfo tells that does not change."""
+    """The part of GetServerInfo's answer that does not change."""
 
     version: str
     max_request_bytes: int
@@ -59,7 +57,7 @@ class ServerFacts:
 
 
 class GenerationService:
-    """Serves generations and tells about models."""
+    """Generates images, and answers questions about generations, models and the server."""
 
     def __init__(
         self,
@@ -71,7 +69,6 @@ class GenerationService:
         facts: ServerFacts,
         refused_words: RefusedWords | None = None,
     ) -> None:
-        """Takes who draws, who knows, brings and repeats, and what is known and refused."""
         self._engine = engine
         self._recordings = recordings
         self._catalogue = catalogue
@@ -82,100 +79,93 @@ class GenerationService:
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
-    async def generate(
+    def generate(
         self, message: pb.GenerateImageRequest, *, owner: str, time_remaining_s: float | None
-    ) -> AsyncGenerator[pb.GenerateImageResponse]:
-        """Draws, and yields every event. Closing the generator leaves the generation.
+    ) -> Responses:
+        """Returns a generator of every event of a generation. Closing it leaves the generation.
 
-        Left by everybody, one is cancelled, unless its ``disconnect_policy`` says otherwise.
+        A generation that everybody has left is cancelled, unless its ``disconnect_policy`` says
+        otherwise.
         """
-        request_id = validation.canonical_uuid(message.request_id)
-        with self._counted():
-            if request_id is None or message.validate_only:
-                responses = self._drawn(message, owner=owner, time_remaining_s=time_remaining_s)
-            else:
-                responses = await self._recorded(message, (owner, request_id))
-            async with aclosing(responses):
+        opening = self._open(message, owner=owner, time_remaining_s=time_remaining_s)
+        return self._delivered(opening)
+
+    async def _delivered(self, opening: Awaitable[Responses]) -> Responses:
+        self._num_open += 1
+        self._all_closed.clear()
+        try:
+            async with aclosing(await opening) as responses:
                 async for response in responses:
                     yield response
+        finally:
+            self._num_open -= 1
+            if self._num_open == 0:
+                self._all_closed.set()
 
-    async def aclose(self) -> None:
-        """Ends what is drawn without a reader, and forgets what could be asked for again."""
-        await self._recordings.aclose()
+    async def _open(
+        self, message: pb.GenerateImageRequest, *, owner: str, time_remaining_s: float | None
+    ) -> Responses:
+        """Starts a generation, or joins the one that has the same request id.
 
-    async def _recorded(
-        self, message: pb.GenerateImageRequest, key: Key
-    ) -> AsyncGenerator[pb.GenerateImageResponse]:
-        """Returns the events of the generation that this request is a repeat of, or begins."""
-        _, message.request_id = key
-        after, message.resume_after_sequence = message.resume_after_sequence, 0
+        Coroutines come before the generators, which may wait long: what they return holds neither
+        the caller's files nor the model.
+        """
+        request_id = canonical_uuid(message.request_id)
+        if request_id is None or message.validate_only:
+            return await self._start(message, owner=owner, time_remaining_s=time_remaining_s)
         if message.ByteSize() < _BIG_FILE_BYTES:
             fingerprint = requests.fingerprint(message)
         else:
             fingerprint = await asyncio.to_thread(requests.fingerprint, message)
-        # From here to the start nothing is awaited: of two that come at once, one begins.
+        key, after = (owner, request_id), message.resume_after_sequence
+        # From here to the start nothing is awaited: of two that arrive at once, one starts.
         recording = self._recordings.find(key, fingerprint=fingerprint)
-        if recording is None and after:
-            raise GenerationNotFound(name=message.request_id)
         if recording is None:
-            policy = message.disconnect_policy
+            if after:
+                raise GenerationNotFound(name=request_id)
             recording = self._recordings.start(
                 key,
-                # A deadline ends its own call, and not what others may join.
-                self._drawn(message, owner=key[0], time_remaining_s=None),
+                # A deadline ends its own call, and not a generation that others may join.
+                self._start(message, owner=owner, time_remaining_s=None),
                 fingerprint=fingerprint,
-                goes_on_alone=policy == pb.DISCONNECT_POLICY_CONTINUE,
+                goes_on_alone=message.disconnect_policy == pb.DISCONNECT_POLICY_CONTINUE,
             )
-        else:
-            message.Clear()
         recording.check(after)
         return recording.read(after=after)
 
-    async def _drawn(
+    async def _start(
         self, message: pb.GenerateImageRequest, *, owner: str, time_remaining_s: float | None
-    ) -> AsyncGenerator[pb.GenerateImageResponse]:
-        """Draws, and yields every event. Closing the generator cancels the generation."""
+    ) -> Responses:
+        """Checks a request and submits it; closing what it returns cancels the generation."""
         deadline = None if time_remaining_s is None else time.monotonic() + time_remaining_s
         if self._engine.status().is_draining:
             raise Draining(retry_after_s=DRAINING_RETRY_S)
-        is_only_validated = message.validate_only
-        spec, info = await self._registry.spec(message.model, may_load=not is_only_validated)
-        completed = partial(
+        may_load = not message.validate_only
+        spec, info = await self._registry.spec(message.model, may_load=may_load)
+        request = await asyncio.to_thread(
             complete,
             requests.draft_from_proto(message),
+            spec,
             info,
-            generation_id=uuid.uuid4().hex,
-            owner=owner,
-            random_seed=secrets.randbits(_SEED_BITS),
-            deadline=deadline,
+            assigned=Assigned(
+                generation_id=uuid.uuid4().hex,
+                owner=owner,
+                seed=secrets.randbits(_SEED_BITS),
+                deadline=deadline,
+            ),
             refused_words=self._refused_words,
         )
-        # The caller's files may be large, and a generation may wait long.
-        message.Clear()
-        request, warnings = await asyncio.to_thread(examined, completed, spec)
-        del completed
-        if is_only_validated:
-            accepted = events.accepted_to_proto(request, warnings)
-            yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
-            return
-        running = self._run(request, warnings, spec)
-        # It may be the loaded model itself, whose memory is to go back once it is unloaded.
-        del spec
-        async with aclosing(running) as responses:
-            async for response in responses:
-                yield response
-
-    async def _run(
-        self,
-        request: GenerationRequest,
-        warnings: Sequence[RequestWarning],
-        spec: ModelSpec,
-    ) -> AsyncGenerator[pb.GenerateImageResponse]:
-        name = resources.generation_name(request.generation_id)
-        sequence = 0
+        # Tokenizing a long prompt takes milliseconds too.
+        warnings = await asyncio.to_thread(warnings_of, request, spec)
+        if message.validate_only:
+            return _accepted_alone(events.accepted_to_proto(request, warnings))
         stream = self._engine.submit(request, warnings=warnings, spec=spec)
         self._registry.want(request.model)
-        del spec
+        return self._responses(stream, request)
+
+    async def _responses(self, stream: GenerationStream, request: GenerationRequest) -> Responses:
+        name = resources.generation_name(request.generation_id)
+        sequence = 0
         try:
             async with stream:
                 async for event in stream:
@@ -189,19 +179,12 @@ class GenerationService:
         finally:
             self._registry.used(request.model)
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._num_open += 1
-        self._all_closed.clear()
-        try:
-            yield
-        finally:
-            self._num_open -= 1
-            if self._num_open == 0:
-                self._all_closed.set()
+    async def aclose(self) -> None:
+        """Cancels generations without a reader, and forgets those that could be repeated."""
+        await self._recordings.aclose()
 
     async def wait_until_delivered(self) -> None:
-        """Returns once no generation's events are on their way to a client any more."""
+        """Waits until no client is being sent the events of a generation."""
         await self._all_closed.wait()
 
     def get_generation(
@@ -215,7 +198,7 @@ class GenerationService:
     def list_generations(
         self, message: pb.ListGenerationsRequest, *, owner: str
     ) -> pb.ListGenerationsResponse:
-        """Returns what the caller has queued and running, and how much everybody has."""
+        """Returns the caller's queued and running generations, and how many there are in all."""
         snapshots, next_page_token = page_of(
             self._engine.list(owner=owner),
             page_size=message.page_size,
@@ -251,7 +234,7 @@ class GenerationService:
         return pb.GetModelResponse(model=resources.model_to_proto(snapshot))
 
     def get_server_info(self, message: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:  # noqa: ARG002
-        """Returns what the server is and how busy it is."""
+        """Returns the server's version, limits and load."""
         facts = self._facts
         load = self._engine.status(default_model=self._catalogue.default_id)
         wait_s = self._engine.wait_s()
@@ -278,6 +261,10 @@ class GenerationService:
         )
 
 
+async def _accepted_alone(accepted: pb.Accepted) -> Responses:
+    yield _numbered(pb.GenerateImageResponse(accepted=accepted), sequence=1, name="")
+
+
 def _numbered(
     response: pb.GenerateImageResponse, *, sequence: int, name: str
 ) -> pb.GenerateImageResponse:
@@ -288,7 +275,7 @@ def _numbered(
 
 
 async def _sha256(event: Event) -> bytes:
-    # What is withheld has no bytes, and no digest of them.
+    # An image that is withheld has no bytes and no digest.
     if not isinstance(event, Image) or not event.data:
         return b""
     if len(event.data) < _BIG_FILE_BYTES:

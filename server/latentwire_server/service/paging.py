@@ -1,4 +1,4 @@
-"""Lists in pages, and resource names: the small rules of resource-oriented RPCs. Pure."""
+"""Pages of lists, and resource names. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def page_of(
     A token is a position: items that leave or arrive between two calls shift the pages.
 
     Raises:
-        InvalidRequest: the size is out of range, or no answer ever gave this token.
+        InvalidRequest: The size is out of range, or the token is not one of the server's.
     """
     violations = []
     if not 0 <= page_size <= MAX_PAGE_SIZE:
@@ -33,7 +33,7 @@ def page_of(
             Violation(field="page_size", reason="OUT_OF_RANGE", description=description)
         )
     if page_token and not _is_token(page_token):
-        description = "page_token is none that an answer gave"
+        description = "page_token is not from an earlier answer"
         violations.append(
             Violation(field="page_token", reason="UNKNOWN_VALUE", description=description)
         )
@@ -45,13 +45,13 @@ def page_of(
 
 
 def id_of(name: str, *, collection: str) -> str:
-    """Returns the id of a resource name such as ``generations/{id}``; a bare id is one already.
+    """Returns the id in a resource name such as ``generations/{id}``, or in a bare id.
 
     Raises:
-        InvalidRequest: the name is empty.
+        InvalidRequest: The name is empty.
     """
     if not name:
-        description = f"name says which; it is {collection}/{{id}}"
+        description = f"name is empty; needed: {collection}/{{id}}"
         violation = Violation(field="name", reason="REQUIRED", description=description)
         raise InvalidRequest((violation,))
     return name.removeprefix(f"{collection}/")

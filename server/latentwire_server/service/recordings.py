@@ -1,8 +1,8 @@
-"""Generations that may be asked for again by their ``request_id``: whoever repeats one joins it.
+"""Generations that can be repeated by their ``request_id``: a repeat joins the first one.
 
-A recording takes in a generation's messages as they come, read or not, and gives every reader all
-of them from the first on. One that ended well is remembered for a while; one that failed is
-forgotten, so that a repeat is a new try. Event loop only. Knows messages, and no engine.
+A recording collects a generation's messages as they come, read or not, and gives every reader all
+of them from the first on. A generation that succeeded is remembered for a while; one that failed is
+forgotten, so that a repeat tries anew. Event loop only. Knows messages, and no engine.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from latentwire_server.engine.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from latentwire.v1 import image_generation_pb2 as pb
 
+    Responses = AsyncGenerator[pb.GenerateImageResponse]
+
 MAX_PREVIEW_BYTES: Final = 8 * 1024 * 1024
-"""Of one recording; older previews lose their pictures, as on their way to a slow reader."""
+"""Of one recording; beyond it the oldest previews are dropped, as they are for a slow reader."""
 
 Key = tuple[str, str]
-"""A caller and its request id: nobody joins another's."""
+"""A caller and its request id: a caller cannot join somebody else's generation."""
 
 _logger: Final = logging.getLogger(__name__)
 
 
 class Recording:
-    """One generation's messages, and those who read them."""
+    """The messages of one generation, and its readers."""
 
     def __init__(
         self,
-        responses: AsyncGenerator[pb.GenerateImageResponse],
+        opening: Awaitable[Responses],
         *,
         fingerprint: bytes,
         unread_s: float,
@@ -50,11 +52,11 @@ class Recording:
         """Starts to record.
 
         Args:
-            responses: The generation; closing it cancels it.
+            opening: Returns the generation, whose closing cancels it.
             fingerprint: Of the request.
-            unread_s: How long the generation goes on with nobody reading it.
-            on_end: Is called when it ended, by itself or not.
-            forget: Is called when nobody may join it any more.
+            unread_s: How long the generation continues without a reader.
+            on_end: Called when the generation has ended, for whatever reason.
+            forget: Called when the recording may no longer be joined.
         """
         self.fingerprint = fingerprint
         self.num_bytes = 0
@@ -69,10 +71,10 @@ class Recording:
         self._is_ended = False
         self._news = asyncio.Event()
         self._unread_timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.create_task(self._record(responses))
+        self._task = asyncio.create_task(self._record(opening))
 
     def check(self, after: int) -> None:
-        """Judges from where somebody wants to read on.
+        """Checks that reading can resume after a message.
 
         Raises:
             InvalidRequest: there is no such message.
@@ -87,13 +89,14 @@ class Recording:
         )
         raise InvalidRequest((violation,))
 
-    async def read(self, *, after: int) -> AsyncGenerator[pb.GenerateImageResponse]:
-        """Yields the messages behind number ``after``, those to come too.
+    async def read(self, *, after: int) -> Responses:
+        """Yields the messages after number ``after``, including those to come.
 
         Raises:
-            Exception: what the generation ended with.
+            Exception: the generation failed with it.
         """
-        self._join()
+        self._num_readers += 1
+        self._stop_timer()
         try:
             position = after
             while True:
@@ -110,34 +113,34 @@ class Recording:
             self._leave()
 
     def stop(self) -> None:
-        """Cancels the generation; who asks for it from now on starts another one."""
+        """Cancels the generation; a repeat from now on starts another one."""
         self._forget()
         self._task.cancel()
 
     async def aclose(self) -> None:
-        """Stops, and returns once it has."""
+        """Cancels the generation and waits for its end."""
         self.stop()
         await asyncio.wait([self._task])
 
-    async def _record(self, responses: AsyncGenerator[pb.GenerateImageResponse]) -> None:
+    async def _record(self, opening: Awaitable[Responses]) -> None:
         try:
-            async with aclosing(responses):
+            async with aclosing(await opening) as responses:
                 async for response in responses:
-                    self._keep(response)
+                    self._add(response)
         except asyncio.CancelledError:
             self.error = Cancelled()
             raise
-        except Exception as error:  # Border: every reader gets it
+        except Exception as error:  # Border: raised again for every reader
             self.error = error
             if not (self._num_readers or isinstance(error, GenerationError)):
                 _logger.exception("unexpected error while nobody read")
         finally:
             self._is_ended = True
             self._stop_timer()
-            self._tell()
+            self._wake_readers()
             self._on_end()
 
-    def _keep(self, response: pb.GenerateImageResponse) -> None:
+    def _add(self, response: pb.GenerateImageResponse) -> None:
         self._messages.append(response)
         self.num_bytes += response.ByteSize()
         if response.HasField("preview"):
@@ -146,19 +149,15 @@ class Recording:
         while self._num_preview_bytes > MAX_PREVIEW_BYTES:
             oldest = self._previews.popleft()
             size_bytes = len(oldest.preview.data)
-            # Its number stays, without an event: readers skip what they do not know.
+            # The message keeps its number, without an event: readers skip unknown events.
             oldest.ClearField("preview")
             self._num_preview_bytes -= size_bytes
             self.num_bytes -= size_bytes
-        self._tell()
+        self._wake_readers()
 
-    def _tell(self) -> None:
+    def _wake_readers(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
-
-    def _join(self) -> None:
-        self._num_readers += 1
-        self._stop_timer()
 
     def _leave(self) -> None:
         self._num_readers -= 1
@@ -180,21 +179,21 @@ class Recordings:
     """The recordings that can be joined, by caller and request id."""
 
     def __init__(self, *, ttl_s: float, max_bytes: int) -> None:
-        """Takes what is remembered.
+        """Makes an empty collection.
 
         Args:
-            ttl_s: For how long an ended generation is, and one goes on that nobody reads.
-            max_bytes: Of how many bytes all ended ones may be; the oldest go first.
+            ttl_s: How long an ended generation is remembered, and one without readers continues.
+            max_bytes: The most that all ended generations may take; the oldest are dropped first.
         """
         self._ttl_s = ttl_s
         self._max_bytes = max_bytes
         self._by_key: dict[Key, Recording] = {}
-        # In the order in which they ended, each with what ends its time.
+        # In the order in which they ended, each with the timer that forgets it.
         self._ended: dict[Key, asyncio.TimerHandle] = {}
         self._num_bytes = 0
 
     def find(self, key: Key, *, fingerprint: bytes) -> Recording | None:
-        """Returns the generation of this request, if there is one.
+        """Returns the recording of a request, if there is one.
 
         Raises:
             RequestIdReused: the id belongs to another request of the caller.
@@ -207,7 +206,7 @@ class Recordings:
     def start(
         self,
         key: Key,
-        responses: AsyncGenerator[pb.GenerateImageResponse],
+        opening: Awaitable[Responses],
         *,
         fingerprint: bytes,
         goes_on_alone: bool,
@@ -215,13 +214,13 @@ class Recordings:
         """Records a new generation.
 
         Args:
-            key: Whose it is.
-            responses: The generation.
-            fingerprint: Of its request.
-            goes_on_alone: Whether it goes on for a while when nobody reads it.
+            key: The caller and its request id.
+            opening: Returns the generation, whose closing cancels it.
+            fingerprint: Of the request.
+            goes_on_alone: Whether the generation continues for a while without a reader.
         """
         recording = Recording(
-            responses,
+            opening,
             fingerprint=fingerprint,
             unread_s=self._ttl_s if goes_on_alone else 0.0,
             on_end=lambda: self._remember(key, recording),
@@ -231,7 +230,7 @@ class Recordings:
         return recording
 
     async def aclose(self) -> None:
-        """Cancels what is still recorded and forgets everything."""
+        """Cancels the generations that still run, and forgets all."""
         for key, recording in list(self._by_key.items()):
             self._forget(key, recording)
             await recording.aclose()

@@ -1,4 +1,4 @@
-"""Everything that can break in the device loop, and whose it is."""
+"""Everything that can break in the device loop, and which generations fail for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from latentwire_server.engine.settings import Batching
 from latentwire_server.engine.snapshots import GenerationState
 from latentwire_server.models.protocol import DenoiserInput
 from tests.support.engine.detectors import check_bad_row_ends_only_its_own
-from tests.support.engine.driving import assert_drawn_right
+from tests.support.engine.driving import assert_expected_images
 from tests.support.engine.requests import request
 from tests.support.eventually import eventually
 from tests.support.fake_faults import (
@@ -52,7 +52,7 @@ CPU_OUT_OF_MEMORY = "[enforce fail] . DefaultCPUAllocator: can't allocate memory
 
 def assert_all_drawn_right(*results: Result) -> None:
     for result in results:
-        assert_drawn_right(result)
+        assert_expected_images(result)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -73,7 +73,7 @@ async def test_latents_that_overflow_end_their_own_generation(start) -> None:
     assert bad.images == []
 
 
-async def test_a_picture_that_decodes_to_nan_is_an_error_not_a_black_picture(start) -> None:
+async def test_an_image_that_decodes_to_nan_is_an_error_not_a_black_image(start) -> None:
     driver = await start(FakeModel(decode_faults=[(on_call(1), filled_with(math.nan))]))
     bad = await driver.run(request())
     assert isinstance(bad.error, NonFiniteOutput)
@@ -82,7 +82,7 @@ async def test_a_picture_that_decodes_to_nan_is_an_error_not_a_black_picture(sta
     assert_all_drawn_right(await driver.run(request()))
 
 
-async def test_a_second_picture_that_is_nan_leaves_the_first_delivered(start) -> None:
+async def test_a_second_image_that_is_nan_leaves_the_first_delivered(start) -> None:
     driver = await start(FakeModel(decode_faults=[(on_call(2), filled_with(math.nan))]))
     bad = await driver.run(request(num_images=3))
     assert isinstance(bad.error, NonFiniteOutput)
@@ -244,7 +244,7 @@ async def test_a_broken_device_ends_everything_and_nothing_succeeds_after(start,
     assert driver.engine.failed.is_set()
     assert driver.engine.status().has_failed
     with pytest.raises(DeviceFailed):
-        driver.engine.submit(request())
+        driver.submit(request())
     assert len(driver.model.calls) == 5
 
 
@@ -264,7 +264,7 @@ async def test_a_bug_in_the_loop_itself_ends_everything(start, monkeypatch, capl
         raise BUG
 
     monkeypatch.setattr("latentwire_server.engine.policy.policy.Policy.choose", choose)
-    stream = driver.engine.submit(request())
+    stream = driver.submit(request())
     await asyncio.wait_for(driver.engine.failed.wait(), timeout=scaled(10))
     with pytest.raises(DeviceFailed):
         async for _ in stream:
@@ -288,11 +288,11 @@ async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
 ) -> None:
     driver = await start()
 
-    def look_around(*_):
+    def check(*_):
         raise BUG
 
-    monkeypatch.setattr(Housekeeper, "look_around", look_around)
-    stream = driver.engine.submit(request())
+    monkeypatch.setattr(Housekeeper, "check", check)
+    stream = driver.submit(request())
     await asyncio.wait_for(driver.engine.failed.wait(), timeout=scaled(10))
     await stream.aclose()
     assert "housekeeping failed" in caplog.text

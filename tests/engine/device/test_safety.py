@@ -1,4 +1,4 @@
-"""What a safety checker withholds, and what of it its reader hears."""
+"""Images that a safety checker withholds, and the events that report it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from latentwire_server.engine.errors import PipelineFailed
 from latentwire_server.engine.events import Accepted, Completed, FinishReason, Preview
 from latentwire_server.engine.request import EventOptions, PreviewMethod
-from tests.support.engine.driving import assert_drawn_right
+from tests.support.engine.driving import assert_expected_images
 from tests.support.engine.requests import request
 from tests.support.fakes import FakeModel, FakeSafetyChecker
 
@@ -25,23 +25,23 @@ async def test_a_flagged_image_comes_without_a_file_and_the_others_whole(start) 
     assert completed.image_count == 3
 
 
-async def test_the_checker_sees_each_finished_picture_once_and_as_it_is_delivered(start) -> None:
+async def test_the_checker_sees_each_finished_image_once_and_as_it_is_delivered(start) -> None:
     checker = FakeSafetyChecker(lambda _: False)
     driver = await start(FakeModel(safety_checker=checker))
     result = await driver.run(request(num_images=2))
-    assert_drawn_right(result)
+    assert_expected_images(result)
     assert len(checker.seen) == 2
     for seen, delivered in zip(checker.seen, result.pixels, strict=True):
         assert (seen == delivered).all()
 
 
-async def test_requests_that_share_a_picture_share_the_verdict(start) -> None:
+async def test_equal_requests_are_each_checked(start) -> None:
     checker = FakeSafetyChecker(lambda _: True)
     driver = await start(FakeModel(safety_checker=checker))
     results = await driver.run_held(request(), request())
     for result in results:
         assert [image.finish_reason for image in result.images] == [FinishReason.FILTERED]
-    assert len(checker.seen) == 1
+    assert len(checker.seen) == 2
 
 
 async def test_a_checker_that_fails_ends_that_generation_only(start) -> None:
@@ -55,11 +55,11 @@ async def test_a_checker_that_fails_ends_that_generation_only(start) -> None:
     first, second = await driver.run_all(request("one"), request("two"))
     assert isinstance(first.error, PipelineFailed)
     assert first.images == []
-    assert_drawn_right(second)
+    assert_expected_images(second)
 
 
 @pytest.mark.parametrize("method", list(PreviewMethod))
-async def test_previews_that_no_checker_sees_are_not_sent_and_the_caller_hears_it(
+async def test_previews_that_no_checker_sees_are_not_sent_and_the_caller_is_warned(
     start, method: PreviewMethod
 ) -> None:
     events = EventOptions(preview_interval_steps=1, preview_method=method)

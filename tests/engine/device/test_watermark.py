@@ -1,4 +1,4 @@
-"""Which pictures carry the model's watermark, and which do not."""
+"""Which images carry the model's watermark, and which do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.engine.requests import request
 from tests.support.fakes import FakeModel, FakeSafetyChecker, FakeWatermark
 
 
-async def test_finished_pictures_carry_it_and_previews_do_not(start) -> None:
+async def test_finished_images_carry_it_and_previews_do_not(start) -> None:
     driver, plain = await start(FakeModel(watermark=FakeWatermark())), await start(FakeModel())
     every_step = EventOptions(preview_interval_steps=1)
     asked = request(num_images=2, events=every_step)
@@ -30,7 +30,7 @@ async def test_the_safety_checker_sees_it(start) -> None:
     assert (checker.seen[0] == result.pixels[0]).all()
 
 
-async def test_it_goes_into_a_smaller_picture_after_that_is_made(start) -> None:
+async def test_it_goes_into_a_smaller_image_after_that_is_made(start) -> None:
     sizes = []
 
     class Watched(FakeWatermark):
@@ -45,7 +45,7 @@ async def test_it_goes_into_a_smaller_picture_after_that_is_made(start) -> None:
     assert (marked.pixels[0] == 255 - unmarked.pixels[0]).all()
 
 
-async def test_what_a_mask_keeps_stays_as_it_was(start) -> None:
+async def test_unmasked_pixels_stay_as_they_are_and_carry_no_watermark(start) -> None:
     kept = np.full((64, 64, 3), 40, np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255

@@ -1,4 +1,4 @@
-"""Trajectories that start from a picture, among others: the same calls, and nobody stands still."""
+"""Trajectories that start from an image share calls with the others and do not hold them up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def source(seed: int, *, strength: float = 0.5, is_masked: bool = False) -> Sour
     return Source(pixels=pixels, mask=mask, strength=strength, image_sha256=digest)
 
 
-async def test_drawing_from_pictures_and_from_words_shares_every_call(start) -> None:
+async def test_image_to_image_and_text_to_image_share_every_call(start) -> None:
     driver = await start(max_rows=16)
     results = await driver.run_held(
         request(num_inference_steps=5, seed=1),
@@ -32,11 +32,11 @@ async def test_drawing_from_pictures_and_from_words_shares_every_call(start) -> 
         request(num_inference_steps=4, seed=3),
     )
     assert all(result.is_complete for result in results)
-    # The first is alone in the call that holds it; those behind a picture join one call later.
+    # The first is alone in the call that holds it; those behind a source image join one call later.
     assert [call.num_rows for call in driver.model.calls] == [1, 3, 4, 5, 5, 1, 1]
 
 
-async def test_others_take_a_step_between_two_pictures_that_are_encoded(
+async def test_others_take_a_step_between_the_encodings_of_two_images(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = await start(max_rows=16)
@@ -56,7 +56,7 @@ async def test_others_take_a_step_between_two_pictures_that_are_encoded(
     assert max(after - before for before, after in pairwise(encoded)) == 1
 
 
-async def test_a_picture_that_cannot_be_encoded_keeps_nobody_waiting(
+async def test_an_image_that_cannot_be_encoded_holds_up_no_other_generation(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = await start(max_rows=16)

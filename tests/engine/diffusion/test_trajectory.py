@@ -44,7 +44,7 @@ class RealSchedulers(FakeModel):
         )
 
 
-def begun(model_type: type[FakeModel] = FakeModel, **changes: object) -> Trajectory:
+def ready_trajectory(model_type: type[FakeModel] = FakeModel, **changes: object) -> Trajectory:
     wanted = request(**changes)
     generation = Generation(
         wanted,
@@ -69,15 +69,15 @@ def zeros(trajectory: Trajectory) -> torch.Tensor:
 
 
 def test_each_image_starts_from_the_noise_of_its_own_seed() -> None:
-    trajectory = begun(num_images=3, seed=5)
-    alone = [begun(seed=seed).latents[0] for seed in (5, 6, 7)]
+    trajectory = ready_trajectory(num_images=3, seed=5)
+    alone = [ready_trajectory(seed=seed).latents[0] for seed in (5, 6, 7)]
     assert torch.equal(trajectory.latents, torch.stack(alone))
     generator = torch.Generator("cpu").manual_seed(5)
     assert torch.equal(alone[0][None], torch.randn((1, 4, 8, 8), generator=generator))
 
 
 def test_unconditional_rows_come_first() -> None:
-    rows = begun(guidance_scale=2.0, num_images=2, negative_prompt="no").rows()
+    rows = ready_trajectory(guidance_scale=2.0, num_images=2, negative_prompt="no").rows()
     assert rows.latents.shape == (4, 4, 8, 8)
     negative, text = rows.conditioning[0], rows.conditioning[2]
     assert [one is negative for one in rows.conditioning] == [True, True, False, False]
@@ -85,41 +85,19 @@ def test_unconditional_rows_come_first() -> None:
 
 
 def test_without_guidance_there_is_one_row_per_image() -> None:
-    rows = begun(guidance_scale=1.0, num_images=2).rows()
+    rows = ready_trajectory(guidance_scale=1.0, num_images=2).rows()
     assert (rows.latents.shape[0], len(rows.conditioning)) == (2, 2)
 
 
 def test_asking_for_rows_changes_nothing() -> None:
-    trajectory = begun(scheduler="heun")
+    trajectory = ready_trajectory(scheduler="heun")
     first, second = trajectory.rows(), trajectory.rows()
     assert torch.equal(first.latents, second.latents)
     assert (first.timestep, trajectory.position) == (second.timestep, 0)
 
 
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_whoever_catches_up_ends_at_the_same_latents(scheduler: str) -> None:
-    leader, twin, other = (
-        begun(RealSchedulers, scheduler=scheduler, num_inference_steps=8, num_images=2)
-        for _ in range(3)
-    )
-
-    def advance(trajectory: Trajectory) -> None:
-        trajectory.advance(trajectory.noise_pred(trajectory.rows().latents.sin()))
-
-    for _ in range(4):
-        advance(leader)
-    twin.catch_up(leader)
-    assert twin.moment == leader.moment
-    for trajectory in (twin, leader, other):
-        while trajectory.stage is Stage.DENOISING:
-            advance(trajectory)
-    assert torch.equal(twin.latents, other.latents)
-    assert torch.equal(leader.latents, other.latents)
-
-
 def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
-    trajectory = begun(guidance_scale=3.0)
+    trajectory = ready_trajectory(guidance_scale=3.0)
     latents = trajectory.latents
     noise_pred = trajectory.noise_pred(
         torch.stack([torch.full((4, 8, 8), 1.0), torch.full((4, 8, 8), 2.0)])
@@ -134,7 +112,7 @@ def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
     [("euler", [1, 2, 3, 4]), ("heun", [0, 1, 1, 2, 2, 3, 4])],
 )
 def test_steps_are_derived_from_evaluations(scheduler: str, expected: list[int]) -> None:
-    trajectory = begun(scheduler=scheduler, num_inference_steps=4)
+    trajectory = ready_trajectory(scheduler=scheduler, num_inference_steps=4)
     steps, fractions = [], [trajectory.fraction]
     while trajectory.stage is Stage.DENOISING:
         assert trajectory.step_after(1) == trajectory.step or trajectory.step_after(1) > 0
@@ -147,7 +125,7 @@ def test_steps_are_derived_from_evaluations(scheduler: str, expected: list[int])
 
 
 def test_each_image_is_taken_once_for_decoding() -> None:
-    trajectory = begun(num_images=2, num_inference_steps=1)
+    trajectory = ready_trajectory(num_images=2, num_inference_steps=1)
     trajectory.advance(zeros(trajectory))
     assert trajectory.candidate.needs_decoding
     images = [trajectory.take_image() for _ in range(2)]
@@ -161,7 +139,7 @@ def test_each_image_is_taken_once_for_decoding() -> None:
 def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
     def three() -> list[Trajectory]:
         return [
-            begun(
+            ready_trajectory(
                 RealSchedulers,
                 scheduler=scheduler,
                 num_inference_steps=8,
@@ -187,18 +165,18 @@ def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
         if company is not together:
             together[2].advance(together[2].noise_pred(prediction(together[2])))
         for one, other in zip(together, alone, strict=True):
-            assert one.place == other.place
+            assert one.step_key == other.step_key
             assert torch.equal(one.latents, other.latents)
     assert all(one.stage is Stage.DECODING for one in together)
 
 
 def test_trajectories_of_another_size_or_model_are_of_another_group() -> None:
-    groups = {begun().candidate.group, begun(width=128).candidate.group}
+    groups = {ready_trajectory().candidate.group, ready_trajectory(width=128).candidate.group}
     assert len(groups) == 2
-    assert begun(guidance_scale=5.0, scheduler="heun").candidate.group in groups
+    assert ready_trajectory(guidance_scale=5.0, scheduler="heun").candidate.group in groups
 
 
 def test_conditioning_is_shared_by_all_images() -> None:
-    trajectory = begun(num_images=3)
+    trajectory = ready_trajectory(num_images=3)
     assert isinstance(trajectory.rows().conditioning[0], Conditioning)
     assert len(set(map(id, trajectory.rows().conditioning))) == 1

@@ -1,4 +1,4 @@
-"""Nobody's work is done for nobody: cancelled in any state, by any way, counted in calls."""
+"""Cancelled work stops: in any state, cancelled in any way, counted in denoiser calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 1.5
 
 
 class Case:
-    """A victim brought into a state, beside another generation that must not notice."""
+    """A victim in a certain state, beside another generation that must not be affected."""
 
     def __init__(self, driver: Driver, victim: GenerationRequest) -> None:
         self.driver = driver
@@ -42,11 +42,11 @@ class Case:
         self.other_reading: asyncio.Task[object] | None = None
 
     def submit_other(self) -> None:
-        stream = self.driver.engine.submit(self.other)
+        stream = self.driver.submit(self.other)
         self.other_reading = asyncio.create_task(read(stream, self.other))
 
     def submit_victim(self) -> None:
-        self.stream = self.driver.engine.submit(self.victim)
+        self.stream = self.driver.submit(self.victim)
         self.reading = asyncio.create_task(self._read_and_close())
 
     async def _read_and_close(self) -> object:
@@ -131,7 +131,7 @@ async def test_cancelled_in_any_state_is_absent_from_the_next_call(
     assert driver.state(case.victim) is GenerationState.CANCELLED
     driver.model.let_go()
     case.gate.open()
-    # The place is free: the one that waited for it is drawn.
+    # The place is free: the generation that waited for it runs.
     assert (await case.other_reading).is_complete
     assert case.num_calls == num_calls
     assert driver.state(case.victim) is GenerationState.CANCELLED
@@ -166,9 +166,9 @@ async def test_the_rows_of_a_cancelled_one_go_to_the_next_in_that_tick(start) ->
     driver = await start(max_running=1)
     driver.model.hold()
     victim, heir = request("victim"), request("heir")
-    streams = [driver.engine.submit(victim)]
+    streams = [driver.submit(victim)]
     await eventually(lambda: driver.model.calls)
-    streams.append(driver.engine.submit(heir))
+    streams.append(driver.submit(heir))
     driver.engine.cancel(victim.generation_id, owner="")
     driver.model.let_go()
     await read(streams[1], heir)
@@ -192,7 +192,7 @@ async def test_a_cancelled_one_of_many_rows_is_absent_from_the_rest_of_its_own_c
     driver = await start(max_rows=2)
     driver.model.hold()
     wanted = request("victim", num_images=8)
-    stream = driver.engine.submit(wanted)
+    stream = driver.submit(wanted)
     await eventually(lambda: driver.model.calls)
     await stream.aclose()
     driver.model.let_go()
@@ -203,7 +203,7 @@ async def test_a_cancelled_one_of_many_rows_is_absent_from_the_rest_of_its_own_c
 async def test_a_thousand_cancels_at_once_are_gone_in_one_tick(start) -> None:
     driver = await start(max_queued=2000)
     driver.model.hold()
-    streams = [driver.engine.submit(request("victim")) for _ in range(1000)]
+    streams = [driver.submit(request("victim")) for _ in range(1000)]
     await eventually(lambda: driver.model.calls)
     for stream in streams:
         await stream.aclose()
@@ -222,7 +222,7 @@ async def test_cancel_that_races_completion_has_exactly_one_end(start, caplog) -
 
     async def race() -> tuple[bool, bool]:
         wanted = request(num_inference_steps=chance.randint(1, 3))
-        stream = driver.engine.submit(wanted)
+        stream = driver.submit(wanted)
         reading = asyncio.create_task(read(stream, wanted))
         # What is raced against is another thread: only time can be varied.
         await asyncio.sleep(chance.random() * 2 * uncancelled_s)
@@ -248,7 +248,7 @@ async def test_cancel_that_races_completion_has_exactly_one_end(start, caplog) -
 async def test_a_slow_reader_is_ended_and_its_generation_cancelled(start) -> None:
     driver = await start(FakeModel(call_s=0.01), send_timeout_s=0.1)
     stalled = request("stalled", num_inference_steps=1000)
-    stream = driver.engine.submit(stalled)
+    stream = driver.submit(stalled)
     assert (await driver.run(request("other"))).is_complete
     await eventually(lambda: driver.state(stalled) is GenerationState.CANCELLED)
     result = await read(stream, stalled)

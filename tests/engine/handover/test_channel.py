@@ -1,4 +1,4 @@
-"""The channel's promises, one by one."""
+"""The guarantees of the channel, one by one."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_an_unread_place_in_the_queue_is_replaced_by_the_newest() -> None:
     assert await reader.read_all() == [queued(1), progress(1), COMPLETED]
 
 
-async def test_what_is_read_in_time_is_not_replaced() -> None:
+async def test_an_event_that_is_read_in_time_is_not_replaced() -> None:
     reader = Reader()
     for step in range(1, 20):
         reader.channel.publish(progress(step))
@@ -158,7 +158,7 @@ async def test_an_error_wakes_a_waiting_reader() -> None:
         await receiving
 
 
-async def test_closing_cancels_once_and_drops_what_waits() -> None:
+async def test_closing_cancels_once_and_drops_waiting_events() -> None:
     reader = Reader()
     reader.channel.publish(image(0))
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a reader hears of its generation, and when."""
+"""The events of a generation, and their order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.fakes import FakeModel, colour_of
 async def test_events_come_in_order_and_the_fraction_never_falls(start) -> None:
     driver = await start()
     driver.model.hold()
-    stream = driver.engine.submit(request(num_inference_steps=3, num_images=2, scheduler="heun"))
+    stream = driver.submit(request(num_inference_steps=3, num_images=2, scheduler="heun"))
     events = []
     async for event in stream:
         events.append(event)
@@ -47,7 +47,7 @@ async def test_progress_counts_steps_not_evaluations(start, scheduler: str) -> N
     driver = await start()
     driver.model.hold()
     steps = []
-    async for event in driver.engine.submit(request(num_inference_steps=5, scheduler=scheduler)):
+    async for event in driver.submit(request(num_inference_steps=5, scheduler=scheduler)):
         if isinstance(event, Progress):
             steps.append(event.step)
         driver.model.release(1 if scheduler == "euler" else 2)
@@ -62,7 +62,7 @@ async def test_progress_comes_at_the_interval_and_at_the_end(start) -> None:
     driver.model.hold()
     steps = []
     wanted = request(num_inference_steps=7, events=EventOptions(progress_interval_steps=3))
-    stream = driver.engine.submit(wanted)
+    stream = driver.submit(wanted)
     reading = asyncio.create_task(read(stream, wanted))
     for number in range(1, 8):
         await eventually(lambda number=number: len(driver.model.calls) >= number)
@@ -74,7 +74,7 @@ async def test_progress_comes_at_the_interval_and_at_the_end(start) -> None:
 
 
 @pytest.mark.parametrize("method", PreviewMethod)
-async def test_a_preview_shows_the_predicted_picture_of_its_step(
+async def test_a_preview_shows_the_predicted_image_of_its_step(
     start, method: PreviewMethod
 ) -> None:
     driver = await start()
@@ -87,7 +87,7 @@ async def test_a_preview_shows_the_predicted_picture_of_its_step(
         num_inference_steps=4,
         events=EventOptions(preview_interval_steps=2, preview_method=method, preview_max_side=96),
     )
-    async for event in driver.engine.submit(wanted):
+    async for event in driver.submit(wanted):
         if isinstance(event, Preview):
             previews.append(event)
         driver.model.release()
@@ -100,7 +100,7 @@ async def test_a_preview_shows_the_predicted_picture_of_its_step(
         assert np.abs(pixels_of_file(event.data) - colour).max() <= 4
 
 
-async def test_no_previews_unless_asked_for(start) -> None:
+async def test_no_previews_unless_requested(start) -> None:
     driver = await start()
     result = await driver.run(request())
     assert result.of_kind(Preview) == []

@@ -27,9 +27,7 @@ def work(**changes: object) -> WorkLeft:
 
 def measured(*, max_running: int = 2, **seconds_by_rows: float) -> Estimator:
     """An estimator that knows ``rows2=1.0``: calls of two rows take a second."""
-    estimator = Estimator(
-        row_budget=RowBudget(told=8), max_running=max_running, is_reproducible=False
-    )
+    estimator = Estimator(row_budget=RowBudget(8), max_running=max_running, is_reproducible=False)
     for name, seconds in seconds_by_rows.items():
         for _ in range(2):
             num_rows = int(name.removeprefix("rows"))
@@ -50,14 +48,14 @@ def together_s(estimator: Estimator, wanted: WorkLeft, *company: WorkLeft) -> fl
     return estimator.remaining_s(wanted, rows=rows)
 
 
-def test_nothing_is_said_before_anything_is_measured() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
+def test_nothing_is_estimated_before_anything_is_measured() -> None:
+    estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     assert alone_s(estimator, work()) is None
     assert estimator.waits_s(running=[work()], queued=[]) == [None]
 
 
 def test_the_first_call_of_a_kind_warms_up_and_is_not_counted() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     estimator.record_call(GROUP, num_rows=2, seconds=60.0)
     assert alone_s(estimator, work()) is None
     estimator.record_call(GROUP, num_rows=2, seconds=1.0)
@@ -86,7 +84,7 @@ def test_the_same_area_turned_round_is_another_group() -> None:
     assert both == pytest.approx(10 * 2)
 
 
-def test_a_call_that_was_made_smaller_is_not_taken_for_a_whole_one() -> None:
+def test_a_smaller_call_is_not_taken_for_a_full_one() -> None:
     estimator = measured(rows8=4.0)
     for _ in range(2):
         estimator.record_call(GROUP, num_rows=4, seconds=0.5)
@@ -109,7 +107,7 @@ def test_measurements_are_smoothed() -> None:
 
 
 def test_the_first_decode_warms_up_too() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=1, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     for seconds in (9.0, 1.0):
         estimator.record_call(GROUP, num_rows=2, seconds=seconds)
         estimator.record_decode(GROUP, seconds=seconds)
@@ -130,12 +128,12 @@ def test_the_least_time_of_an_unmeasured_kind_is_not_guessed() -> None:
     assert estimator.least_s(work(group=Group(model="other", height=8, width=8))) is None
 
 
-def test_nobody_waits_while_there_is_a_place() -> None:
+def test_there_is_no_wait_while_there_is_a_free_place() -> None:
     assert measured(rows2=1.0).waits_s(running=[work()], queued=[]) == [0.0]
 
 
 def test_a_place_is_free_even_if_no_speed_is_known() -> None:
-    estimator = Estimator(row_budget=RowBudget(told=8), max_running=3, is_reproducible=False)
+    estimator = Estimator(row_budget=RowBudget(8), max_running=3, is_reproducible=False)
     assert estimator.waits_s(running=[work()], queued=[work(), work()]) == [0.0, 0.0, None]
 
 
@@ -155,7 +153,5 @@ def test_those_ahead_take_the_places_first() -> None:
 @pytest.mark.parametrize(
     ("wait_s", "expected"), [(None, 1.0), (0.2, 1.0), (7.6, 8.0), (119.0, 119.0), (4000.0, 120.0)]
 )
-def test_callers_are_told_to_come_again_in_whole_seconds(
-    wait_s: float | None, expected: float
-) -> None:
+def test_retry_delays_are_whole_seconds(wait_s: float | None, expected: float) -> None:
     assert retry_after_s(wait_s) == expected

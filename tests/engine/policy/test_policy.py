@@ -1,4 +1,4 @@
-"""The policy as arithmetic: who shares a call, and that nobody waits for ever."""
+"""The policy as arithmetic: which trajectories share a call, and that none waits for ever."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_call_holds_one_group_and_no_more_rows_than_fit(
 
 @given(crowds, st.integers(1, 16))
 @settings(max_examples=50)
-def test_nobody_waits_longer_than_a_round_of_the_floor(
+def test_no_trajectory_waits_longer_than_a_round_of_the_floor(
     crowd: list[Candidate], max_rows: int
 ) -> None:
     policy = Policy(max_rows=always(max_rows))
@@ -99,9 +99,7 @@ def test_nobody_waits_longer_than_a_round_of_the_floor(
 
 @given(crowds, st.integers(1, 16))
 @settings(max_examples=50)
-def test_among_equals_everybody_advances_at_the_same_pace(
-    crowd: list[Candidate], max_rows: int
-) -> None:
+def test_equals_advance_at_the_same_pace(crowd: list[Candidate], max_rows: int) -> None:
     equals = [candidate(one.id, group=one.group, num_rows=one.num_rows) for one in crowd]
     policy = Policy(max_rows=always(max_rows))
     # The one whose turn it is longest is always in: after n rounds everybody had n turns at least.
@@ -186,7 +184,7 @@ def test_a_group_that_comes_late_is_owed_nothing_for_the_time_before() -> None:
 
 
 @pytest.mark.parametrize("urgent", [{"priority": 5}, {"urgent_deadline": 1.0}])
-def test_what_the_urgent_received_is_not_held_against_ordinary_work_of_their_size(
+def test_time_of_urgent_work_is_not_charged_to_ordinary_work_of_its_size(
     urgent: dict[str, Any],
 ) -> None:
     policy = Policy(max_rows=always(2))
@@ -225,7 +223,7 @@ def test_priority_counts_more_than_a_deadline() -> None:
     assert denoised(Policy(max_rows=always(2)), crowd) == ("important",)
 
 
-def test_a_newcomer_waits_behind_those_who_wait() -> None:
+def test_a_newcomer_waits_behind_the_queue() -> None:
     policy = Policy(max_rows=always(2))
     assert denoised(policy, [candidate("a"), candidate("b")]) == ("a",)
     newcomers = [candidate("a"), candidate("b"), candidate("new")]

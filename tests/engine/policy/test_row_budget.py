@@ -1,120 +1,20 @@
-"""How large calls may get: as told, or as long as twice the rows draw more per second."""
+"""How many rows a call may hold: as configured, or in proportion to what the probe measured."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-import torch
 
-from latentwire_server.engine.device import batch_size_probe as batch_size
-from latentwire_server.engine.device.batch_size_probe import probe_batch_size
 from latentwire_server.engine.policy.policy import Group
-from latentwire_server.engine.policy.row_budget import DEFAULT_ROWS, MOST_ROWS, RowBudget
-from tests.support.fake_faults import above_rows, raising
-from tests.support.fakes import FakeModel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.support.fakes import Call
-
-
-class Clock:
-    """Stands for the ``time`` module; only the device moves it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeModel]:
-    """Makes models whose calls take ``seconds(call)``, on a clock of their own."""
-    clock = Clock()
-    monkeypatch.setattr(batch_size, "time", clock)
-
-    def build(seconds: Callable[[Call], float]) -> FakeModel:
-        def compute(prediction: torch.Tensor, call: Call) -> torch.Tensor:
-            clock.now += seconds(call)
-            return prediction
-
-        return FakeModel(faults=[((lambda call: True), compute)])
-
-    return build
-
-
-@pytest.mark.parametrize("rows", [2, 8, 16])
-def test_the_batch_size_is_found(device, rows: int) -> None:
-    # As long for one row as for so many, and then in proportion.
-    assert probe_batch_size(device(lambda call: 0.3 * max(1.0, call.num_rows / rows))) == rows
-
-
-def test_short_calls_need_only_keep_their_rate(device) -> None:
-    # In proportion from the start: 0.24 s at 16 rows, 0.48 s at 32.
-    assert probe_batch_size(device(lambda call: 0.015 * call.num_rows)) == 16
-
-
-def test_short_calls_that_lose_rate_are_not_made_longer(device) -> None:
-    seconds = {2: 0.02, 4: 0.04, 8: 0.09, 16: 0.18}
-    assert probe_batch_size(device(lambda call: seconds[call.num_rows])) == 4
-
-
-def test_one_slow_size_among_short_calls_does_not_hide_the_larger_ones(device) -> None:
-    seconds = {2: 0.011, 4: 0.030, 8: 0.041, 16: 0.072, 32: 0.145, 64: 0.40}
-    assert probe_batch_size(device(lambda call: seconds[call.num_rows])) == 32
-
-
-def test_a_call_that_was_disturbed_does_not_count(device) -> None:
-    seconds = dict.fromkeys((2, 4, 8, 16, 32, 64), 0.02)
-    model = device(lambda call: seconds[call.num_rows] * (10 if call.number % 3 else 1))
-    assert probe_batch_size(model) == MOST_ROWS
-
-
-def test_a_device_that_never_saturates_gets_the_most(device) -> None:
-    assert probe_batch_size(device(lambda call: 0.02)) == MOST_ROWS
-
-
-def test_where_a_call_takes_seconds_no_larger_one_is_tried(device) -> None:
-    model = device(lambda call: 2.1)
-    assert probe_batch_size(model) == 2
-    assert [call.num_rows for call in model.calls] == [2, 2]
-
-
-def test_a_slow_first_call_says_nothing_about_the_device(device) -> None:
-    model = device(lambda call: 5.0 if call.number == 1 else 0.02)
-    assert probe_batch_size(model) == MOST_ROWS
-
-
-def test_where_even_the_first_call_takes_too_long_it_is_the_last(device) -> None:
-    model = device(lambda call: 21.0)
-    assert probe_batch_size(model) == 2
-    assert len(model.calls) == 1
-
-
-def test_where_memory_ends_half_of_what_fits_is_left_for_decoding(device) -> None:
-    model = device(lambda call: 0.02)
-    out_of_memory = raising(lambda: torch.OutOfMemoryError("CUDA out of memory"))
-    model.faults.append((above_rows(16), out_of_memory))
-    assert probe_batch_size(model) == 8
-
-
-def test_a_model_that_cannot_draw_one_image_says_so(device) -> None:
-    model = device(lambda call: 0.02)
-    model.faults.append((above_rows(1), raising(lambda: ValueError("broken"))))
-    with pytest.raises(ValueError, match="broken"):
-        probe_batch_size(model)
+from latentwire_server.engine.policy.row_budget import DEFAULT_ROWS, RowBudget
 
 
 def square(side: int) -> Group:
     return Group(model="m", height=side, width=side)
 
 
-def test_what_is_told_holds_for_every_size() -> None:
-    budget = RowBudget(told=6)
-    budget.learn(square(64), num_rows=32)
+def test_configured_rows_hold_for_every_size() -> None:
+    budget = RowBudget(6)
+    budget.set_probed(square(64), num_rows=32)
     assert [budget.of(square(side)) for side in (8, 64, 128)] == [6, 6, 6]
 
 
@@ -125,16 +25,14 @@ def test_before_anything_is_measured_there_is_a_default() -> None:
 @pytest.mark.parametrize(
     ("side", "expected"), [(64, 8), (32, 32), (16, 64), (128, 2), (256, 2), (96, 2), (48, 8)]
 )
-def test_smaller_pictures_may_have_more_rows_and_larger_ones_fewer(
-    side: int, expected: int
-) -> None:
+def test_smaller_images_may_have_more_rows_and_larger_ones_fewer(side: int, expected: int) -> None:
     budget = RowBudget()
-    budget.learn(square(64), num_rows=8)
+    budget.set_probed(square(64), num_rows=8)
     assert budget.of(square(side)) == expected
 
 
 @pytest.mark.parametrize(
-    ("told", "is_reproducible", "expected"),
+    ("max_rows", "is_reproducible", "expected"),
     [
         (6, False, [6, 4, 2, 1]),
         (8, False, [8, 4, 2, 1]),
@@ -145,7 +43,7 @@ def test_smaller_pictures_may_have_more_rows_and_larger_ones_fewer(
     ],
 )
 def test_few_sizes_are_worth_compiling_for(
-    told: int, expected: list[int], *, is_reproducible: bool
+    max_rows: int, expected: list[int], *, is_reproducible: bool
 ) -> None:
-    budget = RowBudget(told=told)
+    budget = RowBudget(max_rows)
     assert budget.sizes(square(64), is_reproducible=is_reproducible) == expected

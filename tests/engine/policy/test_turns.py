@@ -1,4 +1,4 @@
-"""Whose turn it is, counted in denoiser calls: by device time, and by deadlines in danger."""
+"""Turns, counted in denoiser calls: by device time, and by urgent deadlines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire_server.engine.device import loop
+from latentwire_server.engine.policy import estimate
 from tests.support.engine.requests import request
 from tests.support.eventually import eventually
 
@@ -41,7 +41,7 @@ async def test_a_size_whose_calls_take_long_does_not_hold_up_another(start) -> N
 async def test_a_deadline_in_danger_goes_first_and_one_that_is_not_takes_its_turns(
     start, monkeypatch: pytest.MonkeyPatch, margin: float, least: float, most: float
 ) -> None:
-    monkeypatch.setattr(loop, "DEADLINE_MARGIN", margin)
+    monkeypatch.setattr(estimate, "DEADLINE_MARGIN", margin)
     driver = await start(max_rows=1)
     # Until a speed is known every deadline is in danger.
     await driver.run(request("before"))
@@ -56,10 +56,10 @@ async def test_a_deadline_in_danger_goes_first_and_one_that_is_not_takes_its_tur
     assert least <= with_c.count("c") / len(with_c) <= most
 
 
-async def test_a_deadline_that_cannot_be_met_any_more_hurries_nobody(
+async def test_a_deadline_that_can_no_longer_be_met_is_not_urgent(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "DEADLINE_MARGIN", 1e9)
+    monkeypatch.setattr(estimate, "DEADLINE_MARGIN", 1e9)
     driver = await start(max_rows=1)
     driver.model.call_s = 0.01
     await driver.run(request("before"))

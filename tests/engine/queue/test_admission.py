@@ -1,4 +1,4 @@
-"""Who gets in, who waits, and what they are told meanwhile."""
+"""Admission, waiting, and the events that report queue positions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tests.support.fakes import FakeModel
 from tests.support.time_limits import scaled
 
 
-async def test_one_that_starts_at_once_hears_of_no_queue(start) -> None:
+async def test_a_generation_that_starts_at_once_gets_no_queued_event(start) -> None:
     driver = await start()
     assert (await driver.run(request())).of_kind(Queued) == []
 
 
-async def test_the_waiting_hear_of_their_place_as_it_changes(start) -> None:
+async def test_queue_positions_are_sent_as_they_change(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
-    streams = [driver.engine.submit(request())]
+    streams = [driver.submit(request())]
     await eventually(lambda: driver.model.calls)
-    streams += [driver.engine.submit(request()) for _ in range(3)]
+    streams += [driver.submit(request()) for _ in range(3)]
     last = streams[3]
     await anext(last)
     seen = [(await anext(last)).ahead_count]
@@ -45,13 +45,13 @@ async def test_the_waiting_hear_of_their_place_as_it_changes(start) -> None:
         await stream.aclose()
 
 
-async def test_the_waiting_hear_again_while_the_device_is_inside_a_call(start) -> None:
+async def test_queue_positions_are_sent_again_while_the_device_is_inside_a_call(start) -> None:
     driver = await start(max_running=1, queued_event_interval_s=0.02)
     driver.model.hold()
     running, waiting = request(), request()
-    streams = [driver.engine.submit(running)]
+    streams = [driver.submit(running)]
     await eventually(lambda: driver.model.calls)
-    streams.append(driver.engine.submit(waiting))
+    streams.append(driver.submit(waiting))
     await anext(streams[1])
     heard = [await anext(streams[1]) for _ in range(5)]
     assert heard == [Queued(ahead_count=0, estimated_wait_s=None)] * 5
@@ -64,9 +64,9 @@ async def test_the_wait_is_estimated_from_measured_speed(start) -> None:
     driver = await start(FakeModel(call_s=0.005), max_running=1)
     await driver.run(request(num_inference_steps=10))
     driver.model.hold()
-    streams = [driver.engine.submit(request(num_inference_steps=100))]
+    streams = [driver.submit(request(num_inference_steps=100))]
     await eventually(lambda: len(driver.model.calls) > 10)
-    streams.append(driver.engine.submit(request()))
+    streams.append(driver.submit(request()))
     await anext(streams[1])
     queued = await anext(streams[1])
     assert queued.estimated_wait_s >= 0.4
@@ -94,14 +94,14 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again(start) -> None:
     await driver.run(request(num_inference_steps=10))
     driver.model.hold()
     # Two get a place at once, though the device thread has not taken them in yet.
-    streams = [driver.engine.submit(request(num_inference_steps=100)) for _ in range(5)]
+    streams = [driver.submit(request(num_inference_steps=100)) for _ in range(5)]
     with pytest.raises(QueueFull) as caught:
-        driver.engine.submit(request())
+        driver.submit(request())
     assert caught.value.max_queued == 3
     assert caught.value.retry_after_s == int(caught.value.retry_after_s)
     assert 1 <= caught.value.retry_after_s <= 120
     await streams.pop().aclose()
-    streams.append(driver.engine.submit(request()))
+    streams.append(driver.submit(request()))
     for stream in streams:
         await stream.aclose()
 
@@ -109,7 +109,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again(start) -> None:
 async def test_a_deadline_in_the_past_is_refused(start) -> None:
     driver = await start()
     with pytest.raises(DeadlinePassed):
-        driver.engine.submit(request(deadline=time.monotonic() - 1))
+        driver.submit(request(deadline=time.monotonic() - 1))
     assert driver.engine.list(owner="") == ()
 
 
@@ -118,7 +118,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_calls_and_is_answere
 ) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
-    stream = driver.engine.submit(request("running"))
+    stream = driver.submit(request("running"))
     await eventually(lambda: driver.model.calls)
     late_s = []
     # The device is inside a call all the time. The quickest of a few: machines have hiccups.
@@ -135,11 +135,11 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_calls_and_is_answere
 async def test_a_deadline_that_cannot_be_met_is_refused_once_the_speed_is_known(start) -> None:
     driver = await start(FakeModel(call_s=0.02))
     hopeless = {"num_inference_steps": 1000, "deadline": time.monotonic() + 10.0}
-    unmeasured = driver.engine.submit(request(**hopeless))
+    unmeasured = driver.submit(request(**hopeless))
     await unmeasured.aclose()
     await driver.run(request(num_inference_steps=5))
     with pytest.raises(DeadlineTooShort) as caught:
-        driver.engine.submit(request(**hopeless))
+        driver.submit(request(**hopeless))
     assert caught.value.needed_s >= 15.0
     assert caught.value.remaining_s <= 10.0
     roomy = request(num_inference_steps=5, deadline=time.monotonic() + 60)
@@ -149,10 +149,10 @@ async def test_a_deadline_that_cannot_be_met_is_refused_once_the_speed_is_known(
 async def test_the_queue_counts_when_a_deadline_is_judged(start) -> None:
     driver = await start(FakeModel(call_s=0.01), max_running=1)
     await driver.run(request(num_inference_steps=5))
-    stream = driver.engine.submit(request(num_inference_steps=1000))
+    stream = driver.submit(request(num_inference_steps=1000))
     await eventually(lambda: driver.engine.status().running_count == 1)
     with pytest.raises(DeadlineTooShort):
-        driver.engine.submit(request(num_inference_steps=5, deadline=time.monotonic() + 3.0))
+        driver.submit(request(num_inference_steps=5, deadline=time.monotonic() + 3.0))
     await stream.aclose()
 
 
@@ -168,7 +168,7 @@ async def test_draining_refuses_the_new_ends_the_waiting_and_finishes_the_runnin
     waited = await tasks[1]
     assert isinstance(waited.error, Draining)
     with pytest.raises(Draining):
-        driver.engine.submit(request())
+        driver.submit(request())
     assert driver.engine.status().is_draining
     assert not draining.done()
     driver.model.let_go()
@@ -177,11 +177,11 @@ async def test_draining_refuses_the_new_ends_the_waiting_and_finishes_the_runnin
     assert driver.model.calls_with("waiting") == []
 
 
-async def test_draining_ends_what_runs_beyond_the_grace(start) -> None:
+async def test_draining_ends_generations_that_run_beyond_the_grace(start) -> None:
     driver = await start()
     driver.model.hold()
     running = request("running")
-    stream = driver.engine.submit(running)
+    stream = driver.submit(running)
     await eventually(lambda: driver.model.calls)
     await driver.engine.drain(grace_s=0.05)
     assert isinstance((await read(stream, running)).error, Draining)
@@ -193,10 +193,10 @@ async def test_draining_an_idle_engine_ends_at_once(start) -> None:
     await asyncio.wait_for(driver.engine.drain(grace_s=60.0), timeout=scaled(5.0))
 
 
-async def test_closing_ends_what_is_on_its_way(start) -> None:
+async def test_closing_ends_active_generations(start) -> None:
     driver = await start(FakeModel(call_s=0.005), max_running=1)
     wanted = [request(num_inference_steps=1000), request()]
-    streams = [driver.engine.submit(one) for one in wanted]
+    streams = [driver.submit(one) for one in wanted]
     await eventually(lambda: driver.model.calls)
     await driver.engine.aclose()
     for stream, one in zip(streams, wanted, strict=True):

@@ -189,7 +189,7 @@ def test_one_that_is_cancelled_in_the_middle_leaves_the_others_pictures_alone(
         await driver.engine.start()
         try:
             rest = asyncio.create_task(driver.run_all(*(request_of(case, model) for case in cases)))
-            async with driver.engine.submit(victim) as events:
+            async with driver.submit(victim) as events:
                 async for event in events:
                     if getattr(event, "step", 0) == 2:
                         break

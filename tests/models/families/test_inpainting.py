@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from latentwire_server.engine.device import batch_size_probe as batch_size
-from latentwire_server.engine.diffusion.initial_latents import Beginner
+from latentwire_server.engine.diffusion.initial_latents import LatentPreparer
 from latentwire_server.engine.diffusion.trajectory import Trajectory
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
@@ -149,14 +149,14 @@ def with_the_first_images_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = Beginner._noise
+    noise = LatentPreparer._noise
 
-    def after_another(self: Beginner) -> torch.Tensor:
+    def after_another(self: LatentPreparer) -> torch.Tensor:
         for generator in self.generators:
             torch.randn((1, 4, 8, 8), generator=generator)
         return noise(self)
 
-    monkeypatch.setattr(Beginner, "_noise", after_another)
+    monkeypatch.setattr(LatentPreparer, "_noise", after_another)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_its_batch_size_is_probed_with_all_its_channels(
         return prepared(self, rows)
 
     monkeypatch.setattr(model._unet.__class__, "__call__", watched)
-    assert batch_size.probe_batch_size(model) >= 2
+    assert batch_size.probe_batch_size(model, run=lambda work: work()) >= 2
     assert set(shapes) == {(INPAINTING_CHANNELS, 8, 8)}
 
 

@@ -82,11 +82,11 @@ def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str
 
 async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
     model = load_model(source_of(folder, denoiser_backend="eager"))
-    engine = Engine({}, EngineSettings(max_rows=4))
+    engine = Engine(EngineSettings(max_rows=4))
     await engine.start()
     try:
-        engine.warm_up(model)
-        engine.add_model(model)
+        engine.models.warm_up(model)
+        engine.models.add(model)
         request = GenerationRequest(
             generation_id="one",
             owner="",
@@ -99,7 +99,7 @@ async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
             guidance_scale=3.0,
             scheduler=SchedulerChoice(id="euler"),
         )
-        async with engine.submit(request) as stream:
+        async with engine.submit(request, spec=model) as stream:
             events = [event async for event in stream]
         assert isinstance(events[-1], Completed)
         del stream
@@ -107,7 +107,7 @@ async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
         whole = weakref.ref(model)
         del model
         assert whole() is not None
-        removal = engine.remove_model("tiny")
+        removal = engine.models.remove("tiny")
         removal.result(timeout=10)
         gc.collect()
         assert whole() is None

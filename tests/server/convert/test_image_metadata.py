@@ -8,13 +8,13 @@ import pytest
 from google.protobuf import json_format
 
 from latentwire.v1 import image_generation_pb2 as pb
-from latentwire_server.engine.description import describe
+from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.engine.request import ImageFormat, OutputOptions
 from tests.support.engine.requests import request
 
 
 def described(wanted, index: int = 0) -> dict:
-    return json.loads(describe(wanted, index=index, version="1.2.3", model_revision="sha256:ab"))
+    return json.loads(describe_image(wanted, index, "sha256:ab", version="1.2.3"))
 
 
 def test_it_parses_as_a_request_for_that_one_image() -> None:
@@ -71,4 +71,4 @@ def test_a_png_has_no_quality() -> None:
 
 def test_nothing_is_said_if_that_is_wished() -> None:
     wanted = request(output=OutputOptions(metadata_omitted=True))
-    assert describe(wanted, index=0, version="1", model_revision="x") is None
+    assert describe_image(wanted, 0, "x", version="1") is None

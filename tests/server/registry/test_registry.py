@@ -496,7 +496,7 @@ async def test_a_model_is_measured_between_the_steps_of_running_generations():
 
 
 def _is_held(server: Serving, id_: str) -> bool:
-    return id_ in server.app._engine._held
+    return id_ in server.app._engine.models._held
 
 
 def _waiting(server: Serving) -> list[object]:

@@ -8,8 +8,9 @@ import pytest
 
 from latentwire_server.convert.requests import draft_from_proto, effective_request
 from latentwire_server.engine.request import GenerationRequest, HighResolutionFix
-from latentwire_server.requests.completion import complete
+from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.draft import HighResolutionFixDraft, RequestDraft
+from latentwire_server.requests.image_size import settle_size
 from latentwire_server.requests.validation import violations
 from tests.support.fakes import FakeModel
 
@@ -19,7 +20,8 @@ GOOD = RequestDraft(prompt="a red circle", width=128, height=128)
 
 
 def completed(draft: RequestDraft, info=INFO) -> GenerationRequest:
-    return complete(draft, info, generation_id="g", owner="", random_seed=1)
+    assigned = Assigned(generation_id="g", owner="", seed=1)
+    return complete(draft, FakeModel(), info, assigned=assigned)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +97,11 @@ def test_what_cannot_be_is_refused_by_name(
     fix: dict[str, object], changes: dict[str, int], field: str, reason: str
 ) -> None:
     draft = replace(GOOD, high_resolution_fix=HighResolutionFixDraft(**fix), **changes)
-    (found,) = violations(draft, INFO)
+    (found,) = violations(draft, settle_size(draft, None, INFO), INFO)
     assert (found.field, found.reason) == (field, reason)
 
 
 def test_a_model_that_cannot_says_so() -> None:
     draft = replace(GOOD, high_resolution_fix=HighResolutionFixDraft())
-    (found,) = violations(draft, PLAIN)
+    (found,) = violations(draft, settle_size(draft, None, PLAIN), PLAIN)
     assert (found.field, found.reason) == ("high_resolution_fix", "UNSUPPORTED_FIELD")

@@ -221,7 +221,7 @@ def test_the_least_strength_that_is_named_is_enough():
 
     def told(strength: float, num_inference_steps: int) -> list[str]:
         draft = SourceDraft(kind="image_to_image", image=data, strength=strength)
-        opened = open_source(draft, info, num_inference_steps=num_inference_steps)
+        opened = open_source(draft, info, num_steps=num_inference_steps)
         return [violation.description for violation in opened.violations]
 
     for num_inference_steps in range(2, 200):

@@ -7,16 +7,25 @@ from dataclasses import replace
 
 import pytest
 
-from latentwire_server.engine.errors import InvalidRequest
-from latentwire_server.engine.request import ImageFormat
-from latentwire_server.models.info import LoraChoice, LoraInfo, SchedulerChoice, SchedulerInfo
-from latentwire_server.requests.completion import complete
-from latentwire_server.requests.draft import LoraDraft, RequestDraft
+from latentwire.v1 import image_generation_pb2 as pb
+from latentwire_server.convert.requests import draft_from_proto, effective_request
+from latentwire_server.engine.errors import InvalidRequest, Violation
+from latentwire_server.engine.request import GenerationRequest, ImageFormat
+from latentwire_server.models.info import (
+    LoraChoice,
+    LoraInfo,
+    ModelInfo,
+    SchedulerChoice,
+    SchedulerInfo,
+)
+from latentwire_server.requests import validation
+from latentwire_server.requests.completion import Assigned, complete
+from latentwire_server.requests.draft import RequestDraft
+from latentwire_server.requests.image_size import settle_size
 from latentwire_server.requests.refused_words import RefusedWords
-from latentwire_server.requests.validation import violations
 from tests.support.fakes import FakeModel
 
-STYLE = LoraDraft(id="style", scale=0.5)
+STYLE = LoraChoice(id="style", scale=0.5)
 INFO = FakeModel(
     loras=(
         LoraInfo(id="style", num_bytes=1_000),
@@ -26,6 +35,18 @@ INFO = FakeModel(
     unfit_loras={"wide": "unet.x: [4, 9] does not fit"},
 ).info
 GOOD = RequestDraft(prompt="a red circle")
+
+
+def violations(
+    draft: RequestDraft, info: ModelInfo, *, refused_words: RefusedWords | None = None
+) -> tuple[Violation, ...]:
+    size = settle_size(draft, None, info)
+    return validation.violations(draft, size, info, refused_words=refused_words)
+
+
+def completed(draft: RequestDraft, info: ModelInfo = INFO, **assigned: object) -> GenerationRequest:
+    given = {"generation_id": "g", "owner": "", "seed": 1, **assigned}
+    return complete(draft, FakeModel(), info, assigned=Assigned(**given))
 
 
 def found(**fields: object) -> dict[str, str]:
@@ -46,24 +67,23 @@ def test_a_refiner_takes_over_where_it_is_told_to():
     for share in (0.0, -0.1, 1.1, float("nan")):
         (violation,) = violations(replace(GOOD, high_noise_frac=share), info)
         assert (violation.field, violation.reason) == ("high_noise_frac", "OUT_OF_RANGE")
-    one = {"generation_id": "g", "owner": "", "random_seed": 1}
     asked = {None: 0.8, 0.5: 0.5, 1.0: 1.0}
     for share, expected in asked.items():
-        completed = complete(replace(GOOD, high_noise_frac=share), info, **one)
-        assert completed.high_noise_frac == pytest.approx(expected)
-    assert complete(GOOD, INFO, **one).high_noise_frac is None
+        wanted = replace(GOOD, high_noise_frac=share)
+        assert completed(wanted, info).high_noise_frac == expected
+    assert completed(GOOD).high_noise_frac is None
 
 
 def test_all_that_is_wrong_with_adapters_is_told_at_once():
-    loras = (LoraDraft(id="x", scale=99), *(LoraDraft(id=f"y{i}") for i in range(8)))
+    loras = (LoraChoice(id="x", scale=99), *(LoraChoice(id=f"y{i}") for i in range(8)))
     assert found(loras=loras).keys() == {"loras", "loras[0].scale"} | {
         f"loras[{index}].id" for index in range(8)
     }
 
 
 def test_an_adapter_without_a_scale_counts_once():
-    loras = (LoraDraft(id="style"), LoraDraft(id="person", scale=-0.5))
-    request = complete(replace(GOOD, loras=loras), INFO, generation_id="g", owner="", random_seed=1)
+    loras = (LoraChoice(id="style"), LoraChoice(id="person", scale=-0.5))
+    request = completed(replace(GOOD, loras=loras))
     assert request.loras == (LoraChoice(id="style"), LoraChoice(id="person", scale=-0.5))
     assert request.adapters == (("person", -0.5), ("style", 1.0))
 
@@ -117,15 +137,15 @@ def told(**fields: object) -> str:
         ({"labels": {"k": "a\nb"}}, "labels", "BAD_LABEL"),
         ({"labels": {"k" * 65: "x"}}, "labels", "BAD_LABEL"),
         ({"unsupported_fields": ("resume",)}, "resume", "UNSUPPORTED_FIELD"),
-        ({"loras": (LoraDraft(id="nobody"),)}, "loras[0].id", "UNKNOWN_LORA"),
-        ({"loras": (LoraDraft(id=""),)}, "loras[0].id", "UNKNOWN_LORA"),
-        ({"loras": (LoraDraft(id="../style"),)}, "loras[0].id", "UNKNOWN_LORA"),
-        ({"loras": (LoraDraft(id="wide"),)}, "loras[0].id", "LORA_DOES_NOT_FIT"),
-        ({"loras": (STYLE, LoraDraft(id="style", scale=2))}, "loras[1].id", "DUPLICATE"),
-        ({"loras": (LoraDraft(id="style", scale=10.1),)}, "loras[0].scale", "OUT_OF_RANGE"),
-        ({"loras": (STYLE, LoraDraft(id="person", scale=-11))}, "loras[1].scale", "OUT_OF_RANGE"),
-        ({"loras": (LoraDraft(id="style", scale=math.nan),)}, "loras[0].scale", "NOT_FINITE"),
-        ({"loras": (STYLE, LoraDraft(id="huge"))}, "loras", "TOO_LARGE"),
+        ({"loras": (LoraChoice(id="nobody"),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraChoice(id=""),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraChoice(id="../style"),)}, "loras[0].id", "UNKNOWN_LORA"),
+        ({"loras": (LoraChoice(id="wide"),)}, "loras[0].id", "LORA_DOES_NOT_FIT"),
+        ({"loras": (STYLE, LoraChoice(id="style", scale=2))}, "loras[1].id", "DUPLICATE"),
+        ({"loras": (LoraChoice(id="style", scale=10.1),)}, "loras[0].scale", "OUT_OF_RANGE"),
+        ({"loras": (STYLE, LoraChoice(id="person", scale=-11))}, "loras[1].scale", "OUT_OF_RANGE"),
+        ({"loras": (LoraChoice(id="style", scale=math.nan),)}, "loras[0].scale", "NOT_FINITE"),
+        ({"loras": (STYLE, LoraChoice(id="huge"))}, "loras", "TOO_LARGE"),
         ({"unknown_enums": (("output.format", 9),)}, "output.format", "UNKNOWN_VALUE"),
     ],
 )
@@ -200,30 +220,25 @@ def test_a_long_label_is_not_echoed_in_full():
 
 
 def test_gaps_are_filled_with_the_models_defaults():
-    request = complete(GOOD, INFO, generation_id="g", owner="o", random_seed=9, deadline=4.0)
+    request = completed(GOOD, owner="o", seed=9, deadline=4.0)
     assert (request.width, request.height, request.num_inference_steps) == (64, 64, 4)
     assert (request.seed, request.num_images, request.guidance_scale) == (9, 1, 2.0)
     assert request.scheduler == SchedulerChoice(id="euler", sigmas="default")
     assert (request.model, request.owner, request.deadline) == ("fake", "o", 4.0)
 
 
-def test_a_default_guidance_that_the_wire_cannot_carry_is_rounded_to_what_it_can():
+def test_a_default_guidance_that_the_wire_cannot_carry_comes_back_as_it_was():
     info = replace(INFO, defaults=replace(INFO.defaults, guidance_scale=7.3))
-    request = complete(GOOD, info, generation_id="g", owner="", random_seed=1)
-    assert request.guidance_scale == pytest.approx(7.3)
-    echoed = complete(
-        replace(GOOD, guidance_scale=request.guidance_scale),
-        info,
-        generation_id="g",
-        owner="",
-        random_seed=1,
-    )
-    assert echoed.guidance_scale == request.guidance_scale
+    request = completed(GOOD, info)
+    assert request.guidance_scale == 7.3
+    sent = pb.GenerateImageRequest.FromString(effective_request(request).SerializeToString())
+    assert sent.guidance_scale != 7.3
+    assert completed(draft_from_proto(sent), info).guidance_scale == 7.3
 
 
 def test_nothing_is_completed_that_breaks_a_rule():
     with pytest.raises(InvalidRequest) as caught:
-        complete(replace(GOOD, seed=-1), INFO, generation_id="g", owner="", random_seed=1)
+        completed(replace(GOOD, seed=-1))
     assert [one.field for one in caught.value.violations] == ["seed"]
 
 

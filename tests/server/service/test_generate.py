@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import io
+import sys
+import uuid
+from contextlib import aclosing
 
 import grpc
 import numpy as np
@@ -14,6 +18,8 @@ from PIL import Image
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
+from latentwire_server.requests.draft import SourceDraft
+from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel, FakeSafetyChecker, expected_pixels
 from tests.support.server.serving import Serving, events_of, images_of, kind, request, serving
 
@@ -216,3 +222,23 @@ async def test_a_model_has_several_names(name: str):
             server.stub.GenerateImage(request(model=name, validate_only=True))
         )
     assert responses[0].accepted.effective_request.model == "fake"
+
+
+@pytest.mark.parametrize("request_id", ["", str(uuid.uuid4()).upper()])
+async def test_the_callers_message_is_neither_changed_nor_kept(server: Serving, request_id: str):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    source = pb.ImageToImage(image=pb.InputImage(data=file.getvalue()))
+    sent = request(image_to_image=source, request_id=request_id)
+    same = pb.GenerateImageRequest.FromString(sent.SerializeToString())
+    num_references = sys.getrefcount(sent)
+    server.model.hold()
+    responses = server.app._service.generate(sent, owner="", time_remaining_s=None)
+    async with aclosing(responses):
+        assert kind(await anext(responses)) == "accepted"
+        await eventually(lambda: server.model.calls)
+        assert sent == same
+        assert sys.getrefcount(sent) == num_references
+        assert not any(type(one) is SourceDraft for one in gc.get_objects())
+        server.model.let_go()
+        assert kind([response async for response in responses][-1]) == "completed"

@@ -196,7 +196,9 @@ async def test_every_size_of_a_call_is_compiled_before_the_model_is_ready():
 
 async def test_a_model_that_cannot_draw_here_ends_the_start_with_one_line():
     broken = FakeModel(faults=[(above_rows(1), raising(lambda: ValueError("no\nsuch kernel")))])
-    with pytest.raises(SettingsError, match=r"^model 'fake': cannot draw here \(ValueError: no\)$"):
+    with pytest.raises(
+        SettingsError, match=r"^model 'fake': cannot generate images here \(ValueError: no\)$"
+    ):
         async with serving(broken, max_rows=None):
             pass
 

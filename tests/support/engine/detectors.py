@@ -1,4 +1,4 @@
-"""Checks that are used twice: on the engine, and on broken ones that they have to catch."""
+"""Checks that are used twice: on the engine, and on broken engines that they have to detect."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NUM_STEPS = 60
 
 
 async def check_late_reader(start: Callable[..., Awaitable[Driver]]) -> None:
-    """A reader that comes when all is over finds everything lossless and the newest progress."""
+    """A reader that starts after the end gets every lossless event and the newest progress."""
     driver = await start()
     wanted = request(num_images=2, num_inference_steps=NUM_STEPS)
-    async with driver.engine.submit(wanted) as stream:
+    async with driver.submit(wanted) as stream:
         await eventually(lambda: driver.state(wanted) is GenerationState.SUCCEEDED)
         assert stream.statistics().waiting_count <= 6
         result = await read(stream, wanted)
@@ -41,7 +41,7 @@ async def check_cancelled_is_in_no_later_call(start: Callable[..., Awaitable[Dri
     driver = await start(max_rows=4)
     victim, other = request("victim", num_inference_steps=8), request("other")
     driver.model.hold()
-    streams = [driver.engine.submit(one) for one in (victim, other)]
+    streams = [driver.submit(one) for one in (victim, other)]
     await eventually(lambda: driver.model.calls_with("victim"))
     num_calls = len(driver.model.calls_with("victim"))
     driver.engine.cancel(victim.generation_id, owner="")

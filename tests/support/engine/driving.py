@@ -1,19 +1,22 @@
-"""Driving an engine round a fake model, and what came of a request."""
+"""Drives an engine with a fake model, and collects the results of requests."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.engine.engine import Engine
 from latentwire_server.engine.errors import GenerationError
 from latentwire_server.engine.events import Completed, Event, Image
 from latentwire_server.engine.settings import EngineSettings
+from latentwire_server.requests.request_warnings import warnings_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel, expected_pixels
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Everything that a reader got."""
+    """All events of a request, and its error."""
 
     request: GenerationRequest
     events: tuple[Event, ...]
@@ -53,24 +56,35 @@ class Driver:
 
     def __init__(self, model: DiffusionModel, **settings: Any) -> None:
         self._model = model
-        self.engine = Engine({model.info.id: model}, EngineSettings(**settings))
+        describe = partial(describe_image, version="0")
+        self.engine = Engine(EngineSettings(**settings), describe=describe)
+        self._models: dict[str, DiffusionModel] = {}
+        self.add_model(model)
 
     @property
     def model(self) -> FakeModel:
         assert isinstance(self._model, FakeModel)
         return self._model
 
+    def add_model(self, model: DiffusionModel) -> None:
+        self._models[model.info.id] = model
+        self.engine.models.add(model)
+
+    def submit(self, request: GenerationRequest) -> GenerationStream:
+        model = self._models[request.model]
+        return self.engine.submit(request, spec=model, warnings=warnings_of(request, model))
+
     async def run(self, request: GenerationRequest) -> Result:
-        return await read(self.engine.submit(request), request)
+        return await read(self.submit(request), request)
 
     async def run_all(self, *requests: GenerationRequest) -> list[Result]:
-        """Submits all before the first can move, then reads all."""
-        streams = [self.engine.submit(request) for request in requests]
+        """Submits all before the first can start, then reads all."""
+        streams = [self.submit(request) for request in requests]
         reading = [read(stream, request) for stream, request in zip(streams, requests, strict=True)]
         return await asyncio.gather(*reading)
 
     async def run_held(self, *requests: GenerationRequest) -> list[Result]:
-        """Does the same with all of them in one crowd from the first step on.
+        """Does the same, with all of them running together from the first step on.
 
         A newcomer ahead of them is held in its call until all are in the inbox.
         """
@@ -103,8 +117,8 @@ def pixels_of_file(data: bytes) -> np.ndarray:
     return np.asarray(PillowImage.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
 
 
-def assert_drawn_right(result: Result) -> None:
-    """Compares every image with what can be computed by hand."""
+def assert_expected_images(result: Result) -> None:
+    """Compares every image with the expected one, which is computed without the engine."""
     wanted = result.request
     assert result.is_complete, result.error
     assert [image.seed for image in result.images] == list(wanted.seeds)

@@ -1,4 +1,4 @@
-"""Requests of the fake model, short to write."""
+"""Requests for the fake model."""
 
 from __future__ import annotations
 

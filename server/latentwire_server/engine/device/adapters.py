@@ -1,9 +1,9 @@
-"""Adapters of the requests that run: loaded while others are drawn, kept as long as memory allows.
+"""The LoRA adapters of the requests: loaded beside running generations, kept while memory allows.
 
-Device thread only; loading runs in a thread of its own, one set of adapters at a time. A *set* is a
-model with certain adapters in it; at which scales is a matter of each call. Sets that a request
-waits for or runs with stay; of the others, those used longest ago go when room is needed. What does
-not fit yet waits, and nobody who comes later with adapters overtakes it into memory.
+Device thread only; loading runs on a thread of its own, one set of adapters at a time. A *set* is a
+model with certain adapters in it; the scales are set by each call. A set that a waiting or running
+generation uses stays; of the others, the least recently used is dropped when room is needed. A
+generation whose set does not fit yet waits, and no later one with adapters overtakes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.protocol import AdapterSet, DiffusionModel
 
 _Key = tuple[str, tuple[str, ...]]
-"""A model's id, and its adapters'."""
+"""The ids of a model and of its adapters."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -33,35 +33,35 @@ class _Entry:
     num_bytes: int
     loading: Future[AdapterSet]
     users: set[str] = field(default_factory=set)
-    """Ids of the generations that it may not be taken away from."""
+    """Ids of the generations that wait for the set or run with it."""
 
 
 class AdapterMemory:
-    """The sets of adapters that are loaded, within a bound."""
+    """The loaded sets of adapters, within a bound."""
 
     def __init__(self, *, capacity_bytes: int, on_loaded: Callable[[], None]) -> None:
-        """Takes the bound, and what wakes the device thread when a set has been loaded."""
+        """Creates an empty memory; ``on_loaded`` is called, on any thread, after each load."""
         self._capacity_bytes = capacity_bytes
         self._on_loaded = on_loaded
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="latentwire-adapters")
         self._is_full = False
         self.num_loads = 0
-        """Sets that were loaded."""
+        """How many sets have been loaded."""
 
     @property
     def num_bytes(self) -> int:
-        """What all sets take."""
+        """The size of all sets."""
         return sum(entry.num_bytes for entry in self._entries.values())
 
     def ready(
         self, waiting: Iterable[Generation], model_of: Callable[[str], DiffusionModel]
     ) -> list[str]:
-        """Returns who of the waiting can start, and begins to load for the others.
+        """Returns which generations can start, and starts loading for the others.
 
         Args:
-            waiting: in the order in which room is given.
-            model_of: the model of an id.
+            waiting: The waiting generations, in the order in which they get room.
+            model_of: Returns the model of an id.
         """
         self._is_full = False
         return [
@@ -72,10 +72,10 @@ class AdapterMemory:
         ]
 
     def model_for(self, generation: Generation, model: DiffusionModel) -> DiffusionModel:
-        """Returns the model that a ready generation is drawn with.
+        """Returns the model of a ready generation, with its adapters in it.
 
         Raises:
-            LoraUnusable: an adapter cannot be loaded.
+            LoraUnusable: An adapter cannot be loaded.
         """
         adapters = generation.request.adapters
         if not adapters:
@@ -84,25 +84,25 @@ class AdapterMemory:
         try:
             return self._entries[key].loading.result().scaled(dict(adapters))
         except LoraError as error:
-            # Whoever comes next may find it mended.
+            # The next request tries again: the file may have been repaired.
             self._entries.pop(key, None)
             raise LoraUnusable(error.id, error.reason) from None
         except Exception:
             self._entries.pop(key, None)
             raise
 
-    def release_all_but(self, ids: set[str]) -> None:
-        """Takes in that only these generations still wait or run."""
+    def keep_only_users(self, ids: set[str]) -> None:
+        """Releases the sets of all generations but these, which still wait or run."""
         for entry in self._entries.values():
             entry.users &= ids
 
     def forget(self, model_id: str) -> None:
-        """Lets go of a model's sets, which hold on to its weights; nobody needs them any more."""
+        """Drops the unused sets of a model, which hold references to its weights."""
         for key in [key for key in self._entries if key[0] == model_id]:
             self._entries.pop(key).loading.cancel()
 
     def close(self) -> None:
-        """Loads nothing more."""
+        """Cancels all loading that has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _is_ready(self, generation: Generation, model: DiffusionModel) -> bool:
@@ -112,7 +112,7 @@ class AdapterMemory:
         if self._is_full and not is_user:
             return False
         if entry is None:
-            entry = self._started(key, model)
+            entry = self._start_loading(key, model)
             if entry is None:
                 self._is_full = True
                 return False
@@ -120,8 +120,8 @@ class AdapterMemory:
         entry.users.add(generation.id)
         return entry.loading.done()
 
-    def _started(self, key: _Key, model: DiffusionModel) -> _Entry | None:
-        """Begins to load a set; returns nothing while there is no room."""
+    def _start_loading(self, key: _Key, model: DiffusionModel) -> _Entry | None:
+        """Starts to load a set; returns None while there is no room for it."""
         sizes = {lora.id: lora.num_bytes for lora in model.info.loras}
         num_bytes = sum(sizes.get(id_, 0) for id_ in key[1])
         if not self._make_room(num_bytes):
@@ -133,7 +133,7 @@ class AdapterMemory:
         return entry
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Returns whether so much fits, taking away what nobody uses if that makes it fit."""
+        """Returns whether ``num_bytes`` fit, after dropping unused sets if that makes them fit."""
         unused = [key for key, entry in self._entries.items() if not entry.users]
         free = self._capacity_bytes - self.num_bytes
         if free + sum(self._entries[key].num_bytes for key in unused) < num_bytes:

@@ -1,7 +1,7 @@
-"""Where larger denoiser calls stop to pay, measured before a model is served.
+"""The batch-size probe: it measures from how many rows on larger denoiser calls stop to pay.
 
-The loading thread, before the engine has the model. Each call is made where the caller says: beside
-running generations on the device thread, one between two of their steps.
+Loading thread, before the engine has the model. The model's calls themselves are made by ``run``:
+on the device thread, each between two steps of the running generations.
 """
 
 from __future__ import annotations
@@ -30,31 +30,39 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 _LEAST_GAIN: Final = 1.05
-"""What twice the rows must bring in rows per second, for a call that others notice waiting for."""
-_LEAST_KEPT: Final = 0.95
-"""What twice the rows must keep of the best rate in a shorter call: what the engine does around
-each call is not measured here, and fewer calls need less of it."""
+"""The gain in rows per second that twice the rows must bring, where a call is long enough for
+other generations to notice the wait."""
+_LEAST_SHORT_GAIN: Final = 0.95
+"""The same for short calls, which may even lose a little: the engine's own work around each call is
+not measured here, and fewer calls need less of it."""
 _SHORT_CALL_S: Final = 0.25
 _LONGEST_CALL_S: Final = 2.0
-"""No larger calls are tried where a warm one takes this long."""
+"""No larger size is tried once a warm call takes this long."""
 _LONGEST_FIRST_CALL_S: Final = 20.0
-"""Nor where the first one, which warms up, takes this long."""
+"""Nor once a first call, which warms up, takes this long."""
 _NUM_CALLS: Final = 3
-"""At least, and more while they take less than ``_MEASURED_S`` together."""
+"""The least number of calls of one size; more while they take less than ``_MEASURED_S`` in all."""
 _MEASURED_S: Final = 0.3
 _MOST_DIPS: Final = 1
-"""So many sizes in a row may be no better before larger ones are given up, while calls are short:
-one call size can be slow by itself (4 rows took 1.4 times as long a row as 2 and as 8, in every
+"""How many sizes in a row may bring no gain before larger ones are given up, while calls are short:
+one size can be slow by itself (4 rows took 1.4 times as long a row as 2 and as 8, in every
 backend), and a machine that was busy for a moment must not stay slow until the next start."""
 
 _LOGGER = logging.getLogger(__name__)
 
 
+class Runner(Protocol):
+    """Runs work where and when the device allows it, and waits for the result."""
+
+    def __call__(self, work: Callable[[], ResultT], /) -> ResultT:
+        """Returns the result of ``work``, or raises its error."""
+
+
 def compile_for(model: DiffusionModel, *, num_rows: int) -> None:
-    """Lets the model compile for calls of so many rows; it does without where that fails.
+    """Compiles the model's denoiser for calls of ``num_rows``; a failure leaves it uncompiled.
 
     Raises:
-        Exception: the device is broken.
+        DeviceBroken: The device is broken.
     """
     try:
         model.prepare(num_rows)
@@ -65,29 +73,18 @@ def compile_for(model: DiffusionModel, *, num_rows: int) -> None:
         )
 
 
-class Runner(Protocol):
-    """Does work where and when it may be done, and returns once it is."""
+def probe_batch_size(model: DiffusionModel, *, run: Runner) -> int:
+    """Returns the number of rows beyond which calls compute no more rows per second.
 
-    def __call__(self, work: Callable[[], ResultT], /) -> ResultT:
-        """Returns the result of ``work``, or raises its error."""
-
-
-def at_once(work: Callable[[], ResultT]) -> ResultT:
-    """Does work on this thread: for a device that nobody else uses."""
-    return work()
-
-
-def probe_batch_size(model: DiffusionModel, *, run: Runner = at_once) -> int:
-    """Returns the rows from which on a call draws no more per second, at the model's own size.
-
-    Calls are made as they will be later: compiled, where the model compiles.
+    Measured at the model's native size, with calls as they are made later: compiled, where the
+    model compiles.
 
     Args:
-        model: the model.
-        run: makes one call, or compiles for one size, at a time.
+        model: The model.
+        run: Runs one call, or one compilation, at a time.
 
     Raises:
-        Exception: what the model raises; out of memory only if not even one image fits.
+        Exception: Any error of the model; out of memory only if not even one image fits.
     """
     best, best_rate, num_rows, num_dips = LEAST_ROWS, 0.0, LEAST_ROWS, 0
     while num_rows <= MOST_ROWS:
@@ -95,13 +92,13 @@ def probe_batch_size(model: DiffusionModel, *, run: Runner = at_once) -> int:
         seconds = _seconds_or_none(model, num_rows=num_rows, run=run)
         if seconds is None:
             free_memory()
-            # Decoding wants room too.
+            # Half, because decoding needs memory too.
             return max(LEAST_ROWS, best // 2)
         _LOGGER.debug(
             "denoiser call model=%s rows=%d seconds=%.3f", model.info.id, num_rows, seconds
         )
-        wanted = _LEAST_KEPT if seconds <= _SHORT_CALL_S else _LEAST_GAIN
-        if num_rows / seconds >= wanted * best_rate:
+        least_gain = _LEAST_SHORT_GAIN if seconds <= _SHORT_CALL_S else _LEAST_GAIN
+        if num_rows / seconds >= least_gain * best_rate:
             best, best_rate, num_dips = num_rows, max(best_rate, num_rows / seconds), 0
         elif seconds > _SHORT_CALL_S or num_dips == _MOST_DIPS:
             break
@@ -114,20 +111,20 @@ def probe_batch_size(model: DiffusionModel, *, run: Runner = at_once) -> int:
 
 
 def _seconds_or_none(model: DiffusionModel, *, num_rows: int, run: Runner) -> float | None:
-    """Returns how long a call takes, or None where it does not fit into memory."""
+    """Returns how long a call takes, or None if it does not fit into memory."""
     try:
         return _seconds_of_call(model, num_rows=num_rows, run=run)
     except Exception as error:
         if num_rows == LEAST_ROWS or fault_kind(error) is not FaultKind.OUT_OF_MEMORY:
             raise
-        # A kept traceback keeps the tensors of its frames.
+        # A traceback that is kept keeps the tensors of its frames.
         error.__traceback__ = None
         return None
 
 
 def _seconds_of_call(model: DiffusionModel, *, num_rows: int, run: Runner) -> float:
     rows = run(partial(_example, model, num_rows=num_rows))
-    # The first call of a size warms it up.
+    # The first call of a size warms up.
     first_s = run(partial(_timed, model, rows))
     if first_s > _LONGEST_FIRST_CALL_S:
         return first_s
@@ -154,6 +151,6 @@ def _example(model: DiffusionModel, *, num_rows: int) -> DenoiserInput:
 @torch.inference_mode()
 def _timed(model: DiffusionModel, rows: DenoiserInput) -> float:
     started = time.monotonic()
-    # On the processor: only then is an asynchronous device done.
+    # The copy to the CPU waits until an asynchronous device is done.
     model.denoise(rows).cpu()
     return time.monotonic() - started

@@ -1,8 +1,8 @@
-"""What kind of failure an exception of the device loop is.
+"""Classifies the exceptions of device work.
 
-Device thread and encoding pool. Exceptions of torch are told apart by class, and by text where
-torch has no class. Nothing here keeps an exception: a kept traceback keeps the tensors of its
-frames (measured: 512 MiB of a failed batch lived as long as its exception object).
+Device thread and encoding pool. Exceptions of torch are recognized by class, and by text where
+torch has no class. Nothing here keeps an exception: a traceback that is kept keeps the tensors of
+its frames (measured: 512 MiB of a failed batch lived as long as its exception object).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class FaultKind(Enum):
-    """Whom a failure belongs to."""
+    """The cause of a failure."""
 
     OUT_OF_MEMORY = auto()
     """The call was too large for the device; a smaller one may fit."""
     DEVICE = auto()
-    """The device is broken; nothing that it says can be trusted any more."""
+    """The device is broken; none of its results can be trusted any more."""
     UNKNOWN = auto()
-    """Anything else: of one trajectory, or of the call as a whole."""
+    """Anything else: a failure of one trajectory, or of the call as a whole."""
 
 
 class DeviceBroken(Exception):
@@ -43,7 +43,7 @@ class DeviceBroken(Exception):
 
 
 def fault_kind(error: BaseException) -> FaultKind:
-    """Returns what kind of failure ``error`` is."""
+    """Returns the cause of ``error``."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return FaultKind.OUT_OF_MEMORY
@@ -58,10 +58,10 @@ def fault_kind(error: BaseException) -> FaultKind:
 
 
 def raise_if_broken(error: Exception) -> None:
-    """Returns unless ``error`` says that the device is broken.
+    """Raises if ``error`` means that the device is broken, and logs the details.
 
     Raises:
-        DeviceBroken: it does; what is not said is in the log.
+        DeviceBroken: The device is broken.
     """
     if fault_kind(error) is FaultKind.DEVICE:
         error_id = uuid.uuid4().hex[:12]
@@ -70,19 +70,19 @@ def raise_if_broken(error: Exception) -> None:
 
 
 def free_memory() -> None:
-    """Gives back what a failed call held. To be called outside its ``except`` block."""
+    """Frees what a failed call has allocated. To be called outside its ``except`` block."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def own_failure(error: Exception, request: GenerationRequest) -> GenerationError:
-    """Returns how ``request`` ends after ``error`` in work of its own; logs what is not said.
+def as_generation_error(error: Exception, request: GenerationRequest) -> GenerationError:
+    """Returns the error that ends ``request`` after ``error`` in its own work.
 
-    To be called inside the ``except`` block.
+    Logs details that the caller does not get. To be called inside the ``except`` block.
 
     Raises:
-        DeviceBroken: it is not the request's own failure: the device is broken.
+        DeviceBroken: The device is broken, so that not only this request fails.
     """
     if isinstance(error, DeviceBroken):
         raise error

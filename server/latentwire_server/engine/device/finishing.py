@@ -1,8 +1,8 @@
-"""The end of a trajectory: latents to pixels, pixels to files, and the last event.
+"""Finishes trajectories: decodes latents into pixels, encodes files, publishes the last events.
 
-Decoding runs on the device thread, one image at a time, so that a picture does not depend on its
-company. Encoding to a file runs there too where the device is the CPU, which has nothing to gain
-from another busy thread; otherwise in a small pool, while the device goes on.
+Decoding runs on the device thread, one image at a time, so that an image does not depend on the
+others. Encoding to a file runs there too where the device is the CPU, which gains nothing from
+another busy thread; otherwise it runs in a small pool while the device goes on.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import torch
 
-from latentwire_server.engine.description import describe
-from latentwire_server.engine.device.faults import DeviceBroken, own_failure
+from latentwire_server.engine.device.faults import DeviceBroken, as_generation_error
 from latentwire_server.engine.errors import DeviceFailed, GenerationError, NonFiniteOutput
 from latentwire_server.engine.events import FinishReason, Image
-from latentwire_server.imaging.decode import made_smaller, paste
+from latentwire_server.imaging.compose import paste, scaled_down
 from latentwire_server.imaging.encode import encode_image
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
     from concurrent.futures import Executor
 
     import numpy as np
@@ -32,63 +29,52 @@ if TYPE_CHECKING:
     from latentwire_server.engine.diffusion.trajectory import Trajectory
     from latentwire_server.engine.handover.generation import Generation
     from latentwire_server.engine.policy.estimate import Estimator
+    from latentwire_server.engine.request import Describe
     from latentwire_server.models.protocol import DiffusionModel
 
 
 class Finisher:
     """Turns finished latents into delivered images."""
 
-    def __init__(self, *, pool: Executor, estimator: Estimator, mask_feather: float) -> None:
+    def __init__(
+        self, *, pool: Executor, estimator: Estimator, mask_feather: float, describe: Describe
+    ) -> None:
         self._pool = pool
         self._mask_feather = mask_feather
         self._estimator = estimator
-        self._version = VERSION
-        # Of the image decoded last: whoever shared its steps wants it next.
-        self._last_key: Hashable = None
-        self._last_pixels: NDArray[np.uint8] | None = None
+        self._describe = describe
 
     def finish_image(self, trajectory: Trajectory) -> None:
-        """Decodes the next image, and delivers it or hands it to the pool.
+        """Decodes the next image and delivers it, or hands it to the pool.
 
         Raises:
-            NonFiniteOutput: the decoder gave NaN or infinity.
+            NonFiniteOutput: The decoder gave NaN or infinity.
         """
         started = time.monotonic()
         model, index = trajectory.model, trajectory.num_decoded
-        latents, key = trajectory.take_image(), (trajectory.request.picture, index)
-        is_new = key != self._last_key
-        if is_new:
-            decoded = model.decode(latents)
-            if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
-                raise NonFiniteOutput(step=trajectory.step)
-            pixels = self._finished(decoded, trajectory)
-            checker = model.safety_checker
-            is_withheld = checker is not None and checker.flags(pixels)
-            self._last_key, self._last_pixels = key, None if is_withheld else pixels
-        if self._last_pixels is None:
-            self._withhold(trajectory.generation, model, index=index)
+        latents, generation = trajectory.take_image(), trajectory.generation
+        decoded = model.decode(latents)
+        if not bool(torch.isfinite(latents).all() & torch.isfinite(decoded).all()):
+            raise NonFiniteOutput(step=trajectory.step)
+        pixels = self._delivered_pixels(decoded, trajectory)
+        checker = model.safety_checker
+        if checker is not None and checker.flags(pixels):
+            self._withhold(generation, model, index=index)
         elif model.device_name == "cpu":
-            self._deliver(trajectory.generation, model, index=index, pixels=self._last_pixels)
+            self._deliver(generation, model, index=index, pixels=pixels)
         else:
-            self._pool.submit(
-                self._deliver_apart,
-                trajectory.generation,
-                model,
-                index=index,
-                pixels=self._last_pixels,
-            )
-        if is_new:
-            self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
+            self._pool.submit(self._deliver_in_pool, generation, model, index=index, pixels=pixels)
+        self._estimator.record_decode(trajectory.group, seconds=time.monotonic() - started)
 
-    def _finished(self, decoded: torch.Tensor, trajectory: Trajectory) -> NDArray[np.uint8]:
-        """Returns what was drawn as it is delivered: at its size, with what was to be kept."""
+    def _delivered_pixels(self, decoded: torch.Tensor, trajectory: Trajectory) -> NDArray[np.uint8]:
+        """Returns a decoded image at the size of the files, with the unmasked region pasted in."""
         source, size = trajectory.source, trajectory.request.delivered_size
         watermark = trajectory.model.watermark
         if size is not None:
-            smaller = made_smaller(pixels_of(decoded), width=size[0], height=size[1])
+            smaller = scaled_down(pixels_of(decoded), width=size[0], height=size[1])
             decoded = torch.from_numpy(smaller).permute(2, 0, 1) / 255
             source = source and source.delivered
-        # Scaling would wash it out, and what is kept of a picture stays as it was.
+        # After scaling, which would weaken it, and before the original pixels, which stay unmarked.
         pixels = pixels_of(decoded if watermark is None else watermark.applied(decoded))
         if source is None or source.mask is None:
             return pixels
@@ -107,9 +93,7 @@ class Finisher:
             pixels,
             image_format=request.output.format.value,
             quality=request.output.quality,
-            description=describe(
-                request, index=index, version=self._version, model_revision=revision
-            ),
+            description=self._describe(request, index, revision),
         )
         image = Image(
             index=index,
@@ -119,10 +103,10 @@ class Finisher:
             height=encoded.height,
             data=encoded.data,
         )
-        _hand_over(image, generation, model)
+        _publish(image, generation, model)
 
     def _withhold(self, generation: Generation, model: DiffusionModel, *, index: int) -> None:
-        """Delivers, in the place of an image that the safety checker flags, that it does."""
+        """Delivers an image without a file, because the safety checker flags it."""
         request = generation.request
         width, height = request.file_size
         image = Image(
@@ -134,9 +118,9 @@ class Finisher:
             data=b"",
             finish_reason=FinishReason.FILTERED,
         )
-        _hand_over(image, generation, model)
+        _publish(image, generation, model)
 
-    def _deliver_apart(
+    def _deliver_in_pool(
         self,
         generation: Generation,
         model: DiffusionModel,
@@ -148,14 +132,14 @@ class Finisher:
             self._deliver(generation, model, index=index, pixels=pixels)
         except Exception as error:  # Border: a task of the pool
             try:
-                failure: GenerationError = own_failure(error, generation.request)
+                failure: GenerationError = as_generation_error(error, generation.request)
             except DeviceBroken:
-                # The device thread will find out by itself, and end the others.
+                # The device thread will notice by itself and end the other generations.
                 failure = DeviceFailed()
             generation.fail(failure)
 
 
-def _hand_over(image: Image, generation: Generation, model: DiffusionModel) -> None:
+def _publish(image: Image, generation: Generation, model: DiffusionModel) -> None:
     if generation.deliver(image):
         generation.complete(
             peak_memory_bytes=peak_memory_bytes(model.device_name),
@@ -169,26 +153,15 @@ def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:
     Rounds as diffusers' ``VaeImageProcessor`` does.
     """
     channels_last = image.clamp(0, 1).permute(1, 2, 0).float()
-    # Bytes before they leave the device: a quarter of the way for a float.
+    # Converted to bytes on the device: a quarter of the data to copy.
     pixels: NDArray[np.uint8] = (channels_last * 255).round().to(torch.uint8).cpu().numpy()
     return pixels
 
 
 def peak_memory_bytes(device_name: str) -> int:
-    """Returns the most memory that was in use: the device's, or the process's on the CPU."""
+    """Returns the peak memory use of the device, or of the process where the device is the CPU."""
     if device_name.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device_name))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _version() -> str:
-    try:
-        return metadata.version("latentwire")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-# Read once, here: it reads files, and engines start on the event loop.
-VERSION = _version()

@@ -1,7 +1,7 @@
 """The device loop: take in, choose, gather, denoise, advance, finish.
 
-Runs on the one thread that owns the device. Never waits for a client, never takes an asyncio lock,
-never logs per step. Sleeps when there is nothing to do.
+Runs on the one thread that owns the device. It never waits for a client, never takes an asyncio
+lock and never logs per step. It sleeps when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import torch
 
 from latentwire_server.engine.device.adapters import AdapterMemory
 from latentwire_server.engine.device.denoising import Denoiser
-from latentwire_server.engine.device.faults import DeviceBroken, free_memory, own_failure
-from latentwire_server.engine.device.finishing import Finisher
+from latentwire_server.engine.device.faults import DeviceBroken, as_generation_error, free_memory
 from latentwire_server.engine.device.prompt_encoding import PromptEncoder
-from latentwire_server.engine.device.reporting import report_preview, report_progress
+from latentwire_server.engine.device.reporting import (
+    report_preview,
+    report_progress,
+    wants_progress,
+)
 from latentwire_server.engine.device.stepping import Step, take_steps
 from latentwire_server.engine.diffusion.phases import phases_of
 from latentwire_server.engine.diffusion.trajectory import Trajectory
@@ -31,9 +34,9 @@ from latentwire_server.engine.policy.policy import Candidate, Decode, Denoise, P
 from latentwire_server.engine.settings import Batching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Executor
+    from collections.abc import Callable, Sequence
 
+    from latentwire_server.engine.device.finishing import Finisher
     from latentwire_server.engine.handover.generation import Generation
     from latentwire_server.engine.handover.inbox import Inbox
     from latentwire_server.engine.policy.estimate import Estimator
@@ -44,33 +47,26 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-DEADLINE_MARGIN = 1.5
-"""How much more time than expected a deadline must leave not to be urgent."""
-
 
 class DeviceLoop:
     """Serves all trajectories of one device, step by step."""
 
     def __init__(
         self,
-        models: Mapping[str, DiffusionModel],
         settings: EngineSettings,
         *,
         inbox: Inbox,
         estimator: Estimator,
         row_budget: RowBudget,
-        pool: Executor,
+        finisher: Finisher,
         on_failed: Callable[[], None],
     ) -> None:
-        self._models = dict(models)
         self._settings = settings
         self._inbox = inbox
         self._estimator = estimator
         self._on_failed = on_failed
-        self._policy = Policy(
-            max_rows=row_budget.of,
-            decode_interval_ticks=settings.decode_interval_ticks,
-        )
+        interval = settings.decode_interval_ticks
+        self._policy = Policy(max_rows=row_budget.of, decode_interval_ticks=interval)
         self.denoiser = Denoiser(
             row_limit=self._policy.row_limit,
             estimator=estimator,
@@ -78,14 +74,13 @@ class DeviceLoop:
         )
         self._encoder = PromptEncoder()
         self.adapters = AdapterMemory(capacity_bytes=settings.lora_bytes, on_loaded=inbox.wake)
-        self._finisher = Finisher(
-            pool=pool, estimator=estimator, mask_feather=settings.mask_feather
-        )
+        self._finisher = finisher
+        self._models: dict[str, DiffusionModel] = {}
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, Trajectory] = {}
 
     def run(self) -> None:
-        """Serves until the inbox is stopped or the device breaks."""
+        """Runs until the inbox is stopped or the device breaks."""
         try:
             with torch.inference_mode():
                 while not self._inbox.is_stopped:
@@ -95,7 +90,7 @@ class DeviceLoop:
             _LOGGER.critical("device failed error_id=%s", broken)
             self._on_failed()
         except Exception:
-            # A bug in the loop itself: what it would do next cannot be trusted either.
+            # A bug in the loop itself: its next steps cannot be trusted either.
             _LOGGER.critical("device loop failed error_id=%s", uuid.uuid4().hex[:12], exc_info=True)
             self._on_failed()
         finally:
@@ -105,13 +100,13 @@ class DeviceLoop:
             self._inbox.close()
 
     def add_model(self, model: DiffusionModel) -> None:
-        """Takes in a model, before the first generation that needs it. Any thread."""
+        """Adds a model, before the first generation that needs it. Any thread."""
         self._models[model.info.id] = model
 
     def forget_model(self, model_id: str) -> None:
-        """Lets go of a model that no generation needs, and of all that was made with it.
+        """Drops a model that no generation needs, with everything made from it.
 
-        Device thread, as an errand.
+        Device thread, as a device task.
         """
         self._models.pop(model_id, None)
         self._encoder.forget(model_id)
@@ -120,7 +115,7 @@ class DeviceLoop:
 
     def tick(self) -> bool:
         """Does one piece of work. Returns false if there is none."""
-        # Before the ended are dropped: it may be to let go of what they needed.
+        # Taken before the ended generations are dropped: it may free what they have used.
         task = self._inbox.take_task()
         self._take_in()
         self._drop_ended()
@@ -141,42 +136,6 @@ class DeviceLoop:
         self._policy.charge(seconds=time.monotonic() - started)
         return True
 
-    def _candidates(self) -> list[Candidate]:
-        rows = self._rows_of_a_round()
-        return [
-            replace(run.candidate, urgent_deadline=self._urgent_deadline(run.generation, rows))
-            for run in self._running.values()
-        ]
-
-    def _urgent_deadline(self, generation: Generation, rows: Counter[Group]) -> float | None:
-        """Returns the deadline if fair turns may miss it and all of the device would not.
-
-        Args:
-            generation: whose deadline it is.
-            rows: what one round evaluates, the generation's own rows among it.
-        """
-        deadline = generation.request.deadline
-        if deadline is None:
-            return None
-        left_s, work = deadline - time.monotonic(), generation.work_left
-        least_s = self._estimator.least_s(work)
-        if least_s is not None and least_s > left_s:
-            return None  # Too late: nobody else shall lose time by it.
-        fair_s = self._estimator.remaining_s(work, rows=rows)
-        is_safe = fair_s is not None and DEADLINE_MARGIN * fair_s < left_s
-        return None if is_safe else deadline
-
-    def _rows_of_a_round(self, *, newcomer: Generation | None = None) -> Counter[Group]:
-        """Returns how many rows are evaluated when everybody has a turn."""
-        rows: Counter[Group] = Counter()
-        for run in self._running.values():
-            if run.stage is Stage.DENOISING:
-                rows[run.group] += run.request.num_rows
-        if newcomer is not None:
-            work = newcomer.work_left
-            rows[work.group] += work.num_rows
-        return rows
-
     def _take_in(self) -> None:
         for generation in self._inbox.take():
             self._waiting[generation.id] = generation
@@ -191,14 +150,10 @@ class DeviceLoop:
             if generation.is_ended:
                 self._waiting.pop(generation.id, None)
                 self._drop(generation.id)
-        self.adapters.release_all_but({*self._waiting, *self._running})
-
-    def _drop(self, id_: str) -> None:
-        trajectory = self._running.pop(id_, None)
-        if trajectory is not None:
-            trajectory.drop()
+        self.adapters.keep_only_users({*self._waiting, *self._running})
 
     def _admit(self) -> None:
+        """Starts waiting generations while there are free places."""
         while self._waiting and len(self._running) < self._settings.max_running:
             ready = self.adapters.ready(self._waiting.values(), self._models.__getitem__)
             if not ready:
@@ -216,16 +171,14 @@ class DeviceLoop:
             ]
             generation = self._waiting.pop(self._policy.admit(waiting))
             if generation.start():
-                self._guard(generation, self._begin)
-            if generation.id in self._running and self._has_encoded_a_picture(generation):
-                # Which takes as long as some steps: one at a time, so that nobody stands still.
+                self._guard(generation, self._start)
+            started = self._running.get(generation.id)
+            if started is not None and (started.source is not None or started.model.sees_masks):
+                # It has encoded an image, which takes as long as some steps: at most one in each
+                # tick, so that the running generations go on meanwhile.
                 return
 
-    def _has_encoded_a_picture(self, generation: Generation) -> bool:
-        request = generation.request
-        return request.source is not None or self._models[request.model].sees_masks
-
-    def _begin(self, generation: Generation) -> None:
+    def _start(self, generation: Generation) -> None:
         model = self._models[generation.request.model]
         model = self.adapters.model_for(generation, model)
         if not self._running and model.device_name.startswith("cuda"):
@@ -233,24 +186,38 @@ class DeviceLoop:
         trajectory = Trajectory(generation, phases=phases_of(generation.request, model))
         generation.phases = trajectory.work
         rows = self._rows_of_a_round(newcomer=generation)
-        self._report(trajectory, PhaseName.ENCODING, rows=rows)
+        report_progress(trajectory, PhaseName.ENCODING, estimator=self._estimator, rows=rows)
         self._encoder.encode(trajectory)
         generation.phases = trajectory.work
         generation.timestamps.encoded = time.monotonic()
-        self._share(trajectory)
         self._running[generation.id] = trajectory
 
-    def _share(self, newcomer: Trajectory) -> None:
-        """Lets a newcomer go on from where the same picture is being drawn."""
-        picture = newcomer.request.picture
-        leaders = [
-            run
+    def _candidates(self) -> list[Candidate]:
+        rows = self._rows_of_a_round()
+        return [
+            replace(run.candidate, urgent_deadline=self._urgent_deadline(run.generation, rows))
             for run in self._running.values()
-            if run.stage is Stage.DENOISING and run.request.picture == picture
         ]
-        if leaders:
-            newcomer.catch_up(max(leaders, key=lambda run: run.position))
-            newcomer.generation.evaluations_done = newcomer.position
+
+    def _urgent_deadline(self, generation: Generation, rows: Counter[Group]) -> float | None:
+        """Returns the deadline if it is urgent; ``rows`` include the generation's own."""
+        deadline = generation.request.deadline
+        if deadline is None:
+            return None
+        left_s = deadline - time.monotonic()
+        is_urgent = self._estimator.is_urgent(generation.work_left, left_s=left_s, rows=rows)
+        return deadline if is_urgent else None
+
+    def _rows_of_a_round(self, *, newcomer: Generation | None = None) -> Counter[Group]:
+        """Returns how many rows of each group one evaluation of every trajectory takes."""
+        rows: Counter[Group] = Counter()
+        for run in self._running.values():
+            if run.stage is Stage.DENOISING:
+                rows[run.group] += run.request.num_rows
+        if newcomer is not None:
+            work = newcomer.work_left
+            rows[work.group] += work.num_rows
+        return rows
 
     def _denoise(self, batch: Sequence[Trajectory]) -> None:
         outcomes = self.denoiser.evaluate(batch)
@@ -263,10 +230,8 @@ class DeviceLoop:
                     predictions.append((trajectory, outcome))
                 case GenerationError():
                     self._end(trajectory.generation, outcome)
-                case None if trajectory.generation.is_ended:
+                case None:  # It ended meanwhile.
                     self._drop(trajectory.generation.id)
-                case None:  # It shared the rows of one that ended meanwhile.
-                    pass
                 case _:
                     assert_never(outcome)
         for trajectory, step in take_steps(predictions):
@@ -284,8 +249,10 @@ class DeviceLoop:
         def report(generation: Generation) -> None:
             generation.evaluations_done = trajectory.position
             generation.step, generation.fraction = trajectory.step, trajectory.fraction
-            if trajectory.step > trajectory.step_after(-1) and _is_progress_due(trajectory):
-                self._report(trajectory, PhaseName.DENOISING, rows=rows)
+            if wants_progress(trajectory):
+                report_progress(
+                    trajectory, PhaseName.DENOISING, estimator=self._estimator, rows=rows
+                )
             if step.original is not None:
                 report_preview(trajectory, step.original)
             if trajectory.stage is Stage.DECODING:
@@ -295,7 +262,8 @@ class DeviceLoop:
 
     def _decode(self, trajectory: Trajectory) -> None:
         def decode(generation: Generation) -> None:
-            self._report(trajectory, PhaseName.DECODING, rows=self._rows_of_a_round())
+            rows = self._rows_of_a_round()
+            report_progress(trajectory, PhaseName.DECODING, estimator=self._estimator, rows=rows)
             self._finisher.finish_image(trajectory)
             generation.fraction = max(generation.fraction, trajectory.fraction)
             if trajectory.stage is Stage.DONE:
@@ -303,17 +271,14 @@ class DeviceLoop:
 
         self._guard(trajectory.generation, decode)
 
-    def _report(self, trajectory: Trajectory, phase: PhaseName, *, rows: Counter[Group]) -> None:
-        report_progress(trajectory, phase, estimator=self._estimator, rows=rows)
-
     def _guard(self, generation: Generation, work: Callable[[Generation], None]) -> None:
-        """Does work that belongs to one generation; a failure of it ends that one only."""
+        """Does work of one generation; a failure ends that generation only."""
         failure: GenerationError | None = None
         try:
             work(generation)
         except Exception as error:  # Border: the device loop
-            failure = own_failure(error, generation.request)
-            # A kept traceback keeps the tensors of its frames.
+            failure = as_generation_error(error, generation.request)
+            # A traceback that is kept keeps the tensors of its frames.
             error.__traceback__ = None
         if failure is not None:
             self._end(generation, failure)
@@ -324,8 +289,7 @@ class DeviceLoop:
         if isinstance(failure, DeviceOutOfMemory):
             free_memory()
 
-
-def _is_progress_due(trajectory: Trajectory) -> bool:
-    interval = max(1, trajectory.request.events.progress_interval_steps)
-    is_last = trajectory.step == trajectory.request.num_steps
-    return is_last or trajectory.step % interval == 0
+    def _drop(self, id_: str) -> None:
+        trajectory = self._running.pop(id_, None)
+        if trajectory is not None:
+            trajectory.drop()

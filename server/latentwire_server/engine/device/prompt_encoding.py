@@ -1,7 +1,7 @@
-"""Prompts to conditioning, each encoded alone, the recent ones remembered.
+"""Encodes prompts into conditioning, each by itself, and caches the recent ones.
 
-Device thread only. The memory is exact: it returns the very tensors of the first time. It is keyed
-by owner too, because a shared one would tell a caller, by its speed, what others have asked.
+Device thread only. The cache is exact: it returns the very tensors of the first time. Its keys hold
+the owner, because a cache shared by all would reveal, by its speed, the prompts of other callers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from latentwire_server.models.protocol import Conditioning, DiffusionModel
 
 CAPACITY_BYTES = 64 * 2**20
-"""What remembered prompts may take on the device: 270 of Stable Diffusion 1.5's in float32."""
+"""The most that cached prompts take on the device: 270 of Stable Diffusion 1.5 in float32."""
 
 _Key = tuple[str, str, "Adapters", str, int | None, int]
 """Owner, model, adapters, prompt, clip_skip (none for a negative prompt) and num_chunks."""
 
 
 class PromptEncoder:
-    """Gives trajectories their conditioning."""
+    """Sets the conditioning of trajectories."""
 
     def __init__(self, *, capacity_bytes: int = CAPACITY_BYTES) -> None:
         self._capacity_bytes = capacity_bytes
@@ -36,25 +36,22 @@ class PromptEncoder:
         request = trajectory.request
         trajectory.condition([self._prompts(request, phase.model) for phase in trajectory.phases])
 
+    def forget(self, model_id: str) -> None:
+        """Drops the conditioning that a model, or its refiner, has made."""
+        for key in [key for key in self._recent if key[1].partition("/")[0] == model_id]:
+            self._num_bytes -= self._recent.pop(key).num_bytes
+
     def _prompts(self, request: GenerationRequest, model: DiffusionModel) -> Prompts:
         prompts = [request.prompt, *([request.negative_prompt] if request.uses_guidance else [])]
-        # Of its own prompts alone: a picture must not depend on its company.
+        # Of the request's own prompts alone: an image must not depend on the other requests.
         num_chunks = max(map(model.num_chunks, prompts))
-        whose = request.owner, model.info.id, request.adapters
+        key = request.owner, model.info.id, request.adapters
         negative = None
         if request.uses_guidance:
             # clip_skip is for the prompt alone, as in StableDiffusionPipeline.
-            negative = self._encoded(model, (*whose, request.negative_prompt, None, num_chunks))
-        text = self._encoded(
-            model,
-            (*whose, request.prompt, request.clip_skip, num_chunks),
-        )
+            negative = self._encoded(model, (*key, request.negative_prompt, None, num_chunks))
+        text = self._encoded(model, (*key, request.prompt, request.clip_skip, num_chunks))
         return Prompts(text=text, negative=negative, num_chunks=num_chunks)
-
-    def forget(self, model_id: str) -> None:
-        """Drops what was made with a model, or its refiner."""
-        for key in [key for key in self._recent if key[1].partition("/")[0] == model_id]:
-            self._num_bytes -= self._recent.pop(key).num_bytes
 
     def _encoded(self, model: DiffusionModel, key: _Key) -> Conditioning:
         _, _, _, prompt, clip_skip, num_chunks = key

@@ -1,4 +1,4 @@
-"""What a reader hears of a running trajectory: progress and previews.
+"""Publishes the progress and the previews of a running trajectory.
 
 Device thread only. Publishes through the generation; never changes diffusion state.
 """
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from latentwire_server.engine.policy.policy import Group
 
 
+def wants_progress(trajectory: Trajectory) -> bool:
+    """Returns whether the evaluation just done completed a step whose progress is reported."""
+    request, step = trajectory.request, trajectory.step
+    if step == trajectory.step_after(-1):
+        return False
+    return step == request.num_steps or step % max(1, request.events.progress_interval_steps) == 0
+
+
 def wants_preview(trajectory: Trajectory) -> bool:
     """Returns whether a preview is due once the next evaluation is done."""
     checker = trajectory.model.safety_checker
@@ -40,13 +48,13 @@ def report_progress(
     estimator: Estimator,
     rows: Mapping[Group, int],
 ) -> None:
-    """Publishes how far the trajectory is, and how long the rest takes.
+    """Publishes the progress of a trajectory and the time that it still needs.
 
     Args:
-        trajectory: Whose it is.
-        phase: What it is in.
-        estimator: Who knows.
-        rows: What one round evaluates, by group, the trajectory's own rows among it.
+        trajectory: The trajectory.
+        phase: What it is doing.
+        estimator: Estimates the remaining time.
+        rows: The rows that one round evaluates, by group, the trajectory's own included.
     """
     generation = trajectory.generation
     generation.publish(
@@ -64,22 +72,29 @@ def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
     """Publishes each image as predicted at this step.
 
     Args:
-        trajectory: Whose it is.
+        trajectory: The trajectory.
         original: (images, channels, height, width) float32, the predicted x₀.
 
     Raises:
-        NonFiniteOutput: the prediction cannot be shown.
+        NonFiniteOutput: The prediction has NaN or infinity.
     """
-    request = trajectory.request
+    request, model = trajectory.request, trajectory.model
     width, height = request.file_size
     for index in range(request.num_images):
         if trajectory.generation.is_ended:
-            return  # A decoder takes seconds: whoever left meanwhile is not waited for.
-        picture = _picture(trajectory, original[index : index + 1])
-        if not bool(torch.isfinite(picture).all()):
+            return  # A decoder takes seconds, and the client has left.
+        latents = original[index : index + 1]
+        match request.events.preview_method:
+            case PreviewMethod.LINEAR:
+                image = model.project_preview(latents)
+            case PreviewMethod.FULL_VAE:
+                image = model.decode(latents)
+            case _:
+                assert_never(request.events.preview_method)
+        if not bool(torch.isfinite(image).all()):
             raise NonFiniteOutput(step=trajectory.step)
         encoded = encode_preview(
-            pixels_of(picture),
+            pixels_of(image),
             width=width,
             height=height,
             max_side=request.events.preview_max_side,
@@ -94,14 +109,3 @@ def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
                 data=encoded.data,
             )
         )
-
-
-def _picture(trajectory: Trajectory, original: torch.Tensor) -> torch.Tensor:
-    model, method = trajectory.model, trajectory.request.events.preview_method
-    match method:
-        case PreviewMethod.LINEAR:
-            return model.project_preview(original)
-        case PreviewMethod.FULL_VAE:
-            return model.decode(original)
-        case _:
-            assert_never(method)

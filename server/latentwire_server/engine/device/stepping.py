@@ -1,6 +1,7 @@
-"""The samplers' part of a step, for a whole batch: those at one place step together.
+"""The schedulers' part of a step, for a whole batch.
 
-Device thread only. A failure ends the generation that it belongs to, and no other.
+Device thread only. Trajectories at the same evaluation of the same scheduler step together. A
+failure ends its own generation and no other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latentwire_server.engine.device.faults import own_failure, raise_if_broken
+from latentwire_server.engine.device.faults import as_generation_error, raise_if_broken
 from latentwire_server.engine.device.reporting import wants_preview
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
-    """A step that a trajectory is to take."""
+    """The next step of a trajectory."""
 
     trajectory: Trajectory
     noise_pred: torch.Tensor
@@ -32,7 +33,7 @@ class Step:
 
     @classmethod
     def of(cls, trajectory: Trajectory, rows_pred: torch.Tensor) -> Step:
-        """Returns what the prediction for each of the trajectory's rows comes to."""
+        """Returns the step that the predictions for a trajectory's rows imply."""
         noise_pred = trajectory.noise_pred(rows_pred)
         original = trajectory.predicted_original(noise_pred) if wants_preview(trajectory) else None
         return cls(trajectory=trajectory, noise_pred=noise_pred, original=original)
@@ -41,20 +42,20 @@ class Step:
 def take_steps(
     predictions: Sequence[tuple[Trajectory, torch.Tensor]],
 ) -> Iterator[tuple[Trajectory, Step | GenerationError]]:
-    """Moves every trajectory; yields the step that it took, or why it cannot.
+    """Advances every trajectory; yields the step that it took, or its failure.
 
     Raises:
-        DeviceBroken: the device is broken.
+        DeviceBroken: The device is broken.
     """
-    at_one_place: dict[Hashable, list[Step]] = {}
+    by_step_key: dict[Hashable, list[Step]] = {}
     for trajectory, rows_pred in predictions:
         try:
             step = Step.of(trajectory, rows_pred)
         except Exception as error:  # Border: the device loop
             yield trajectory, _failure(error, trajectory)
         else:
-            at_one_place.setdefault(trajectory.place, []).append(step)
-    for together in at_one_place.values():
+            by_step_key.setdefault(trajectory.step_key, []).append(step)
+    for together in by_step_key.values():
         if len(together) == 1 or not _take_together(together):
             yield from ((step.trajectory, _take_alone(step)) for step in together)
         else:
@@ -62,16 +63,16 @@ def take_steps(
 
 
 def step_together(steps: Sequence[Step]) -> None:
-    """Moves trajectories that are at one place; if it raises, none has moved.
+    """Advances trajectories with equal step keys; if it raises, none has moved.
 
-    A step is some twenty operations on tensors so small that calling them takes the time, whether
-    they hold one trajectory's latents or everybody's.
+    A step is some twenty operations on tensors so small that launching them takes the time,
+    whether they hold one trajectory's latents or those of all.
     """
     trajectories = [step.trajectory for step in steps]
     generators = [generator for one in trajectories for generator in one.generators]
     states = [generator.get_state() for generator in generators]
-    leader, *others = (one.scheduler for one in trajectories)
-    joined = leader.joined(others)
+    first, *others = (one.scheduler for one in trajectories)
+    joined = first.joined(others)
     try:
         latents = joined.step(
             torch.cat([step.noise_pred for step in steps]),
@@ -92,7 +93,7 @@ def step_together(steps: Sequence[Step]) -> None:
 
 
 def _take_together(steps: Sequence[Step]) -> bool:
-    """Returns whether all have moved; else nobody has, and each may try alone."""
+    """Returns whether all have moved; otherwise none has, and each may try alone."""
     try:
         step_together(steps)
     except Exception as error:  # Border: the device loop
@@ -110,7 +111,7 @@ def _take_alone(step: Step) -> Step | GenerationError:
 
 
 def _failure(error: Exception, trajectory: Trajectory) -> GenerationError:
-    failure = own_failure(error, trajectory.request)
-    # A kept traceback keeps the tensors of its frames.
+    failure = as_generation_error(error, trajectory.request)
+    # A traceback that is kept keeps the tensors of its frames.
     error.__traceback__ = None
     return failure

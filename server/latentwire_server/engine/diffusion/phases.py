@@ -1,4 +1,4 @@
-"""What a request's way from noise to latents consists of: phases, as data.
+"""The phases of a request on its way from noise to finished latents, as data.
 
 Pure, any thread: a phase names its model and does nothing with it.
 """
@@ -25,39 +25,39 @@ ModelT = TypeVar("ModelT", bound="ModelSpec")
 
 
 class Entry(Enum):
-    """What a phase does with the latents before its first step."""
+    """How a phase gets the latents of its first step."""
 
-    BEGIN = auto()
-    """Makes them: from noise, or from the request's source."""
+    PREPARE = auto()
+    """It prepares them from noise or from the request's source."""
     ENLARGE = auto()
-    """Enlarges those of the phase before, and makes them noisy again."""
+    """It enlarges those of the phase before and noises them again."""
     CONTINUE = auto()
-    """Takes them as they are."""
+    """It takes those of the phase before as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Phase(Generic[ModelT]):
-    """A stretch of a trajectory: which model takes which steps of which scheduler."""
+    """One model's part of a trajectory: certain steps of a scheduler, at one size."""
 
     model: ModelT
     scheduler: SchedulerChoice
     num_inference_steps: int
-    """How many steps the scheduler's noise levels are spaced for."""
+    """The number of steps that the scheduler's noise levels are spaced for."""
     num_skipped: int
-    """How many of them, the first, are not taken."""
+    """How many of them are skipped, from the first on."""
     noise_range: NoiseRange
-    """Which of the noise levels are this phase's."""
+    """The part of the noise levels that belongs to this phase."""
     guidance_scale: float
     width: int
-    """Of the picture, as is the height."""
+    """Of the image in pixels, as is the height."""
     height: int
     entry: Entry
     adapters: Adapters = ()
-    """Those that are in its model."""
+    """The adapters in its model."""
 
     @property
     def group(self) -> Group:
-        """Those that share its denoiser calls."""
+        """The group whose members can share its denoiser calls."""
         _, height, width = self.model.latent_shape(width=self.width, height=self.height)
         return Group(model=self.model.info.id, height=height, width=width, adapters=self.adapters)
 
@@ -77,62 +77,53 @@ class Phase(Generic[ModelT]):
 
 
 def phases_of(request: GenerationRequest, model: ModelT) -> tuple[Phase[ModelT], ...]:
-    """Returns the phases of a request; some may turn out to have no steps to take.
+    """Returns the phases of a request; some may turn out to have no steps.
 
-    With the high-resolution fix there are two passes: one at the smaller size, by the model alone,
-    and one over what it drew. With a refiner the last pass is an ensemble of experts: the model
-    takes the high noise levels, the refiner the low ones. Adapters are the model's alone.
+    The high-resolution fix makes two passes: one at the smaller size, by the model alone, and one
+    that regenerates the enlarged result. A refiner makes the last pass an ensemble of experts: the
+    model takes the high noise levels, the refiner the low ones. Adapters are for the model only.
     """
+    strength = 1.0 if request.source is None else request.source.strength
+    last_pass = _Pass(
+        width=request.width, height=request.height, strength=strength, entry=Entry.PREPARE
+    )
+    phases: list[Phase[ModelT]] = []
+    fix = request.high_resolution_fix
+    if fix is not None:
+        first_pass = _Pass(width=fix.width, height=fix.height, strength=1.0, entry=Entry.PREPARE)
+        phases += first_pass.phases(request, [(model, NoiseRange())])
+        last_pass = replace(last_pass, strength=fix.strength, entry=Entry.ENLARGE)
+    experts = [(model, NoiseRange())]
+    # A loaded model's refiner is loaded too.
+    refiner, share = cast("ModelT | None", model.refiner), request.high_noise_frac
+    if refiner is not None and share is not None and share != 1.0:
+        experts = [(model, NoiseRange(end=share)), (refiner, NoiseRange(start=share))]
+    phases += last_pass.phases(request, experts)
     return tuple(
         replace(phase, adapters=request.adapters) if phase.model is model else phase
-        for phase in _bare_phases(request, model)
+        for phase in phases
     )
-
-
-def _bare_phases(request: GenerationRequest, model: ModelT) -> tuple[Phase[ModelT], ...]:
-    alone = _Pass(width=request.width, height=request.height, entry=Entry.BEGIN)
-    fix = request.high_resolution_fix
-    if fix is None:
-        strength = 1.0 if request.source is None else request.source.strength
-        return alone.phases(request, _experts(request, model), strength=strength)
-    first = replace(alone, width=fix.width, height=fix.height)
-    second = replace(alone, entry=Entry.ENLARGE)
-    return (
-        *first.phases(request, [(model, NoiseRange())], strength=1.0),
-        *second.phases(request, _experts(request, model), strength=fix.strength),
-    )
-
-
-def _experts(request: GenerationRequest, model: ModelT) -> Sequence[tuple[ModelT, NoiseRange]]:
-    share = request.high_noise_frac
-    # Of a loaded model it is loaded too.
-    refiner = cast("ModelT | None", model.refiner)
-    if refiner is None or share is None or share == 1.0:
-        return [(model, NoiseRange())]
-    return [(model, NoiseRange(end=share)), (refiner, NoiseRange(start=share))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """Once through the noise levels, at one size."""
+    """One run through the noise levels, at one size."""
 
     width: int
     height: int
+    strength: float
+    """The share of the steps that are taken, the last ones."""
     entry: Entry
 
     def phases(
-        self,
-        request: GenerationRequest,
-        experts: Sequence[tuple[ModelT, NoiseRange]],
-        *,
-        strength: float,
-    ) -> tuple[Phase[ModelT], ...]:
-        return tuple(
+        self, request: GenerationRequest, experts: Sequence[tuple[ModelT, NoiseRange]]
+    ) -> list[Phase[ModelT]]:
+        return [
             Phase(
                 model=expert,
                 scheduler=request.scheduler,
                 num_inference_steps=request.num_inference_steps,
-                num_skipped=request.num_inference_steps - request.steps_of(strength),
+                num_skipped=request.num_inference_steps - request.steps_of(self.strength),
                 noise_range=noise_range,
                 guidance_scale=request.guidance_scale,
                 width=self.width,
@@ -140,4 +131,4 @@ class _Pass:
                 entry=self.entry if number == 0 else Entry.CONTINUE,
             )
             for number, (expert, noise_range) in enumerate(experts)
-        )
+        ]

@@ -1,18 +1,17 @@
 """The diffusion state of one generation: latents, scheduler, generators, conditioning, position.
 
 Device thread only. All images of the generation move in lockstep. ``rows`` changes nothing, so
-that a failed denoiser call can be made again; diffusion state moves in ``advance`` alone.
+that a failed denoiser call can be made again; diffusion state changes in ``advance`` alone.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from latentwire_server.engine.diffusion.initial_latents import Beginner
+from latentwire_server.engine.diffusion.initial_latents import LatentPreparer
 from latentwire_server.engine.diffusion.phases import Entry
 from latentwire_server.engine.handover.lifecycle import Stage, TrajectoryEvent, next_stage
 from latentwire_server.engine.policy.estimate import PhaseWork
@@ -21,28 +20,27 @@ from latentwire_server.engine.policy.policy import Candidate
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from latentwire_server.engine.diffusion.initial_latents import KeptPart
     from latentwire_server.engine.diffusion.phases import Phase
     from latentwire_server.engine.handover.generation import Generation
-    from latentwire_server.engine.policy.policy import Group, Moment
+    from latentwire_server.engine.policy.policy import Group
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.models.protocol import Conditioning, DiffusionModel, StepScheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompts:
-    """What steers the images in one phase."""
+    """The encoded prompts of one phase."""
 
     text: Conditioning
     negative: Conditioning | None
     """None: without guidance."""
     num_chunks: int
-    """How many times the text encoder's length they have."""
+    """Their length, in lengths of the text encoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """What a trajectory puts into a denoiser call: the unconditional rows first, if any."""
+    """The rows of a trajectory in a denoiser call: the unconditional ones first, if any."""
 
     latents: torch.Tensor
     """(rows, channels, height, width) float32, scaled by the scheduler."""
@@ -51,83 +49,79 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Leg:
-    """A phase that has steps to take, with its sampler."""
+class _ScheduledPhase:
+    """A phase that has steps to take, with its scheduler."""
 
     phase: Phase[DiffusionModel]
     scheduler: StepScheduler
 
 
 class Trajectory:
-    """One generation's way from noise to latents."""
+    """One generation's way from noise to finished latents."""
 
     def __init__(self, generation: Generation, *, phases: Sequence[Phase[DiffusionModel]]) -> None:
         self.generation = generation
         self.model = phases[0].model
-        """The one that was asked for; others may take a part of the steps."""
+        """The requested model; a refiner may take some of the steps."""
         self.stage = Stage.ENCODING
         self.position = 0
         """Evaluations done, in all phases."""
         self.num_decoded = 0
-        self._legs = _legs(phases)
+        self._scheduled = _schedule(phases)
         self._index = 0
         self._phase_start = 0
-        self.num_evaluations = sum(leg.scheduler.num_evaluations for leg in self._legs)
+        self.num_evaluations = sum(one.scheduler.num_evaluations for one in self._scheduled)
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.request.seeds]
-        # Its own: the generation forgets it when it ends, which may be in the middle of a step.
+        # A reference of its own: the generation drops its source when it ends, which may happen in
+        # the middle of a step.
         self.source = self.request.source
-        initial = self._beginner().begin()
+        initial = self._latent_preparer().prepare()
         self.latents = initial.latents
-        self._kept = initial.kept
+        self._unmasked = initial.unmasked
         self._mask_latents = initial.mask_latents
         self._prompts: tuple[Prompts, ...] = ()
 
     @property
     def request(self) -> GenerationRequest:
-        """What the caller asked for."""
+        """The generation's request."""
         return self.generation.request
 
     @property
     def phases(self) -> tuple[Phase[DiffusionModel], ...]:
-        """Those that have steps to take."""
-        return tuple(leg.phase for leg in self._legs)
+        """The phases that have steps to take."""
+        return tuple(one.phase for one in self._scheduled)
 
     @property
     def phase(self) -> Phase[DiffusionModel]:
-        """The one that it is in; at the end, the last one."""
-        return self._legs[self._index].phase
+        """The current phase; at the end, the last one."""
+        return self._scheduled[self._index].phase
 
     @property
     def scheduler(self) -> StepScheduler:
-        """The phase's."""
-        return self._legs[self._index].scheduler
+        """The scheduler of the current phase."""
+        return self._scheduled[self._index].scheduler
 
     @property
     def phase_position(self) -> int:
-        """Evaluations done in the phase that it is in."""
+        """Evaluations done in the current phase."""
         return self.position - self._phase_start
 
     @property
     def work(self) -> tuple[PhaseWork, ...]:
         """The denoiser's work in each phase, from the first on."""
         return tuple(
-            PhaseWork(group=self._group(index), num_evaluations=leg.scheduler.num_evaluations)
-            for index, leg in enumerate(self._legs)
+            PhaseWork(group=self._group(index), num_evaluations=one.scheduler.num_evaluations)
+            for index, one in enumerate(self._scheduled)
         )
 
     @property
     def group(self) -> Group:
-        """Those that it can share a denoiser call with."""
+        """The group whose members can share a denoiser call with it."""
         return self._group(self._index)
 
     @property
-    def moment(self) -> Moment:
-        """Where it is: others at the same moment have the same rows."""
-        return self.request.picture, self.position
-
-    @property
-    def place(self) -> Hashable:
-        """Where its sampler is: those at one place can step together."""
+    def step_key(self) -> Hashable:
+        """Trajectories with equal keys can take their next step together."""
         return self.group, self.scheduler.kind, self.phase_position
 
     @property
@@ -139,7 +133,6 @@ class Trajectory:
             num_rows=self.request.num_rows,
             priority=self.request.priority,
             needs_decoding=self.stage is Stage.DECODING,
-            moment=self.moment,
         )
 
     @property
@@ -159,20 +152,9 @@ class Trajectory:
         return position * self.request.num_steps // self.num_evaluations
 
     def condition(self, prompts: Sequence[Prompts]) -> None:
-        """Takes in the encoded prompts of each phase."""
+        """Sets the encoded prompts of each phase."""
         self._prompts = tuple(prompts)
         self._move(TrajectoryEvent.ENCODED)
-
-    def catch_up(self, leader: Trajectory) -> None:
-        """Goes on from where another one of the same picture is."""
-        self.position = leader.position
-        self._index = leader.phases.index(leader.phase)
-        self._phase_start = leader.position - leader.phase_position
-        leg = self._legs[self._index]
-        self._legs[self._index] = replace(leg, scheduler=copy.deepcopy(leader.scheduler))
-        self.latents = leader.latents.clone()
-        for own, other in zip(self.generators, leader.generators, strict=True):
-            own.set_state(other.get_state())
 
     def rows(self) -> Rows:
         """Returns the input of the next evaluation. Changes nothing."""
@@ -186,7 +168,7 @@ class Trajectory:
         )
 
     def noise_pred(self, rows_pred: torch.Tensor) -> torch.Tensor:
-        """Returns what the rows come to with guidance, (images, channels, height, width) float32.
+        """Returns the prediction after guidance, (images, channels, height, width) float32.
 
         Args:
             rows_pred: (rows, channels, height, width) float32, one per row of ``rows()``.
@@ -197,7 +179,7 @@ class Trajectory:
         return unconditional + self.phase.guidance_scale * (text - unconditional)
 
     def predicted_original(self, noise_pred: torch.Tensor) -> torch.Tensor:
-        """Returns x₀ as ``noise_pred`` implies it for the next step."""
+        """Returns the x₀ that ``noise_pred`` implies for the next step."""
         return self.scheduler.predicted_original(noise_pred, self.latents, self.phase_position)
 
     def advance(self, noise_pred: torch.Tensor) -> None:
@@ -208,15 +190,15 @@ class Trajectory:
         self.move_to(stepped)
 
     def move_to(self, latents: torch.Tensor) -> None:
-        """Goes on from where ``scheduler`` has stepped to."""
+        """Continues from the latents that ``scheduler`` has stepped to."""
         self.position += 1
         is_done = self.position == self.num_evaluations
         if self.phase_position == self.scheduler.num_evaluations and not is_done:
             self._index += 1
             self._phase_start = self.position
             if self.phase.entry is Entry.ENLARGE:
-                latents = self._beginner().enlarged(latents)
-        self.latents = latents if self._kept is None else self._with_kept(self._kept, latents)
+                latents = self._latent_preparer().enlarge(latents)
+        self.latents = self._with_unmasked(latents)
         if is_done:
             self._move(TrajectoryEvent.DENOISED)
 
@@ -229,11 +211,11 @@ class Trajectory:
         return image
 
     def drop(self) -> None:
-        """Ends the way early."""
+        """Ends the trajectory before its work is done."""
         self._move(TrajectoryEvent.DROPPED)
 
-    def _beginner(self) -> Beginner:
-        return Beginner(
+    def _latent_preparer(self) -> LatentPreparer:
+        return LatentPreparer(
             request=self.request,
             width=self.phase.width,
             height=self.phase.height,
@@ -243,8 +225,8 @@ class Trajectory:
         )
 
     def _group(self, index: int) -> Group:
-        group = self._legs[index].phase.group
-        # What is not encoded yet is taken to be short.
+        group = self._scheduled[index].phase.group
+        # Prompts are taken to be short until they are encoded.
         num_chunks = self._prompts[index].num_chunks if self._prompts else 1
         return replace(group, num_chunks=num_chunks)
 
@@ -255,21 +237,24 @@ class Trajectory:
             return (text,) * self.request.num_images
         return tuple(replace(text, mask_latents=own) for own in self._mask_latents)
 
-    def _with_kept(self, kept: KeptPart, latents: torch.Tensor) -> torch.Tensor:
-        """Puts the kept part back, as noisy as the rest is now."""
-        original = kept.original
+    def _with_unmasked(self, latents: torch.Tensor) -> torch.Tensor:
+        """Returns latents whose unmasked region is the original, as noisy as the rest is now."""
+        unmasked = self._unmasked
+        if unmasked is None:
+            return latents
+        original = unmasked.original
         if self.position < self.num_evaluations:
-            original = self.scheduler.add_noise(original, kept.noise, self.phase_position)
-        return (1 - kept.mask) * original + kept.mask * latents
+            original = self.scheduler.add_noise(original, unmasked.noise, self.phase_position)
+        return (1 - unmasked.mask) * original + unmasked.mask * latents
 
     def _move(self, event: TrajectoryEvent) -> None:
         self.stage = next_stage(self.stage, event)
 
 
-def _legs(phases: Sequence[Phase[DiffusionModel]]) -> list[_Leg]:
-    """Returns the phases that have steps to take; what one would have begun, the next begins."""
-    legs: list[_Leg] = []
-    entry = Entry.BEGIN
+def _schedule(phases: Sequence[Phase[DiffusionModel]]) -> list[_ScheduledPhase]:
+    """Returns the phases that have steps to take; the entry of one without passes to the next."""
+    scheduled: list[_ScheduledPhase] = []
+    entry = Entry.PREPARE
     for phase in phases:
         if phase.entry is not Entry.CONTINUE:
             entry = phase.entry
@@ -280,6 +265,8 @@ def _legs(phases: Sequence[Phase[DiffusionModel]]) -> list[_Leg]:
             noise_range=phase.noise_range,
         )
         if scheduler.num_evaluations > 0:
-            legs.append(_Leg(phase=replace(phase, entry=entry), scheduler=scheduler))
+            scheduled.append(
+                _ScheduledPhase(phase=replace(phase, entry=entry), scheduler=scheduler)
+            )
             entry = Entry.CONTINUE
-    return legs
+    return scheduled

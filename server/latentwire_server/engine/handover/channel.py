@@ -1,14 +1,14 @@
 """The channel of one generation: the device thread publishes, the servicer iterates.
 
-What it promises:
+Its guarantees:
 
-* ``accepted``, ``image`` and ``completed`` arrive all and in order. ``queued``, ``model_loading``,
-  ``progress`` and ``preview`` (one slot per image) are replaced by a newer one of their kind while
-  they are unread: a slow reader costs one of each, whatever the speed of the device.
-* A failure ends the stream. Lossless events that were published before it are still delivered
-  first; nothing that is published after it is.
-* Closing from either side is idempotent; a reader that closes early, or reads nothing for
-  ``send_timeout_s`` while events wait, is told to ``on_close``, once.
+* ``accepted``, ``image`` and ``completed`` all arrive, in order. An unread ``queued``,
+  ``model_loading``, ``progress`` or ``preview`` (one slot per image) is replaced by a newer one: a
+  slow reader costs one event of each kind, whatever the speed of the device.
+* A failure ends the stream. Lossless events published before it are delivered first; events
+  published after it are dropped.
+* Closing from either side is idempotent. ``on_close`` is called once if the reader closes early, or
+  reads nothing for ``send_timeout_s`` while events wait.
 * Publishing never waits for the reader, and has at most one call pending on the event loop.
 
 ``publish``, ``finish`` and ``fail`` may be called on any thread, everything else on the event loop.
@@ -43,7 +43,7 @@ Slot = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatistics:
-    """What has gone through a channel so far."""
+    """Counts of the events of a channel."""
 
     published_count: int
     replaced_count: int
@@ -54,7 +54,7 @@ class ChannelStatistics:
 
 
 class Channel:
-    """Hands the events of one generation from the device thread to its one reader."""
+    """Passes the events of one generation from the device thread to its one reader."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Channel:
         return self._is_closed
 
     def publish(self, event: Event) -> None:
-        """Puts ``event`` into its place. Does nothing after the end."""
+        """Puts ``event`` into its slot. Does nothing after the end."""
         with self._lock:
             if self._is_ended:
                 return
@@ -93,7 +93,7 @@ class Channel:
         self._wake_reader()
 
     def finish(self, event: Completed) -> None:
-        """Publishes the last event of a generation that went well."""
+        """Publishes the last event of a generation that succeeded."""
         with self._lock:
             if self._is_ended:
                 return
@@ -117,8 +117,8 @@ class Channel:
         """Returns the next event.
 
         Raises:
-            GenerationError: the generation failed; raised once.
-            StopAsyncIteration: there is nothing more to come.
+            GenerationError: The generation failed; raised once.
+            StopAsyncIteration: There are no more events.
         """
         while True:
             with self._lock:
@@ -135,11 +135,11 @@ class Channel:
             await self._has_news.wait()
 
     def close(self) -> None:
-        """Says that the reader is gone: what waits is dropped, and the generation is cancelled."""
+        """Drops the waiting events and cancels the generation, because the reader is gone."""
         self._close(Cancelled())
 
     def statistics(self) -> ChannelStatistics:
-        """Returns what has gone through so far. Any thread."""
+        """Returns the counts so far. Any thread."""
         with self._lock:
             return ChannelStatistics(
                 published_count=self._published_count,
@@ -167,7 +167,7 @@ class Channel:
             if self._is_wake_pending:
                 return
             self._is_wake_pending = True
-        # A closed event loop means that nobody is left who could read.
+        # When the event loop is closed, no reader is left.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake)
 

@@ -1,7 +1,7 @@
-"""Work for the device thread that belongs to no generation, done between two ticks.
+"""A device task: work for the device thread that belongs to no generation, done between two ticks.
 
-Such as one call to measure a model that is being loaded, or letting go of one. Made on any thread;
-``run`` is the device thread's.
+Such as one call of a model that is being measured, or dropping a model. Created on any thread; run
+on the device thread.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ ResultT = TypeVar("ResultT")
 
 
 class DeviceTask(Generic[ResultT]):
-    """One piece of work and the future of its result."""
+    """A piece of work and the future of its result."""
 
     def __init__(self, work: Callable[[], ResultT]) -> None:
-        """Takes what is to be done."""
         self._work = work
         self.result: Future[ResultT] = Future()
         """Cancelled if the device thread ends first."""
 
     def run(self) -> None:
-        """Does it, unless nobody waits for it any more."""
+        """Does the work, unless its future has been cancelled."""
         if not self.result.set_running_or_notify_cancel():
             return
         try:
@@ -34,7 +33,3 @@ class DeviceTask(Generic[ResultT]):
             self.result.set_exception(error)
         else:
             self.result.set_result(result)
-
-    def cancel(self) -> None:
-        """Tells whoever waits that it will not be done."""
-        self.result.cancel()

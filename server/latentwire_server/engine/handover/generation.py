@@ -1,8 +1,8 @@
-"""One generation: what its caller asked for, where it is in its life, and its channel.
+"""One generation: its request, its state, and the channel that its events go through.
 
-The one object that both threads hold. Its state changes under a lock and by the table, so that of
-a completion, a failure, a cancellation and a deadline that race exactly one takes effect.
-Everything else about it is written by one thread and read as a plain value by the other.
+The one object that both threads hold. Its state changes under a lock and by the table of its life
+cycle, so that exactly one takes effect when completion, failure, cancellation and deadline race.
+Every other attribute is written by one thread and read as a plain value by the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Timestamps:
-    """When a generation reached what, on the clock of ``time.monotonic()``."""
+    """The times at which a generation reached its stages, on the clock of ``time.monotonic()``."""
 
     accepted: float
     started: float | None = None
@@ -41,7 +41,7 @@ class Timestamps:
     ended: float | None = None
 
     def timings(self) -> Timings:
-        """Returns where the time went so far; the parts add up to the total."""
+        """Returns the time spent in each stage so far; the parts add up to the total."""
         ended = time.monotonic() if self.ended is None else self.ended
         denoised = ended if self.denoised is None else self.denoised
         encoded = denoised if self.encoded is None else self.encoded
@@ -56,7 +56,7 @@ class Timestamps:
 
 
 class Generation:
-    """What a caller asked for, on its way."""
+    """One request on its way from the queue to its images."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Generation:
     ) -> None:
         self.request = request
         self.waits_for_model = waits_for_model
-        """Whether its model must be loaded before the device thread hears of it. Event loop."""
+        """Whether its model must be loaded before it enters the inbox. Event loop."""
         self.arrival = arrival
         self.timestamps = Timestamps(accepted=time.monotonic())
         self.create_time = time.time()
@@ -87,17 +87,17 @@ class Generation:
 
     @property
     def id(self) -> str:
-        """The id that its caller knows it by."""
+        """The id by which its caller refers to it."""
         return self.request.generation_id
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing may be done for it any more."""
+        """Whether it has succeeded, failed or been cancelled, so that no more work may be done."""
         return is_ended(self.state)
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts generations as they leave the queue."""
+        """The key that sorts generations as they leave the queue."""
         return (-self.request.priority, self.arrival)
 
     @property
@@ -111,23 +111,23 @@ class Generation:
         )
 
     def attach(self, channel: Channel) -> None:
-        """Gives it the channel that its events go through."""
+        """Sets the channel for its events."""
         self._channel = channel
 
-    def forget_pictures(self) -> None:
-        """Gives back what it started from; to be called once it has ended."""
+    def drop_source_pixels(self) -> None:
+        """Frees the pixels of its source; to be called once it has ended."""
         if self.request.source is not None:
             source = self.request.source.without_pixels()
             self.request = replace(self.request, source=source)
 
     def publish(self, event: Event) -> None:
-        """Tells its reader. Any thread; after the end nothing happens."""
+        """Sends an event to its reader. Any thread; does nothing after the end."""
         channel = self._channel
         if channel is not None:
             channel.publish(event)
 
     def start(self) -> bool:
-        """Takes it out of the queue. Returns false if it ended meanwhile."""
+        """Marks it as running. Returns false if it has ended meanwhile."""
         with self._lock:
             if self.is_ended:
                 return False
@@ -137,7 +137,7 @@ class Generation:
         return True
 
     def deliver(self, image: Image) -> bool:
-        """Publishes a finished image. Returns whether it was the last one."""
+        """Publishes a finished image. Returns whether it is the last one."""
         with self._lock:
             self.publish(image)
             self._num_delivered += 1
@@ -145,7 +145,7 @@ class Generation:
             return self._num_delivered == self.request.num_images
 
     def complete(self, *, peak_memory_bytes: int, model_revision: str) -> bool:
-        """Ends it well. Returns false if it had ended otherwise."""
+        """Ends it with success. Returns false if it has ended before."""
         if not self._end(GenerationEvent.COMPLETE):
             return False
         completed = Completed(
@@ -160,15 +160,15 @@ class Generation:
         return True
 
     def fail(self, error: GenerationError) -> bool:
-        """Ends it with an error of the server. Returns false if it had ended before."""
+        """Ends it with an error. Returns false if it has ended before."""
         return self._end_with(error, event=GenerationEvent.FAIL)
 
     def cancel(self, error: GenerationError) -> bool:
-        """Ends it because nobody wants it any more. Returns false if it had ended before."""
+        """Ends it because it is no longer wanted. Returns false if it has ended before."""
         return self._end_with(error, event=GenerationEvent.CANCEL)
 
     def snapshot(self, *, ahead_count: int) -> GenerationSnapshot:
-        """Returns it as it is right now. Any thread."""
+        """Returns its current state. Any thread."""
         return GenerationSnapshot(
             request=self.request,
             state=self.state,
@@ -188,7 +188,7 @@ class Generation:
         return True
 
     def _detach(self) -> Channel | None:
-        # An ended generation is remembered for a while; what its reader left unread is not.
+        # An ended generation is remembered for a while, without the events its reader left unread.
         channel, self._channel = self._channel, None
         return channel
 

@@ -1,7 +1,7 @@
-"""The engine's inbox: the event loop puts new generations in, the device thread takes them out.
+"""The inbox: the event loop puts new generations in, the device thread takes them out.
 
-``put``, ``put_errand``, ``wake`` and ``stop`` may be called on any thread and never wait for the
-device; ``take``, ``take_errand``, ``wait`` and ``close`` belong to the device thread.
+``put``, ``put_task``, ``wake`` and ``stop`` may be called on any thread and never wait for the
+device; ``take``, ``take_task``, ``wait`` and ``close`` belong to the device thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Inbox:
-    """Where the event loop leaves work for the device thread."""
+    """Passes work from the event loop to the device thread."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -32,56 +32,56 @@ class Inbox:
         return self._is_stopped
 
     def put(self, generation: Generation) -> None:
-        """Leaves a new generation."""
+        """Adds a new generation."""
         with self._condition:
             self._arrivals.append(generation)
             self._has_news = True
             self._condition.notify()
 
     def put_task(self, task: DeviceTask[Any]) -> None:
-        """Leaves an errand; it is cancelled if the device thread has ended, or when it does."""
+        """Adds a device task; it is cancelled if the device thread ends before it runs."""
         with self._condition:
             if not self._is_closed:
                 self._tasks.append(task)
                 self._has_news = True
                 self._condition.notify()
                 return
-        task.cancel()
+        task.result.cancel()
 
     def wake(self) -> None:
-        """Makes the device thread look at its generations again: one of them ended."""
+        """Makes the device thread check its generations again, because one of them ended."""
         with self._condition:
             self._has_news = True
             self._condition.notify()
 
     def stop(self) -> None:
-        """Makes the device thread end after the call that it is in."""
+        """Makes the device thread end after its current call."""
         with self._condition:
             self._is_stopped = True
             self._condition.notify()
 
     def take(self) -> list[Generation]:
-        """Returns what arrived since the last time, in order."""
+        """Returns the generations that have arrived since the last call, in order."""
         with self._condition:
             self._has_news = False
             arrivals, self._arrivals = self._arrivals, []
             return arrivals
 
     def take_task(self) -> DeviceTask[Any] | None:
-        """Returns the errand that waits longest."""
+        """Returns the oldest device task, if there is one."""
         with self._condition:
             return self._tasks.popleft() if self._tasks else None
 
     def close(self) -> None:
-        """Cancels the errands that are left, and those to come."""
+        """Cancels the device tasks that are left, and those that are put in later."""
         with self._condition:
             self._is_closed = True
             left = list(self._tasks)
             self._tasks.clear()
         for task in left:
-            task.cancel()
+            task.result.cancel()
 
     def wait(self) -> None:
-        """Sleeps until there is news or the end."""
+        """Sleeps until there is news, or until the inbox is stopped."""
         with self._condition:
             self._condition.wait_for(lambda: self._has_news or self._is_stopped)

@@ -1,8 +1,7 @@
 """The life cycles of a generation and of a trajectory, as tables.
 
-Pure values, any thread. Every pair of state and event is in its table: there is no transition
-that nobody thought of. An ended generation stays as it ended, so that of two ends that race the
-first one counts.
+Pure values, any thread. Every pair of state and event is in its table, so that no transition is
+left undefined. An ended generation stays as it ended: of two ends that race, the first one counts.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class GenerationEvent(StrEnum):
-    """What can happen to a generation."""
+    """The events in the life of a generation."""
 
     START = "start"
-    """It leaves the queue: its first device work begins."""
+    """It leaves the queue, and its first device work begins."""
     COMPLETE = "complete"
     """All its images are delivered."""
     FAIL = "fail"
-    """It, or the server, broke."""
+    """It failed, or the server did."""
     CANCEL = "cancel"
-    """Its caller does not want it any more, or its deadline passed."""
+    """Its caller cancelled it, or its deadline passed."""
 
 
 class Stage(StrEnum):
-    """Which work a trajectory needs next."""
+    """The next work of a trajectory."""
 
     ENCODING = "encoding"
     DENOISING = "denoising"
@@ -39,7 +38,7 @@ class Stage(StrEnum):
 
 
 class TrajectoryEvent(StrEnum):
-    """What can happen to a trajectory."""
+    """The events in the life of a trajectory."""
 
     ENCODED = "encoded"
     DENOISED = "denoised"
@@ -94,7 +93,7 @@ TRAJECTORY_TABLE: Mapping[tuple[Stage, TrajectoryEvent], Stage | None] = {
 
 
 def is_ended(state: GenerationState) -> bool:
-    """Returns whether nothing can happen to a generation in ``state`` any more."""
+    """Returns whether ``state`` is final."""
     return state not in {GenerationState.QUEUED, GenerationState.RUNNING}
 
 
@@ -102,7 +101,7 @@ def next_state(state: GenerationState, event: GenerationEvent) -> GenerationStat
     """Returns the state of a generation after ``event``.
 
     Raises:
-        IllegalTransition: the event cannot happen in this state.
+        IllegalTransition: The event cannot happen in this state.
     """
     after = GENERATION_TABLE[state, event]
     if after is None:
@@ -115,7 +114,7 @@ def next_stage(stage: Stage, event: TrajectoryEvent) -> Stage:
     """Returns the stage of a trajectory after ``event``.
 
     Raises:
-        IllegalTransition: the event cannot happen in this stage.
+        IllegalTransition: The event cannot happen in this stage.
     """
     after = TRAJECTORY_TABLE[stage, event]
     if after is None:

@@ -1,6 +1,6 @@
-"""What a caller of the engine holds: the events of one generation, to be iterated once.
+"""The stream of one generation's events, which a caller of the engine iterates once.
 
-Event loop only. Leaving it before its end cancels the generation.
+Event loop only. Closing it before its end cancels the generation.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class GenerationStream:
     """Iterates the events of a generation: ``Accepted`` first, ``Completed`` last.
 
-    Iterating raises a ``GenerationError`` where the generation fails, is cancelled, or its deadline
-    passes.
+    Iterating raises a ``GenerationError`` if the generation fails, is cancelled, or misses its
+    deadline.
     """
 
     def __init__(self, generation_id: str, *, channel: Channel, loop: AbstractEventLoop) -> None:
@@ -52,18 +52,18 @@ class GenerationStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancels the generation unless it has ended. May be called again and again."""
+        """Cancels the generation unless it has ended. May be called more than once."""
         self._is_over = True
         self._channel.close()
 
     def statistics(self) -> ChannelStatistics:
-        """Returns what has gone through so far."""
+        """Returns how many events have gone through so far."""
         return self._channel.statistics()
 
     def __del__(self) -> None:
         if self._is_over or self._channel.is_closed:
             return
         warnings.warn(f"unclosed stream of {self.generation_id}", ResourceWarning, 1, source=self)
-        # The collector may run on any thread, inside any lock: closing is left to the event loop.
+        # The garbage collector may run on any thread, inside any lock: the event loop closes it.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._channel.close)

@@ -1,1 +1,1 @@
-"""Scheduling rules as plain arithmetic: which rows share the next call."""
+"""The rules of scheduling as plain arithmetic."""

@@ -1,16 +1,17 @@
-"""How long work takes, learnt from the calls that were made.
+"""Estimates how long work takes, from the denoiser calls and decodes that were measured.
 
-The device thread records, both threads ask: the tables hold plain floats, and a reader that sees a
-figure of one call ago is well served. The model is simple on purpose:
+The device thread records, both threads ask: the tables hold plain floats, and a figure that is one
+call old is good enough. The model is simple on purpose:
 
 * the seconds of a denoiser call are kept per (model, latent area, rows) as an exponentially
-  weighted mean, decodes per (model, latent area). The first call of a kind warms up and is not
-  counted. A kind that was never measured is scaled from the nearest that was, by rows and area;
-* what is promised follows the mean, what is refused the least: a refused request makes no calls, so
-  a mean that one stalled call had spoilt would refuse for ever;
-* the device serves *rounds*: in one round every running row is evaluated once. A generation needs
+  weighted mean, those of a decode per (model, latent area). The first call of a kind warms up and
+  is not counted. A kind that was never measured is scaled from the nearest one by rows and area;
+* promises follow the mean, refusals the shortest measured time: a refused request makes no calls,
+  so that a mean spoilt by one stalled call would never recover;
+* the device works in *rounds*: in one round every running row is evaluated once. A generation needs
   as many rounds as evaluations, plus its decodes;
-* the queue is a line for ``max_running`` places, each free when its generation's rounds are over.
+* the queue is a line for ``max_running`` places; a place is free once its generation's rounds are
+  over.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ SMOOTHING = 0.2
 """Weight of the newest call in the mean."""
 
 KindT = TypeVar("KindT", bound="Hashable")
+
+DEADLINE_MARGIN = 1.5
+"""A deadline is urgent unless it leaves this many times the expected time."""
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 120.0
@@ -53,13 +57,13 @@ class WorkLeft:
     num_evaluations: int
     num_decodes: int
     later: tuple[PhaseWork, ...] = ()
-    """In phases after the one that it is in."""
+    """The work of the phases after the current one."""
 
     @classmethod
     def of(
         cls, phases: Sequence[PhaseWork], *, num_rows: int, num_done: int, num_decodes: int
     ) -> WorkLeft:
-        """Returns what is left of phases after so many evaluations."""
+        """Returns the work that is left of ``phases`` after ``num_done`` evaluations."""
         left: list[PhaseWork] = []
         for phase in phases:
             rest = max(0, phase.num_evaluations - num_done)
@@ -76,12 +80,12 @@ class WorkLeft:
 
     @property
     def phases(self) -> tuple[PhaseWork, ...]:
-        """What is left of each phase."""
+        """The work that is left in each phase."""
         return PhaseWork(group=self.group, num_evaluations=self.num_evaluations), *self.later
 
 
 class Estimator:
-    """Turns measured calls into expected times. ``None`` means that nothing was measured yet."""
+    """Turns measured calls into expected times; ``None``: nothing has been measured yet."""
 
     def __init__(self, *, row_budget: RowBudget, max_running: int, is_reproducible: bool) -> None:
         self._row_budget = row_budget
@@ -94,18 +98,18 @@ class Estimator:
         self._warmed_up: set[Hashable] = set()
 
     def record_call(self, group: Group, *, num_rows: int, seconds: float) -> None:
-        """Takes in that a denoiser call of ``num_rows``, padding included, took ``seconds``."""
+        """Records the time of a denoiser call of ``num_rows``, padding included."""
         kind = (group.kind, num_rows)
         self._record(kind, seconds, mean_s=self._call_s, least_s=self._least_call_s)
 
     def record_decode(self, group: Group, *, seconds: float) -> None:
-        """Takes in that the device was busy for ``seconds`` with finishing one image."""
+        """Records how long finishing one image kept the device busy."""
         self._record(group.kind, seconds, mean_s=self._decode_s, least_s=self._least_decode_s)
 
     def least_s(self, work: WorkLeft) -> float | None:
-        """Returns the least time that ``work`` can take: alone, and as fast as was ever measured.
+        """Returns the least time of ``work``: alone, at the highest speed ever measured.
 
-        ``None`` where calls of its kind were never measured: nothing is extrapolated here.
+        ``None`` if calls of its kind were never measured: nothing is extrapolated here.
         """
         least_s = 0.0
         for phase in work.phases:
@@ -119,40 +123,54 @@ class Estimator:
         return least_s + work.num_decodes * decode_s
 
     def remaining_s(self, work: WorkLeft, *, rows: Mapping[Group, int]) -> float | None:
-        """Returns how long ``work`` takes.
+        """Returns how long ``work`` takes beside the other running work.
 
         Args:
-            work: what is left of it.
-            rows: what one round evaluates, by group, ``work``'s own rows among it.
+            work: The work.
+            rows: The rows that one round evaluates, by group, those of ``work`` included.
         """
         rounds_s = [
-            self._round_s(phase.group, num_rows=max(_alike(rows, phase.group), work.num_rows))
+            self._round_s(phase.group, num_rows=max(_kind_rows(rows, phase.group), work.num_rows))
             for phase in work.phases
         ]
         own_s = rounds_s[0]
         if own_s is None:
             return None
-        # The policy gives each kind of group as much of the device.
+        # The policy gives each kind of group an equal share of the device.
         num_groups = max(1, len({group.kind for group in rows}))
         remaining_s = 0.0
         for phase, measured_s in zip(work.phases, rounds_s, strict=True):
-            # A later phase that was never measured is taken to be as fast as the one before.
+            # A later phase that was never measured counts as fast as the one before.
             own_s = own_s if measured_s is None else measured_s
             remaining_s += phase.num_evaluations * own_s * num_groups
         decode_s = self._decode_s.get(work.phases[-1].group.kind, own_s * num_groups)
         return remaining_s + work.num_decodes * decode_s
 
+    def is_urgent(self, work: WorkLeft, *, left_s: float, rows: Mapping[Group, int]) -> bool:
+        """Returns whether fair turns may miss a deadline that the whole device would still meet.
+
+        Args:
+            work: The work before the deadline.
+            left_s: The time until the deadline.
+            rows: The rows that one round evaluates, by group, those of ``work`` included.
+        """
+        least_s = self.least_s(work)
+        if least_s is not None and least_s > left_s:
+            return False  # Too late: the other generations shall lose no time by it.
+        fair_s = self.remaining_s(work, rows=rows)
+        return fair_s is None or DEADLINE_MARGIN * fair_s >= left_s
+
     def waits_s(
         self, *, running: Sequence[WorkLeft], queued: Sequence[WorkLeft]
     ) -> list[float | None]:
-        """Returns how long each of the ``queued`` waits for a place, and one who comes after them.
+        """Returns how long each of ``queued`` waits for a place, and how long one more would wait.
 
         Args:
-            running: what has a place.
-            queued: what waits, in the order in which it is served.
+            running: The work that has a place.
+            queued: The work that waits, in the order of service.
 
         Returns:
-            One figure more than ``queued`` has members.
+            One more figure than ``queued`` has members.
         """
         num_free = max(0, self._max_running - len(running))
         rows: Counter[Group] = Counter()
@@ -163,13 +181,13 @@ class Estimator:
         run_s = [
             self.remaining_s(work, rows={work.group: num_places * work.num_rows}) for work in queued
         ]
-        known = [seconds for seconds in (*free_at, *run_s) if seconds is not None]
-        if len(known) < len(free_at) + len(run_s):
+        measured = [seconds for seconds in (*free_at, *run_s) if seconds is not None]
+        if len(measured) < len(free_at) + len(run_s):
             return [0.0 if place < num_free else None for place in range(len(queued) + 1)]
-        places = known[: len(running)] + [0.0] * num_free
+        places = measured[: len(running)] + [0.0] * num_free
         heapq.heapify(places)
         waits: list[float | None] = [places[0]]
-        for seconds in known[len(running) :]:
+        for seconds in measured[len(running) :]:
             heapq.heapreplace(places, places[0] + seconds)
             waits.append(places[0])
         return waits
@@ -190,7 +208,7 @@ class Estimator:
         least_s[kind] = min(seconds, least_s.get(kind, seconds))
 
     def _round_s(self, group: Group, *, num_rows: int) -> float | None:
-        """Returns how long one evaluation of all the group's members takes."""
+        """Returns how long one evaluation of all members of a group takes."""
         own_s = 0.0
         for call in chunks(num_rows, max_rows=self._row_budget.of(group)):
             seconds = self._seconds_of_call(group, num_rows=len(call))
@@ -226,13 +244,13 @@ class Estimator:
         )
 
 
-def _alike(rows: Mapping[Group, int], group: Group) -> int:
-    """Returns how many rows a round has in groups of one kind, which take turns in its share."""
+def _kind_rows(rows: Mapping[Group, int], group: Group) -> int:
+    """Returns the rows of a round in all groups of one kind, which share its turns."""
     return sum(num_rows for other, num_rows in rows.items() if other.kind == group.kind)
 
 
 def retry_after_s(wait_s: float | None) -> float:
-    """Returns what to tell a caller who comes too early: whole seconds, 1 to 120."""
+    """Returns the retry delay for a caller that finds no room: whole seconds, 1 to 120."""
     if wait_s is None:
         return MIN_RETRY_S
     return float(min(max(round(wait_s), MIN_RETRY_S), MAX_RETRY_S))

@@ -1,9 +1,9 @@
-"""Which work the device does next: pure arithmetic, no torch, no clock.
+"""Chooses the next work of the device: pure arithmetic, no torch, no clock.
 
 Called on the device thread. Trajectories of one *group* (same model, same latent size, equally long
 encoded prompts, same adapters at the same scales) can share a denoiser call. Groups take turns by
-the device time that they received, so that large pictures don't crowd out small ones; inside a
-group, whoever was served longest ago goes first.
+the device time that they received, so that large images don't crowd out small ones; inside a
+group, the trajectory that was served longest ago goes first.
 Higher priorities go first, and among equals urgent deadlines, the earliest first; except that
 every ``FLOOR_INTERVAL``-th choice ignores both: a flood of important work slows the rest down and
 never stops it.
@@ -16,33 +16,33 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from latentwire_server.engine.request import Adapters
 
 FLOOR_INTERVAL = 4
-"""Every so many choices, priority does not count."""
+"""Every so many choices, priorities and deadlines do not count."""
 
 LOWERED_CALLS = 100
-"""How many calls of a group stay small after one ran out of memory."""
+"""How many calls of a group stay smaller after one ran out of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """What trajectories must have in common to share a denoiser call."""
+    """The properties that trajectories must have in common to share a denoiser call."""
 
     model: str
     height: int
     """Of the latents, as is the width."""
     width: int
     num_chunks: int = 1
-    """How many times the text encoder's length its encoded prompts have."""
+    """The length of the encoded prompts, in lengths of the text encoder."""
     adapters: Adapters = ()
-    """They change the denoiser itself."""
+    """Part of the group because they change the denoiser itself."""
 
     @property
     def kind(self) -> Group:
-        """Stands for all groups whose calls take equally long: only whether there are adapters."""
+        """A group that stands for all whose calls take equally long, whatever their adapters."""
         return replace(self, adapters=(("", 1.0),)) if self.adapters else self
 
     @property
@@ -51,18 +51,14 @@ class Group:
         return self.height * self.width
 
 
-Moment = tuple["Hashable", int]
-"""A picture, and how far it is drawn."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What waits for the device, as the policy sees it."""
+    """A generation that waits for the device, as the policy sees it."""
 
     id: str
     priority: int = 0
     urgent_deadline: float | None = None
-    """The deadline, if fair turns may miss it; on any clock that all of them share."""
+    """The deadline, if it is urgent; on any clock that all candidates share."""
 
     @property
     def urgency(self) -> tuple[int, float]:
@@ -79,14 +75,12 @@ class Candidate(Waiting):
     num_rows: int
     """Rows that one evaluation of it takes."""
     needs_decoding: bool = False
-    """Whether it waits for the decoder; otherwise it waits for the denoiser."""
-    moment: Moment | None = None
-    """Where two agree in this, they share their rows."""
+    """Whether it waits for the decoder, not for the denoiser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoise:
-    """Evaluate these together. More rows than a call holds only if it is one trajectory."""
+    """Evaluate these trajectories together: one, or as many as fit one call."""
 
     ids: tuple[str, ...]
 
@@ -101,16 +95,16 @@ class Decode:
 Work = Denoise | Decode
 
 _Account = tuple[Group, int, bool]
-"""Kind of group, priority, and whether urgent: time that somebody took by that is not held against
-the ordinary work of the same size. Adapters at ever other scales are one account: each with one of
-its own would leave the rest the smaller a share, the more they are."""
+"""Kind of group, priority, and whether urgent: the time of urgent or important work is not charged
+to ordinary work of the same size. Adapters at any scales share one account: with one for each, all
+other work would get a smaller share the more of them there were."""
 
 
 class Policy:
-    """Chooses the work of each tick and remembers whose turn it is."""
+    """Chooses the work of each tick and keeps track of turns."""
 
     def __init__(self, *, max_rows: Callable[[Group], int], decode_interval_ticks: int = 1) -> None:
-        """Takes the most rows of a call, by group."""
+        """Creates a policy; ``max_rows`` returns the most rows of a call of a group."""
         self._decode_interval_ticks = decode_interval_ticks
         self._turns: dict[str, int] = {}
         self._next_turn = 0
@@ -123,10 +117,10 @@ class Policy:
         self.row_limit = RowLimit(max_rows=max_rows)
 
     def choose(self, candidates: Sequence[Candidate]) -> Work | None:
-        """Returns what to do next, or ``None`` if nothing waits. Counts the chosen as served."""
+        """Returns the next work, if there is any. Counts its trajectories as served."""
         if not candidates:
             return None
-        self._forget_all_but(candidates)
+        self._keep_only(candidates)
         to_decode = [candidate for candidate in candidates if candidate.needs_decoding]
         to_denoise = [candidate for candidate in candidates if not candidate.needs_decoding]
         has_waited = self._calls_since_decode >= self._decode_interval_ticks
@@ -144,12 +138,16 @@ class Policy:
         return Denoise(ids=tuple(candidate.id for candidate in batch))
 
     def charge(self, *, seconds: float) -> None:
-        """Takes in how long the device worked on what was chosen last."""
+        """Records how long the device took for the work that was chosen last."""
         if self._charged is not None:
             self._received_s[self._charged] += seconds
 
     def admit(self, waiting: Sequence[Waiting]) -> str:
-        """Returns which of the waiting starts next. They come in the order of their arrival."""
+        """Returns the id of the waiting generation that starts next.
+
+        Args:
+            waiting: The waiting generations, in the order of their arrival.
+        """
         self._admission_count += 1
         if self._admission_count % FLOOR_INTERVAL == 0:
             return waiting[0].id
@@ -167,7 +165,7 @@ class Policy:
             return by_turn
         return sorted(by_turn, key=lambda one: one.urgency)
 
-    def _forget_all_but(self, candidates: Sequence[Candidate]) -> None:
+    def _keep_only(self, candidates: Sequence[Candidate]) -> None:
         present = {candidate.id for candidate in candidates}
         for gone in self._turns.keys() - present:
             del self._turns[gone]
@@ -177,7 +175,7 @@ class Policy:
         accounts = dict.fromkeys(map(_account, candidates))
         for closed in self._received_s.keys() - accounts.keys():
             del self._received_s[closed]
-        # A newcomer is owed nothing for the time before it came.
+        # A newcomer gets no credit for the time before it came.
         least_s = min(self._received_s.values(), default=0.0)
         for account in accounts:
             self._received_s.setdefault(account, least_s)
@@ -185,7 +183,7 @@ class Policy:
     def _serve(self, served: Sequence[Candidate]) -> None:
         for candidate in served:
             self._move_to_end(candidate)
-        # The others of the batch ride along.
+        # Only the first one's account: the others of the batch cost little more.
         self._charged = _account(served[0])
 
     def _move_to_end(self, candidate: Candidate) -> None:
@@ -194,10 +192,10 @@ class Policy:
 
 
 class RowLimit:
-    """How many rows one call of a group may hold: fewer for a while after it ran out of memory."""
+    """The most rows of a call of a group; lowered for a while after one ran out of memory."""
 
     def __init__(self, *, max_rows: Callable[[Group], int]) -> None:
-        """Takes the limit of each group while memory lasts."""
+        """Creates a limit; ``max_rows`` returns that of a group whose calls fit into memory."""
         self._max_rows = max_rows
         self._lowered: dict[Group, int] = {}
         self._calls_left: dict[Group, int] = {}
@@ -208,12 +206,12 @@ class RowLimit:
         return self._max_rows(group) if lowered is None else lowered
 
     def lower(self, group: Group, *, failed_rows: int) -> None:
-        """Takes in that ``failed_rows`` did not fit."""
+        """Lowers the limit of ``group`` because ``failed_rows`` did not fit."""
         self._lowered[group.kind] = min(self.of(group), max(1, failed_rows // 2))
         self._calls_left[group.kind] = LOWERED_CALLS
 
     def count_call(self, group: Group) -> None:
-        """Takes in that a call of ``group`` went well."""
+        """Counts a call of ``group`` that fitted; enough of them restore the limit."""
         kind = group.kind
         if kind not in self._calls_left:
             return
@@ -227,27 +225,25 @@ def _account(candidate: Candidate) -> _Account:
 
 
 def fill(ordered: Sequence[Candidate], *, max_rows: int) -> list[Candidate]:
-    """Returns the first candidate, and those of its group that fit into its call, in order."""
+    """Returns the first candidate, and the next ones of its group that fit into its call."""
     first = ordered[0]
-    batch, num_rows, moments = [first], first.num_rows, {first.moment} - {None}
+    batch, num_rows = [first], first.num_rows
     for candidate in ordered[1:]:
-        added = 0 if candidate.moment in moments else candidate.num_rows
-        if candidate.group == first.group and num_rows + added <= max_rows:
+        if candidate.group == first.group and num_rows + candidate.num_rows <= max_rows:
             batch.append(candidate)
-            num_rows += added
-            moments |= {candidate.moment} - {None}
+            num_rows += candidate.num_rows
     return batch
 
 
 def padded_rows(num_rows: int, *, max_rows: int, is_reproducible: bool) -> int:
-    """Returns how many rows a call of ``num_rows`` is given.
+    """Returns the size of a call of ``num_rows``, padding included.
 
-    Always ``max_rows`` where the same bytes are promised under any load. Otherwise none beyond its
-    own: a model that is compiled for few sizes pads by itself.
+    In reproducible mode always ``max_rows``. Otherwise nothing is padded here: a model that is
+    compiled for few sizes pads by itself.
     """
     return max_rows if is_reproducible else num_rows
 
 
 def chunks(num_rows: int, *, max_rows: int) -> list[range]:
-    """Returns the rows of each call when ``num_rows`` are run with at most ``max_rows`` a call."""
+    """Returns the rows of each call when ``num_rows`` are split into calls of ``max_rows``."""
     return [range(start, min(start + max_rows, num_rows)) for start in range(0, num_rows, max_rows)]

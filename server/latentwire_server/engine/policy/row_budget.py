@@ -1,7 +1,8 @@
-"""How many rows one denoiser call may hold: as told, or the knee that is measured at the start.
+"""How many rows one denoiser call may hold: as configured, or as the batch-size probe measured.
 
-Beyond the knee a call takes longer and draws no more images per second: it only delays whoever
-joins. It lies at some amount of work, so that smaller pictures may have more rows.
+Beyond the probed batch size a call takes longer without computing more rows per second, and only
+delays the generations that join later. The batch size stands for an amount of work, so that smaller
+images may have more rows.
 """
 
 from __future__ import annotations
@@ -26,32 +27,32 @@ class _BatchSize:
 
 
 class RowBudget:
-    """The most rows of a call, by group. Any thread."""
+    """The most rows of a denoiser call, by group. Any thread."""
 
-    def __init__(self, told: int | None = None) -> None:
-        """Takes what holds for every model and size; None: the knee of each model."""
-        self._told = told
+    def __init__(self, max_rows: int | None = None) -> None:
+        """Creates a budget of ``max_rows`` for every group; None: the probed size of each model."""
+        self._max_rows = max_rows
         self._batch_sizes: dict[str, _BatchSize] = {}
 
-    def learn(self, group: Group, *, num_rows: int) -> None:
-        """Takes in the knee of a model, measured with latents of the group's size."""
+    def set_probed(self, group: Group, *, num_rows: int) -> None:
+        """Records the batch size of a model, probed with latents of the group's size."""
         self._batch_sizes[group.model] = _BatchSize(num_rows=num_rows, area=group.area)
 
-    def knows(self, model_id: str) -> bool:
-        """Returns whether a model need not be measured: it was, or all is told."""
-        return self._told is not None or model_id in self._batch_sizes
+    def needs_probe(self, model_id: str) -> bool:
+        """Returns whether the limit of a model depends on a probe that has not been made."""
+        return self._max_rows is None and model_id not in self._batch_sizes
 
     def of(self, group: Group) -> int:
-        """Returns the most rows of one call."""
-        if self._told is not None:
-            return self._told
+        """Returns the most rows of one call of ``group``."""
+        if self._max_rows is not None:
+            return self._max_rows
         batch_size = self._batch_sizes.get(group.model)
         if batch_size is None:
             return DEFAULT_ROWS
         num_rows = min(
             max(batch_size.num_rows * batch_size.area // group.area, LEAST_ROWS), MOST_ROWS
         )
-        # What is compiled has powers of two.
+        # Compiled denoisers have programs for powers of two.
         return 1 << (num_rows.bit_length() - 1)
 
     def sizes(self, group: Group, *, is_reproducible: bool) -> list[int]:

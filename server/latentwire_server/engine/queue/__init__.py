@@ -1,1 +1,1 @@
-"""The queue on the event loop: admission, register, housekeeping."""
+"""The queue, on the event loop: admission, register, housekeeping."""

@@ -1,6 +1,6 @@
-"""Who gets in, and what they are told at the door, before any device work.
+"""Admission: decides whether a new generation is accepted, before any device work.
 
-Pure functions of plain values, in the order in which they are asked.
+Pure functions of plain values.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from latentwire_server.engine.settings import EngineSettings
 
 DRAINING_RETRY_S = 10.0
-"""What a caller is told who meets a server that shuts down: about a restart's time."""
+"""Retry delay sent while the server shuts down: about the time of a restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """The engine as a newcomer finds it."""
+    """The load of the engine when a new generation arrives."""
 
     is_draining: bool
     has_failed: bool
     running_count: int
     queued_count: int
     wait_s: Callable[[], float | None]
-    """Estimates how long the newcomer waits for its place; asked only where it matters."""
+    """Estimates how long the new generation waits for its place; called only where needed."""
 
 
 def refusal(
@@ -49,7 +49,7 @@ def refusal(
     estimator: Estimator,
     settings: EngineSettings,
 ) -> GenerationError | None:
-    """Returns why ``work`` is refused, or ``None`` if it is welcome."""
+    """Returns the error that refuses ``work``, or ``None`` if it is accepted."""
     if load.has_failed:
         return DeviceFailed()
     if load.is_draining:
@@ -60,16 +60,8 @@ def refusal(
     if load.queued_count >= settings.max_queued + num_free:
         return QueueFull(max_queued=settings.max_queued, retry_after_s=retry_after_s(load.wait_s()))
     if deadline is not None:
-        return _too_short(work, remaining_s=deadline - now, load=load, estimator=estimator)
+        # By the least time that it can take, so that nothing is refused that may still be in time.
+        wait_s, run_s = load.wait_s(), estimator.least_s(work)
+        if wait_s is not None and run_s is not None and wait_s + run_s > deadline - now:
+            return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=deadline - now)
     return None
-
-
-def _too_short(
-    work: WorkLeft, *, remaining_s: float, load: Load, estimator: Estimator
-) -> DeadlineTooShort | None:
-    """Judges by the least time that it can take, so that nobody is refused who might make it."""
-    wait_s = load.wait_s()
-    run_s = estimator.least_s(work)
-    if wait_s is None or run_s is None or wait_s + run_s <= remaining_s:
-        return None
-    return DeadlineTooShort(needed_s=wait_s + run_s, remaining_s=remaining_s)

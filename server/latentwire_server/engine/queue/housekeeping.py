@@ -1,7 +1,7 @@
-"""What happens by the clock: deadlines, places in the queue, forgetting.
+"""Housekeeping by the clock: deadlines, queue positions, removal of ended generations.
 
-Event loop only. Independent of the device thread, so that a deadline is answered and a waiting
-caller hears of its place while the device is inside a long call.
+Event loop only. Independent of the device thread, so that deadlines are enforced and queue
+positions are sent while the device is inside a long call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Housekeeper:
-    """Looks after the registered generations whenever something changed or is due."""
+    """Checks the registered generations whenever something has changed or is due."""
 
     def __init__(
         self,
@@ -38,24 +38,25 @@ class Housekeeper:
         self._estimator = estimator
         self._settings = settings
         self._on_deadline = on_deadline
-        self._announced: dict[str, tuple[int, float]] = {}
+        self._published: dict[str, tuple[int, float]] = {}
+        """The last queue position of each waiting generation, and when it was sent."""
         self._has_news = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
     def listen(self, on_change: Callable[[], None]) -> None:
-        """Has ``on_change`` called after each look around."""
+        """Registers a callback that is called after each check."""
         self._listeners.append(on_change)
 
     def notify(self) -> None:
-        """Says that something changed."""
+        """Requests a check, because something has changed."""
         self._has_news.set()
 
     async def run(self) -> None:
-        """Keeps house until it is cancelled."""
+        """Runs until it is cancelled."""
         while True:
             self._has_news.clear()
-            due = self.look_around(time.monotonic())
+            due = self.check(time.monotonic())
             for on_change in self._listeners:
                 on_change()
             wait_s = None if due is None else max(0.0, due - time.monotonic())
@@ -69,8 +70,8 @@ class Housekeeper:
         self._has_news.set()
         await self._is_idle.wait()
 
-    def look_around(self, now: float) -> float | None:
-        """Does what is due at ``now``. Returns when to look again; ``None``: at the next news."""
+    def check(self, now: float) -> float | None:
+        """Does what is due at ``now``. Returns when to check again; ``None``: when notified."""
         for generation in self._register.active:
             deadline = generation.request.deadline
             if deadline is not None and deadline <= now:
@@ -80,27 +81,26 @@ class Housekeeper:
         if not active:
             self._is_idle.set()
         deadlines = [one.request.deadline for one in active if one.request.deadline is not None]
-        return min([*deadlines, *self._announce_places(now)], default=None)
+        return min([*deadlines, *self._publish_positions(now)], default=None)
 
-    def _announce_places(self, now: float) -> list[float]:
-        """Tells the waiting their places. Returns when each is to hear of it again."""
+    def _publish_positions(self, now: float) -> list[float]:
+        """Publishes queue positions that changed or are due. Returns when each is due again."""
         running = [one.work_left for one in self._register.running]
         queued = self._register.queued
         num_free = max(0, self._settings.max_running - len(running))
         if len(queued) <= num_free:
-            self._announced = {}
+            self._published = {}
             return []
         waits_s = self._estimator.waits_s(running=running, queued=[one.work_left for one in queued])
-        announced: dict[str, tuple[int, float]] = {}
-        # The first ones have a place already and start with the device's next tick.
+        interval_s = self._settings.queued_event_interval_s
+        published: dict[str, tuple[int, float]] = {}
+        # The first ones have a free place already and start with the device's next tick.
         for ahead_count, generation in list(enumerate(queued))[num_free:]:
-            place, told_at = self._announced.get(generation.id, (None, now))
-            is_due = now >= told_at + self._settings.queued_event_interval_s
-            if place != ahead_count or is_due:
-                told_at = now
+            position, published_at = self._published.get(generation.id, (None, now))
+            if position != ahead_count or now >= published_at + interval_s:
+                published_at = now
                 wait_s = waits_s[ahead_count]
                 generation.publish(Queued(ahead_count=ahead_count, estimated_wait_s=wait_s))
-            announced[generation.id] = (ahead_count, told_at)
-        self._announced = announced
-        interval_s = self._settings.queued_event_interval_s
-        return [told_at + interval_s for _, told_at in announced.values()]
+            published[generation.id] = (ahead_count, published_at)
+        self._published = published
+        return [published_at + interval_s for _, published_at in published.values()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire_server.requests.drawn_size import drawn_size
+from latentwire_server.requests.image_size import generated_size
 from tests.support.fakes import FakeModel
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ def info(*, native: int = 1024, **limits: int) -> ModelInfo:
     ],
 )
 def test_small_pictures_are_drawn_at_the_models_own_number_of_pixels(asked, drawn):
-    assert drawn_size(*asked, info()) == drawn
+    assert generated_size(*asked, info()) == drawn
 
 
 def test_a_model_that_does_not_ask_for_it_draws_what_is_asked_for():
-    assert drawn_size(64, 64, info(min_drawn_pixels=0)) == (64, 64)
+    assert generated_size(64, 64, info(min_drawn_pixels=0)) == (64, 64)
 
 
 def test_the_limits_hold_for_what_is_drawn():
     for width in range(64, 1025, 8):
         for height in range(64, 1025, 64):
             limited = info(max_side=1280, max_pixels=900_000)
-            drawn_width, drawn_height = drawn_size(width, height, limited)
+            drawn_width, drawn_height = generated_size(width, height, limited)
             assert width <= drawn_width <= 1280
             assert height <= drawn_height <= 1280
             assert drawn_width % 8 == drawn_height % 8 == 0

@@ -1,0 +1,28 @@
+"""Rules for strengths, the shares of the steps that are taken. Pure; any thread."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from latentwire_server.engine.errors import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def strength_violations(field: str, strength: float, *, num_steps: int) -> Iterator[Violation]:
+    """Yields a violation if a strength is out of range or leaves no step to take."""
+    if not (math.isfinite(strength) and 0 < strength <= 1):
+        yield Violation(
+            field=field,
+            reason="OUT_OF_RANGE",
+            description=f"{field} is {strength:g}; allowed: above 0, up to 1",
+        )
+    elif int(num_steps * strength) < 1 <= num_steps:
+        yield Violation(
+            field=field,
+            reason="NO_STEP_LEFT",
+            description=f"{field} is {strength:g}, which leaves none of {num_steps} steps;"
+            f" allowed: {math.ceil(1000 / num_steps) / 1000:g} and more",
+        )
