@@ -16,6 +16,7 @@ from latentwire_server.models.loading.model_files import ModelFiles
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.draft import RequestDraft
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,9 @@ class BareEngine:
         # That thread ends, and with it the threads it has for torch: the engine's own must not have
         # to share the cores with them.
         with ThreadPoolExecutor(1) as loading:
-            self._model = loading.submit(lambda: ModelFiles.open(source).load()).result()
+            self._model = loading.submit(
+                lambda: ModelFiles.open(source).load(denoiser_cache=user_cache() / "openvino")
+            ).result()
 
     async def __aenter__(self) -> Self:
         """Starts the engine's thread and compiles the model there."""

@@ -18,11 +18,11 @@ from diffusers.utils import logging as diffusers_logging
 
 from benchmarks.load import Outcome
 from latentwire_server.imaging.encode import PNG_COMPRESS_LEVEL
-from latentwire_server.models.denoiser.inductor import user_cache
 from latentwire_server.models.denoiser.openvino import OpenVinoCompiler
 from latentwire_server.models.denoiser.unet_call import UnetInput
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -176,5 +176,5 @@ class _OpenVinoUnet(torch.nn.Module):
 
 
 def _scheduler(id_: str, config: Mapping[str, object]) -> object:
-    kind = SCHEDULERS[id_]
-    return getattr(diffusers, kind.class_name).from_config(config, **kind.options)
+    entry = SCHEDULERS[id_]
+    return getattr(diffusers, entry.class_name).from_config(config, **entry.options)

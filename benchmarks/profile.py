@@ -12,6 +12,7 @@ from benchmarks.architectures import model_folder
 from latentwire_server.models.loading.model_files import ModelFiles
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import DenoiserInput
+from latentwire_server.settings.user_folders import user_cache
 
 _NUM_CALLS = 5
 
@@ -23,7 +24,7 @@ def main() -> int:
     source = ModelEntry(
         id=options.model, source=str(model_folder(options.model)), denoiser_backend=options.backend
     )
-    model = ModelFiles.open(source).load()
+    model = ModelFiles.open(source).load(denoiser_cache=user_cache() / "openvino")
     shape = model.latent_shape(width=options.side, height=options.side)
     rows = DenoiserInput(
         latents=torch.randn((options.rows, *shape), generator=torch.Generator().manual_seed(0)),

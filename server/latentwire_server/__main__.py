@@ -13,6 +13,7 @@ from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
 from latentwire_server.settings.settings import Settings
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,9 @@ def main() -> None:
 
 def run(settings: Settings, models: Sequence[LoadableModel]) -> NoReturn:
     """Serves ``models`` until a signal stops the server, and ends the process."""
+    # Torch reads this from the environment alone. Its default is a temporary folder, which may be
+    # empty after a restart.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache() / "inductor"))
     # Torch takes seconds to import: --help and wrong settings are answered before.
     from latentwire_server.app import serve  # noqa: PLC0415
 

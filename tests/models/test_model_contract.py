@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
 SIDE = 64
 
 

@@ -1,6 +1,6 @@
-"""Makes the embedded model from nothing: autoencoder, text encoder and UNet, exported folder.
+"""Trains the embedded model from scratch and exports it: autoencoder, text encoder, UNet.
 
-An interrupted run goes on where it stopped. Made for two CPU cores and no GPU.
+An interrupted run continues where it stopped. Designed for two CPU cores without a GPU.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tools.embedded_model.text import build_tokenizer
 
 
 def main() -> int:
-    """Runs the stages that are not yet done."""
+    """Runs the stages that are not finished yet."""
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)

@@ -1,8 +1,8 @@
-"""Trains the autoencoder: pictures to latents eight times smaller, and back.
+"""Trains the autoencoder: images to latents, eight times smaller, and back.
 
-No norm layers (AutoencoderTiny has none): with GroupNorm a flat picture loses its colour.
-A pipeline can undo one scalar `scaling_factor` and nothing else, so training itself pushes the
-latent channels towards zero mean, unit variance and no correlation.
+It has no norm layers (AutoencoderTiny has none): with GroupNorm a flat image loses its colour. A
+pipeline can only undo one scalar `scaling_factor`, so training itself pushes the latent channels
+towards zero mean, unit variance and no correlation.
 """
 
 import logging
@@ -37,7 +37,7 @@ _POINTED = ("star", "triangle")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A stretch of training with one warm-up and decay of its own."""
+    """A part of training with its own warm-up and decay."""
 
     num_steps: int
     learning_rate: float
@@ -46,11 +46,12 @@ class Phase:
     edge_weight: float = 0.0
     trains_encoder: bool = True
     point_share: float = 0.0
-    """Crops that are sure to show a shape with points, as a part of all."""
+    """The share of crops that certainly show a shape with points."""
 
 
 # Colours first; then corners: small canvases, where a crop has more of them, and less noise;
-# then corners alone, which are a few pixels in a hundred and drown in an unweighted loss.
+# then corners alone, which are a few per cent of the pixels and count too little in an unweighted
+# loss.
 PHASES = (
     Phase(
         num_steps=900,
@@ -76,10 +77,10 @@ PHASES = (
         learning_rate=1.5e-3,
         latent_noise=0.03,
         canvas_sides=(160, 192, 256, 256),
-        # The points of a star are what goes last.
+        # The points of a star are learned last.
         edge_weight=10.0,
         point_share=0.6,
-        # The latents stay as they are: a denoiser may have learned them already.
+        # The latents must not change: a denoiser may have learned them already.
         trains_encoder=False,
     ),
 )
@@ -87,13 +88,13 @@ NUM_STEPS = sum(phase.num_steps for phase in PHASES)
 
 
 def build() -> AutoencoderTiny:
-    """Builds the untrained autoencoder, whose residual blocks start near identity."""
+    """Builds the untrained autoencoder; its residual blocks start near the identity."""
     vae = AutoencoderTiny(
         encoder_block_out_channels=(WIDTH,) * 4,
         decoder_block_out_channels=(WIDTH,) * 4,
-        # No block at full resolution on the way in: it would be most of the cost of encoding.
+        # No block at full resolution in the encoder: it would be most of the cost of encoding.
         num_encoder_blocks=(0, 1, 1, 3),
-        # Nor on the way out: half-resolution features know four pixels each well enough.
+        # Nor in the decoder: features at half resolution represent four pixels well enough.
         num_decoder_blocks=(5, 3, 2, 0),
         latent_channels=4,
     )
@@ -111,7 +112,7 @@ def build() -> AutoencoderTiny:
 
 
 def train(path: Path, *, seed: int = 0) -> AutoencoderTiny:
-    """Trains through all phases, or goes on from the checkpoint at `path`; returns the model."""
+    """Trains through all phases, or continues from the checkpoint at `path`; returns the model."""
     torch.manual_seed(seed)
     vae = build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=1e-4)
@@ -154,7 +155,7 @@ def train(path: Path, *, seed: int = 0) -> AutoencoderTiny:
 
 
 def _position(step: int) -> tuple[Phase, float]:
-    """Returns the phase that the step is in and how much of that phase is over."""
+    """Returns the phase of a step, and the share of the phase before it."""
     for phase in PHASES:
         if step < phase.num_steps:
             return phase, step / phase.num_steps
@@ -163,14 +164,14 @@ def _position(step: int) -> tuple[Phase, float]:
 
 
 def _one_cycle(progress: float) -> float:
-    """Up to 1 over the first tenth, then down to nothing along a cosine."""
+    """Rises to 1 over the first tenth, then falls to 0 along a cosine."""
     if progress < 0.1:
         return 0.04 + 0.96 * progress / 0.1
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
 def _crops(phase: Phase, seed: str) -> Tensor:
-    """Returns (BATCH, 3, CROP, CROP) float32, most of them round an object's edge."""
+    """Returns (BATCH, 3, CROP, CROP) float32, most of them around an object's edge."""
     rng = random.Random(f"crops {seed}")
     sides = phase.canvas_sides
     crops = [
@@ -217,14 +218,14 @@ def _loss(vae: AutoencoderTiny, pictures: Tensor, phase: Phase, *, seed: int) ->
 
 
 def _edges(pictures: Tensor) -> Tensor:
-    """How far each pixel is from the mean of its neighbourhood: 0 on flat colour."""
+    """Returns each pixel's distance from the mean of its neighbourhood: 0 on flat colour."""
     return (
         pictures - functional.avg_pool2d(pictures, 7, stride=1, padding=3, count_include_pad=False)
     ).abs()
 
 
 def _whiteness(latents: Tensor) -> Tensor:
-    """Distance of the channels' moments from zero mean and identity covariance."""
+    """Returns the distance of the channels' moments from zero mean and identity covariance."""
     flat = latents.transpose(0, 1).flatten(1)
     mean = flat.mean(dim=1, keepdim=True)
     centred = flat - mean

@@ -1,4 +1,4 @@
-"""Draws the picture of pictures that the documentation shows."""
+"""Creates the contact sheet in the documentation."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ _COLUMNS = 4
 
 
 def write(model: Path, path: Path) -> None:
-    """Writes one picture for each prompt, captioned, to `path`."""
+    """Generates an image per prompt and writes them, with captions, to `path`."""
     defaults = json.loads((model / "latentwire.json").read_text())["defaults"]
     pipeline = StableDiffusionPipeline.from_pretrained(model, local_files_only=True)
     pipeline.to(torch.float32)

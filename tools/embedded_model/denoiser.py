@@ -1,7 +1,7 @@
 """Trains the UNet, and the text encoder along with it, on cached latents.
 
-v-prediction on a schedule whose last timestep is nearly pure noise: with epsilon and Stable
-Diffusion's own schedule the last timestep still shows the picture's mean colour in training,
+v-prediction, on a schedule whose last timestep is nearly pure noise. With epsilon and Stable
+Diffusion's own schedule the last timestep still contains the image's mean colour in training;
 sampling starts without it, and flat colours come out wrong.
 """
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 NUM_STEPS = 10000
 LEARNING_RATE = 1e-3
-# The text encoder comes trained and only follows; see text_training.
+# The text encoder is trained already and only adapts; see text_training.
 _TEXT_SHARE = 0.1
 _FIRST_TEXT_SCALE = 0.2
 _WARMUP_STEPS = 150
@@ -47,14 +47,14 @@ _OBJECT_WEIGHT_UNTIL = 0.94
 _TYPICAL_RADIUS = PAIR_RADII["medium"]
 _FIRST_CHUNKS = 4
 _STEPS_PER_CHUNK = 400
-# Words come first, on small pictures: a row of 128x128 costs a quarter of one at 256x256. Then what
-# they mean at the native size, then other sizes. Parts of all steps.
+# Words come first, on small images: a row of 128x128 costs a quarter of one at 256x256. Then their
+# meaning at the native size, then other sizes. Shares of all steps.
 _SMALL_UNTIL = 0.32
 _NATIVE_ONLY_UNTIL = 0.8
 _SAVE_EVERY = 200
 _LOG_EVERY = 100
 _SMALL_ROWS = 48
-# (share of steps, size, rows): larger pictures cost as much for fewer rows.
+# (share of steps, size, rows): larger images cost the same with fewer rows.
 _BATCHES: tuple[tuple[float, Size, int], ...] = (
     (0.3, NATIVE, 16),
     (0.6, (512, 512), 4),
@@ -64,7 +64,7 @@ _BATCHES: tuple[tuple[float, Size, int], ...] = (
 
 
 class Denoiser(nn.Module):
-    """The text encoder and the UNet as one module, so that one optimizer and one EMA hold both."""
+    """The text encoder and the UNet as one module, with one optimizer and one EMA for both."""
 
     def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -91,8 +91,8 @@ class _Rows(NamedTuple):
 class _Twins:
     """Two denoisers on one set of weights, each with half the rows on a thread of its own.
 
-    The halves meet once a step; two threads inside every operation meet a thousand times, and
-    where other programs want the cores too each meeting waits for the slower one.
+    The halves synchronise once a step; two threads inside every operation do so a thousand times,
+    each time waiting for the slower one if other programs use the cores too.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -102,7 +102,7 @@ class _Twins:
         self._threads = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
 
     def backward(self, rows: _Rows, *, trains_text: bool) -> float:
-        """Leaves the gradient of the mean loss on the first twin; returns that loss."""
+        """Computes the gradient of the mean loss on the first twin; returns the loss."""
         for twin in self._twins:
             twin.text_encoder.requires_grad_(trains_text)
         halves = [_Rows(*half) for half in zip(*(part.chunk(2) for part in rows), strict=True)]
@@ -128,7 +128,7 @@ class _Twins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedDenoiser:
-    """What training hands to the export: the averaged weights."""
+    """The result of training: the averaged weights."""
 
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
@@ -159,14 +159,14 @@ def build(text_encoder: CLIPTextModel) -> Denoiser:
         out_channels=4,
         block_out_channels=(32, 64, 128),
         layers_per_block=1,
-        # Attention at the two lower levels: with the lowest alone, places and colours followed
-        # the prompt, and every shape was a disc.
+        # Attention at the two lower levels: with the lowest alone, places and colours followed the
+        # prompt, but every shape was a disc.
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # the number of heads, in spite of its name
         use_linear_projection=True,
-        # The tokens' mean also joins the time embedding and so reaches every block at once. At
+        # The tokens' mean is also added to the time embedding and so reaches every block. At
         # timestep 999, the loss with the right prompt against a wrong one was 0.97 : 1.08 after
         # 1000 steps of cross-attention alone, and 0.59 : 1.80 after 200 more with this.
         addition_embed_type="text",
@@ -180,7 +180,7 @@ def build(text_encoder: CLIPTextModel) -> Denoiser:
 
 
 def learning_rate(step: int, num_steps: int) -> float:
-    """Warm-up, plateau, cosine to nothing; a function of the step so that a run can be resumed."""
+    """Warm-up, plateau, cosine to almost 0; depends only on the step, so that a run can resume."""
     if step < _WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / _WARMUP_STEPS
     decay = max(0.0, (step / num_steps - _DECAY_FROM) / (1 - _DECAY_FROM))
@@ -196,7 +196,7 @@ def train(
     num_steps: int = NUM_STEPS,
     seed: int = 0,
 ) -> TrainedDenoiser:
-    """Trains to `num_steps`, or goes on from the checkpoint at `path`; returns the average."""
+    """Trains to `num_steps`, from the checkpoint at `path` if there is one; returns the average."""
     torch.manual_seed(seed)
     denoiser = build(text_encoder)
     ema = get_ema_multi_avg_fn(_EMA_DECAY)  # type: ignore[no-untyped-call]  # torch's own gap
@@ -235,11 +235,11 @@ def train(
             token_ids,
             alphas_cumprod,
             scenes,
-            # Last, equal weights: a weighted mean leans towards objects that may not be there.
+            # Equal weights at the end: a weighted mean leans towards objects that may not be there.
             object_weight=_OBJECT_WEIGHT if step < _OBJECT_WEIGHT_UNTIL * num_steps else 1.0,
             seed=rng.getrandbits(48),
         )
-        # The text encoder can name the scene already; on small pictures the UNet learns to listen.
+        # The text encoder knows the scenes already; on small images the UNet learns to use it.
         loss = twins.backward(rows, trains_text=size != SMALL)
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(step, num_steps)
@@ -247,7 +247,7 @@ def train(
         optimizer.step()
         step += 1
         if step < 1000 and step % 100 == 0:
-            # Early weights are worth forgetting: the average starts over from today's.
+            # Early weights are best forgotten: the average starts over from the current ones.
             _restart(average, denoiser)
         average.update_parameters(denoiser)
         losses.append(loss)
@@ -298,23 +298,23 @@ def _batch(progress: float, rng: random.Random) -> tuple[Size, int]:
 
 
 def _object_weights(scenes: list[Scene], cells: torch.Size, object_weight: float) -> Tensor:
-    """Weighs the discs that hold the objects up against the rest: (rows, 1, h, w).
+    """Returns higher weights for the discs around objects than for the rest: (rows, 1, h, w).
 
-    Discs, so that the cells round a star count as much as the star: with the objects' own cells
-    weighed up, the mean that the loss asks for leans outwards and corners come out round.
+    Discs, so that the cells around a star count as much as the star: with higher weights for the
+    objects' own cells alone, the optimal mean leans outwards and corners come out round.
     """
     rows, columns = cells
     shorter = min(rows, columns)
     y = (torch.arange(rows).view(-1, 1) + 0.5) / shorter
     x = (torch.arange(columns) + 0.5) / shorter
     weights = torch.ones(len(scenes), 1, rows, columns)
-    for picture, scene in zip(weights, scenes, strict=True):
+    for row, scene in zip(weights, scenes, strict=True):
         for item in scene.objects:
             centre_y, centre_x = item.y * rows / shorter, item.x * columns / shorter
             distance = torch.hypot(y - centre_y, x - centre_x)
-            # A small object has few cells; by area it would count for little.
+            # A small object has few cells, and would count too little by area.
             weight = 1 + (object_weight - 1) * (_TYPICAL_RADIUS / item.radius) ** 2
-            picture[:, distance < item.radius + 1 / shorter] = weight
+            row[:, distance < item.radius + 1 / shorter] = weight
     return weights
 
 
@@ -331,7 +331,7 @@ def _rows(
     num_rows = len(latents)
     noise = torch.randn(latents.shape, generator=generator)
     # One timestep from each of `num_rows` equal parts: less variance than independent draws.
-    # The root leans towards noise, where what the picture shows is decided.
+    # The power leans towards noise, where the image's content is decided.
     offsets = torch.rand(num_rows, generator=generator)
     order = torch.randperm(num_rows, generator=generator)
     timesteps = ((order + offsets) / num_rows).pow(_TIMESTEP_POWER) * len(alphas_cumprod)
@@ -344,7 +344,7 @@ def _rows(
         token_ids=token_ids,
         target=alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
         # The v loss is (snr + 1) times the loss on the clean latents; capped as in Min-SNR
-        # (arXiv:2303.09556), so that nearly clean rows, which are easy, don't rule the gradient.
+        # (arXiv:2303.09556), so that nearly clean rows, which are easy, don't prevail.
         weight=(_MAX_WEIGHT * (1 - alpha)).clamp(max=1)
         * _object_weights(scenes, latents.shape[2:], object_weight),
     )

@@ -1,4 +1,4 @@
-"""Prints how well a model folder follows the held-out prompts, by the independent check."""
+"""Measures how well a model follows the held-out prompts, with the independent check."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ from tests.support.embedded.picture_check import problems
 
 
 def main() -> int:
-    """Draws the pairs, prints each failure and the scores."""
+    """Generates an image per pair; prints each failure and the scores."""
     options = _options()
     torch.set_num_threads(options.threads)
     pairs = held_out_pairs()[:: options.every]
@@ -45,7 +45,7 @@ def main() -> int:
     _say(
         f"{options.scheduler} guidance={options.guidance} side={options.side}: "
         f"{score(pictures, expected):.1%} of {len(pairs)}, "
-        f"shuffled {score(pictures, shuffled(pairs)):.1%}, {elapsed_s / len(pairs):.2f} s a picture"
+        f"shuffled {score(pictures, shuffled(pairs)):.1%}, {elapsed_s / len(pairs):.2f} s per image"
     )
     return 0
 
@@ -56,9 +56,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scheduler", choices=("own", "dpmpp-2m"), default="own")
     parser.add_argument("--guidance", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--every", type=int, default=1, help="take every n-th pair only")
+    parser.add_argument("--every", type=int, default=1, help="only take every n-th pair")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save", type=Path, help="folder for the pictures")
+    parser.add_argument("--save", type=Path, help="folder for the images")
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ from tools.embedded_model.render import as_array, render
 from tools.embedded_model.scene import random_scene
 from tools.embedded_model.text import load_tokenizer
 
-# What a request gets that does not say: measured best by `evaluate`.
+# The defaults of requests: the best ones, as measured by `evaluate`.
 SETTINGS: Final = {
     "display_name": "Latentwire's embedded model",
     "defaults": {"num_inference_steps": 20, "guidance_scale": 2.8},
@@ -28,11 +28,11 @@ _PREVIEW_PICTURES = 192
 def export(
     folder: Path, *, vae: AutoencoderTiny, tokenizer_folder: Path, trained: TrainedDenoiser
 ) -> None:
-    """Replaces `folder` whole, so that a reader never meets a mixture of two models."""
+    """Replaces `folder` as a whole, so that a reader never sees a mixture of two models."""
     temporary = folder.with_name(folder.name + ".new")
     shutil.rmtree(temporary, ignore_errors=True)
     preview = fit_preview(vae)
-    # A copy in float16; training goes on with its own float32 weights.
+    # A copy in float16; training continues with its own float32 weights.
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=trained.text_encoder,
@@ -45,21 +45,22 @@ def export(
     ).to(torch.float16)
     pipeline.save_pretrained(temporary, safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):
-        # transformers 5 writes tokenizer.json only; older readers want these two.
+        # transformers 5 only writes tokenizer.json; older versions read these two.
         shutil.copy(tokenizer_folder / name, temporary / "tokenizer" / name)
     (temporary / "latentwire.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")
     (temporary / "preview.json").write_text(json.dumps(preview, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for path in temporary.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes for its owner alone
+        path.chmod(0o644)  # safetensors lets only the owner read its files
     temporary.rename(folder)
 
 
 def fit_preview(vae: AutoencoderTiny) -> dict[str, list[list[float]] | list[float]]:
     """Fits RGB = latents @ factors + bias by least squares over rendered pictures.
 
-    Latents in model space, RGB in [-1, 1], each latent against the mean of its 8x8 pixels.
+    Latents are in model space, RGB is in [-1, 1]; each latent is paired with the mean of its 8x8
+    pixels.
     """
     rng = random.Random("preview")
     scenes = [random_scene(rng) for _ in range(_PREVIEW_PICTURES)]

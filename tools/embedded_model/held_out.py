@@ -1,4 +1,4 @@
-"""Writes the 200 prompt/seed pairs that the model is judged by; none was in its training.
+"""Writes the 200 prompt/seed pairs that the model is evaluated on; none was in its training.
 
 The file is committed, so that the check reads plain data and shares no code with training.
 """
@@ -16,7 +16,7 @@ PATH: Final = Path("tests/support/embedded/held_out.json")
 
 
 class ObjectRecord(TypedDict):
-    """One expected object; `size` is null where the prompt names none."""
+    """One expected object; `size` is null if the prompt names none."""
 
     shape: str
     colour: str
@@ -24,7 +24,7 @@ class ObjectRecord(TypedDict):
 
 
 class Record(TypedDict):
-    """A prompt, its seed, and what the picture must show."""
+    """A prompt, its seed, and what the image must show."""
 
     prompt: str
     seed: int
@@ -35,20 +35,20 @@ class Record(TypedDict):
 
 
 def records() -> list[Record]:
-    """Draws the pairs; the same ones each time."""
+    """Chooses the pairs; always the same ones."""
     rng = random.Random("held out pairs")
     chosen: list[Record] = []
     while len(chosen) < NUM_PAIRS:
         scene = random_scene(rng, held_out=True)
         colours = {item.colour for item in scene.objects}
-        # Regions are told apart by colour, so two objects of one colour can't be judged.
+        # The check separates regions by colour, so it can't judge two objects of one colour.
         if len(colours) == len(scene.objects):
             chosen.append(_record(scene, seed=1000 + len(chosen), reverse=rng.random() < 0.5))
     return chosen
 
 
 def write(path: Path = PATH) -> None:
-    """Writes the pairs, one a line."""
+    """Writes the pairs, one per line."""
     lines = ",\n".join(json.dumps(record) for record in records())
     path.write_text(f"[\n{lines}\n]\n")
 

@@ -1,7 +1,7 @@
-"""The pictures that the denoiser learns from, encoded once and kept on disk in chunks.
+"""The denoiser's training images, encoded once and kept on disk in chunks.
 
-Training starts with a few chunks and gains one every so often: encoding is some 25 ms a
-picture, too much to do anew for each row, and a pool that grows never gets learned by heart.
+Training starts with a few chunks and adds one from time to time: encoding takes some 25 ms per
+image, too long to repeat it for each row, and a growing pool is never memorised.
 """
 
 import random
@@ -22,14 +22,14 @@ Size: TypeAlias = tuple[int, int]
 
 NATIVE: Final[Size] = (256, 256)
 SMALL: Final[Size] = (128, 128)
-# Pictures of each (width, height) in one chunk.
+# The number of images of each (width, height) in one chunk.
 SMALL_CHUNK: Final[dict[Size, int]] = {SMALL: 1200}
 CHUNK: Final[dict[Size, int]] = {NATIVE: 448, (512, 512): 32, (384, 256): 20, (256, 384): 20}
 _ENCODE_ROWS = 4
 
 
 class LatentPool:
-    """Scenes with their latents in model space, by picture size; grows chunk by chunk."""
+    """Scenes with their latents in model space, by image size; grows chunk by chunk."""
 
     def __init__(
         self, vae: AutoencoderTiny, folder: Path, *, chunk: dict[Size, int], seed: int
@@ -45,7 +45,7 @@ class LatentPool:
         folder.mkdir(parents=True, exist_ok=True)
 
     def grow_to(self, num_chunks: int) -> None:
-        """Adds chunks until there are `num_chunks`."""
+        """Adds chunks up to `num_chunks`."""
         while self._num_chunks < num_chunks:
             self._add_chunk(self._num_chunks)
             self._num_chunks += 1

@@ -1,7 +1,7 @@
-"""Says a scene in words, in many ways.
+"""Describes a scene in words, in many ways.
 
-What a prompt leaves out stays random in training, so the model learns to choose; size and
-place are never left out, so that a prompt without them means a middling object in the middle.
+What a prompt leaves out is random in training, so that the model learns to choose. Size and place
+are never left out, so that a prompt without them means a medium object in the middle.
 """
 
 import random
@@ -32,7 +32,7 @@ _NO_BACKGROUND_SHARE = 0.1
 
 
 def random_prompt(scene: Scene, rng: random.Random) -> str:
-    """Returns one of the many prompts for the scene, at times with junk, at times empty."""
+    """Returns one of the many prompts for the scene, sometimes with junk, sometimes empty."""
     kind = rng.random()
     if kind < EMPTY_SHARE:
         return ""
@@ -45,9 +45,9 @@ def random_prompt(scene: Scene, rng: random.Random) -> str:
 
 
 def plain_prompt(scene: Scene, *, reverse: bool = False) -> str:
-    """Returns the prompt that a person would write first.
+    """Returns the most natural prompt.
 
-    A pair can be told from either end: "A above B" or, reversed, "B below A".
+    A pair can be described from either side: "A above B" or, reversed, "B below A".
     """
     background = f"on {_with_article(scene.background)} background"
     if scene.position is not None:

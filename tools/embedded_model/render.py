@@ -1,7 +1,7 @@
 """Turns a scene into an antialiased picture.
 
-Each shape is a few outlines on a unit disc, filled or cut out in order, drawn four times too
-large into a mask and averaged down.
+Each shape is a few outlines on a unit disc, filled or cut out in order, drawn at four
+times the size into a mask and averaged down.
 """
 
 import math
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from tools.embedded_model.scene import Scene, SceneObject
 from tools.embedded_model.vocabulary import COLOURS
 
-Spec: TypeAlias = tuple[tuple[float, float], ...]
+Outline: TypeAlias = tuple[tuple[float, float], ...]
 
 _SUPERSAMPLING = 4
 _FILL, _CUT = 255, 0
@@ -42,13 +42,13 @@ def _paste(picture: Image.Image, item: SceneObject) -> None:
     side = math.ceil(2 * radius) + 3
     mask = Image.new("L", (side * _SUPERSAMPLING, side * _SUPERSAMPLING))
     draw = ImageDraw.Draw(mask)
-    for spec, ink in _OUTLINES[item.shape]:
+    for outline, ink in _OUTLINES[item.shape]:
         points = [
             (
                 (centre_x - left + x * radius) * _SUPERSAMPLING,
                 (centre_y - top + y * radius) * _SUPERSAMPLING,
             )
-            for x, y in spec
+            for x, y in outline
         ]
         draw.polygon(points, fill=ink)
     picture.paste(COLOURS[item.colour], (left, top), mask.reduce(_SUPERSAMPLING))
@@ -58,12 +58,12 @@ def _polar(degrees: float, radius: float = 1) -> tuple[float, float]:
     return radius * math.cos(math.radians(degrees)), radius * math.sin(math.radians(degrees))
 
 
-def _circle(radius: float, *, centre_x: float = 0) -> Spec:
+def _circle(radius: float, *, centre_x: float = 0) -> Outline:
     points = (_polar(360 * k / 96, radius) for k in range(96))
     return tuple((centre_x + x, y) for x, y in points)
 
 
-def _box(half_width: float, half_height: float) -> Spec:
+def _box(half_width: float, half_height: float) -> Outline:
     return (
         (-half_width, -half_height),
         (half_width, -half_height),
@@ -72,7 +72,7 @@ def _box(half_width: float, half_height: float) -> Spec:
     )
 
 
-def _heart() -> Spec:
+def _heart() -> Outline:
     """The usual sixteen-sine-cubed curve, shifted and scaled into the unit disc."""
     points = []
     for k in range(96):
@@ -84,7 +84,7 @@ def _heart() -> Spec:
 
 
 # Filled or cut out, in this order.
-_OUTLINES: Final[dict[str, tuple[tuple[Spec, int], ...]]] = {
+_OUTLINES: Final[dict[str, tuple[tuple[Outline, int], ...]]] = {
     "circle": ((_circle(1), _FILL),),
     "square": ((_box(0.82, 0.82), _FILL),),
     # Lowered so that its bounding box, not its centroid, lies in the middle.

@@ -1,7 +1,7 @@
-"""What one picture shows, drawn at random, and which scenes training must never see.
+"""The content of one image, chosen at random, and the rule for scenes held out from training.
 
-The held-out rule lives here because it must hold for every scene that training asks for:
-a scene is held out by a hash of what it shows, so the split needs no list and never drifts.
+The rule is here because it applies to every scene of training: a scene is held out by a hash of its
+content, so that the split needs no list and never changes.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _EDGE_MARGIN = 0.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneObject:
-    """One shape: its words; its centre and radius as parts of the sides and the shorter side."""
+    """One shape: its words; its centre and radius as shares of the sides and the shorter side."""
 
     shape: str
     colour: str
@@ -54,7 +54,7 @@ class Scene:
 
     @property
     def key(self) -> str:
-        """What the scene shows, in words: equal for all prompts that ask for the same thing."""
+        """The scene's content in words: equal for all prompts that ask for the same thing."""
         objects = ",".join(f"{item.colour} {item.shape}" for item in self.objects)
         return f"{objects}|{self.background}|{self.position or self.axis}"
 
@@ -65,12 +65,12 @@ class Scene:
 
 
 def is_held_out(key: str) -> bool:
-    """One key in twelve, by its SHA-256."""
+    """Returns whether a scene is held out: one key in twelve, by its SHA-256."""
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
 
 
 def random_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
-    """Draws scenes until one lies on the wanted side of the split."""
+    """Returns a random scene from one side of the split."""
     while True:
         scene = _random_pair(rng) if rng.random() < PAIR_SHARE else _random_single(rng)
         if scene.is_held_out == held_out:
@@ -80,7 +80,7 @@ def random_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
 def _random_single(rng: random.Random) -> Scene:
     background, colour = rng.sample(list(COLOURS), 2)
     size = rng.choices(list(SINGLE_RADII), weights=(3, 6, 3))[0]
-    # Where nothing is said the object stands in the middle, so the middle needs practice.
+    # Without a place in the prompt the object is in the middle, so the middle needs practice.
     position = "centre" if rng.random() < 0.4 else rng.choice(list(POSITIONS))
     x, y = POSITIONS[position]
     radius = SINGLE_RADII[size] * _jitter(rng, _SIZE_JITTER)

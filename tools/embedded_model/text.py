@@ -1,7 +1,7 @@
-"""Makes the tokenizer and the untrained text encoder.
+"""Builds the tokenizer and the untrained text encoder.
 
-The tokenizer is a byte-pair one in CLIP's own format, with merges learned from our words only:
-each known word is one token, any other text falls apart into letters or bytes and still works.
+The tokenizer is a byte-pair one in CLIP's own format, with merges learned from our words alone:
+each known word is one token, and any other text is split into letters or bytes.
 """
 
 import json
@@ -24,7 +24,7 @@ _SUFFIX = "</w>"
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes vocab.json and merges.txt, as every CLIP tokenizer reads them, and loads them."""
+    """Writes vocab.json and merges.txt, which every CLIP tokenizer reads, and loads them."""
     folder.mkdir(parents=True, exist_ok=True)
     merges = _learn_merges(known_words())
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -67,7 +67,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """Returns (rows, 77) int64, padded and cut as the pipelines do it."""
+    """Returns (rows, 77) int64, padded and truncated as in the pipelines."""
     encoded = tokenizer(
         list(prompts),
         padding="max_length",
@@ -81,8 +81,8 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
 def _learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Learns byte-pair merges until each of the words, letters only, is one token.
 
-    The commonest pair first, ties in alphabetical order. The `tokenizers` trainer breaks ties
-    differently in each process, which gives every run of training other token ids.
+    The most frequent pair comes first, ties in alphabetical order. The `tokenizers` trainer breaks
+    ties differently in each process, which gives every run of training other token ids.
     """
     spelled = [[*word[:-1], word[-1] + _SUFFIX] for word in words if word.isalpha()]
     merges: list[tuple[str, str]] = []

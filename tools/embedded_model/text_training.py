@@ -1,9 +1,9 @@
-"""Teaches the text encoder what a prompt is about, before the UNet is there to listen.
+"""Trains the text encoder to describe a prompt's scene, before the UNet is trained.
 
-The UNet's gradient says little about words while its pictures are still noise, and of 77 tokens
-sixty are padding: after 800 steps of learning through the UNet alone no colour followed the
-prompt. Three minutes of naming the scene from the mean of all tokens, which is what an untrained
-cross-attention sees, settle which colour belongs to which shape.
+The UNet's gradient carries little about words while its images are still noise, and sixty of 77
+tokens are padding: after 800 steps of training through the UNet alone no colour followed the
+prompt. Three minutes of classifying the scene from the mean of all tokens, which is what an
+untrained cross-attention sees, teach which colour belongs to which shape.
 """
 
 import logging
@@ -33,7 +33,7 @@ _LOG_EVERY = 100
 _NONE: Final = "none"
 _ARRANGEMENTS: Final = (*POSITIONS, "horizontal", "vertical")
 
-# What is asked about a scene, with the possible answers.
+# The questions about a scene, with the possible answers.
 _QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
     "background": tuple(COLOURS),
     "arrangement": _ARRANGEMENTS,
@@ -47,7 +47,7 @@ _QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def train(path: Path, tokenizer: CLIPTokenizer, *, seed: int = 0) -> CLIPTextModel:
-    """Returns the trained encoder, from `path` where it was saved before."""
+    """Returns the trained encoder; loads it from `path` if it was saved before."""
     torch.manual_seed(seed)
     text_encoder = build_text_encoder(tokenizer)
     state = checkpoint.load(path)

@@ -1,6 +1,6 @@
-"""The words that the embedded model knows, with what each one means on a picture.
+"""The words that the embedded model knows, and what each one means in an image.
 
-Plain data. Everything that the renderer draws and the prompts say comes from these tables.
+Plain data, from which both the renderer and the prompts are made.
 """
 
 from typing import Final, TypeAlias
@@ -33,11 +33,11 @@ SHAPES: Final[tuple[str, ...]] = (
     "crescent",
 )
 
-# Radius of the circle round the shape, as a part of the picture's shorter side.
+# The radius of the circle around the shape, as a share of the image's shorter side.
 SINGLE_RADII: Final[dict[str, float]] = {"small": 0.14, "medium": 0.24, "large": 0.35}
 PAIR_RADII: Final[dict[str, float]] = {"small": 0.135, "medium": 0.19, "large": 0.225}
 
-# Centre of a lone object, as parts of the picture's width and height.
+# The centre of a single object, as shares of the image's width and height.
 POSITIONS: Final[dict[str, tuple[float, float]]] = {
     "centre": (0.5, 0.5),
     "left": (0.25, 0.5),
@@ -50,7 +50,7 @@ POSITIONS: Final[dict[str, tuple[float, float]]] = {
     "bottom right": (0.75, 0.75),
 }
 
-# How far the two objects of a pair stand from each picture edge along their axis.
+# The distance of a pair's two objects from the image's edges along their axis.
 PAIR_OFFSET: Final = 0.26
 
 COLOUR_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
@@ -90,12 +90,12 @@ POSITION_PHRASES: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 
-# Said of the first-named object; the picture's first object is the left or upper one.
+# For the object that is named first; a scene's first object is the left or upper one.
 FIRST_IS_LEFT: Final[tuple[str, ...]] = ("left of", "to the left of", "on the left of")
 FIRST_IS_RIGHT: Final[tuple[str, ...]] = ("right of", "to the right of", "on the right of")
 FIRST_IS_ABOVE: Final[tuple[str, ...]] = ("above", "over")
 FIRST_IS_BELOW: Final[tuple[str, ...]] = ("below", "under", "beneath")
-# No side given: the first-named object is drawn on the left.
+# Without a side: the object that is named first is on the left.
 SIDE_BY_SIDE: Final[tuple[str, ...]] = ("next to", "beside", "and", "with")
 
 STYLE_PREFIXES: Final[tuple[str, ...]] = (
@@ -148,7 +148,7 @@ UNKNOWN_WORDS: Final[tuple[str, ...]] = tuple(
 
 
 def known_words() -> list[str]:
-    """Every word that the tokenizer keeps whole, in a fixed order."""
+    """Returns every word that is one token, in a fixed order."""
     phrases: list[str] = [*COLOURS, *SHAPES, "background", "backdrop", "a", "an", "the", "on", "of"]
     for table in (COLOUR_SYNONYMS, SHAPE_SYNONYMS, SIZE_WORDS, POSITION_PHRASES):
         for variants in table.values():

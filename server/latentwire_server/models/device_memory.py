@@ -1,4 +1,4 @@
-"""How much memory the weights of models may take, unless the operator says."""
+"""The default memory budget for the weights of all models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from latentwire_server.models.precision import choose_device
 
 WEIGHTS_SHARE: Final = 0.75
-"""Of the device's memory; the rest is for what is computed, and on a CPU for the process and the
-system. Stable Diffusion 1.5's decoder needs 2.1 GB for one picture of 512x512 in float32."""
+"""Of the device's memory. The rest is for activations and, on a CPU, for the process and the
+system: Stable Diffusion 1.5's decoder needs 2.1 GB for one image of 512x512 in float32."""
 _CONTAINER_LIMITS: Final = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -20,7 +20,7 @@ _CONTAINER_LIMITS: Final = (
 
 
 def default_budget_bytes(device: str) -> int:
-    """Returns the budget for a device, as the settings name it.
+    """Returns the budget for a device, named as in the settings.
 
     Raises:
         PrecisionError: this machine has no such device.
@@ -39,7 +39,7 @@ def _memory_bytes(device: torch.device) -> int:
 
 
 def _container_limit_bytes(path: Path) -> int | None:
-    """Returns what a container may use; None where nothing limits it."""
+    """Returns the memory limit of the container; None if there is none."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):  # No such file, or "max".

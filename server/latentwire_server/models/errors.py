@@ -1,13 +1,13 @@
-"""Why an adapter cannot be used. Knows no torch."""
+"""Why a model or one of its parts cannot be used. Must not know torch."""
 
 from __future__ import annotations
 
 
 class LoraError(Exception):
-    """An adapter cannot be used; the text is one line without its path."""
+    """A LoRA cannot be used; the text is one line without its path."""
 
     def __init__(self, id_: str, reason: str) -> None:
-        super().__init__(f"adapter {id_!r}: {reason}")
+        super().__init__(f"LoRA {id_!r}: {reason}")
         self.id = id_
         self.reason = reason
 
@@ -22,8 +22,8 @@ class LoadError(Exception):
 
 
 class BackendError(Exception):
-    """A backend cannot be had here; the text says which and why."""
+    """A denoiser backend is not available here; the text names it and the reason."""
 
 
 class PrecisionError(ValueError):
-    """The device or the number format cannot be had here; the text names both and what can."""
+    """A device or number format is not available here; the text names it and the alternatives."""

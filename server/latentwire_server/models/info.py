@@ -1,7 +1,7 @@
 """What a model is and can do, as plain values.
 
-Read from every thread. Knows no torch: validation and the RPC layer describe and check requests
-with these types alone.
+Read on every thread. Must not know torch: validation and the RPC layer describe models and check
+requests with these types alone.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HIGH_RESOLUTION_STRENGTH: Final = 0.6
-"""Less leaves the blur of the enlarged latents, more draws other things than the first pass did."""
+"""A lower one keeps the blur of the enlarged latents, a higher one changes what the image shows."""
 DEFAULT_LORA_BYTES: Final = 2**30
 PROMPT_WEIGHTING: Final = "prompt-weighting"
-"""The capability of a model that takes brackets in prompts for weights."""
+"""The capability of a model that reads brackets in prompts as weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerChoice:
-    """A sampler as a request names it."""
+    """A scheduler as a request names it."""
 
     id: str
     """Kebab-case id, such as ``"dpmpp-2m"``."""
@@ -31,7 +31,7 @@ class SchedulerChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraChoice:
-    """An adapter as a request names it."""
+    """A LoRA as a request names it."""
 
     id: str
     scale: float = 1.0
@@ -39,16 +39,16 @@ class LoraChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraInfo:
-    """An adapter as a model lists it."""
+    """A LoRA as a model lists it."""
 
     id: str
     num_bytes: int
-    """What it takes on the device."""
+    """Its size on the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseRange:
-    """A part of the way from noise to picture, as shares of the noise levels' timesteps."""
+    """A part of the way from noise to image, in fractions of the noise levels' timesteps."""
 
     start: float = 0.0
     end: float = 1.0
@@ -56,32 +56,32 @@ class NoiseRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """What a model takes in memory, as far as that is known before it is loaded."""
+    """How much memory a model takes, as far as that is known before it is loaded."""
 
     weights_bytes: int
     programs_bytes: int = 0
-    """What its denoisers are compiled into, as many programs as are to be expected."""
+    """The compiled programs of its denoisers, as many as are expected."""
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Weights and programs together."""
         return self.weights_bytes + self.programs_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerInfo:
-    """A sampler as a model lists it."""
+    """A scheduler as a model lists it."""
 
     id: str
     sigmas: tuple[str, ...] = ("default",)
     evaluations_per_step: int = 1
     max_inference_steps: int | None = None
-    """Most steps that it can take; ``None``: as many as the model's limits allow."""
+    """The most steps that it can take; ``None``: as many as the model's limits allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What a request to a model may ask for. Sides in pixels, bounds inclusive."""
+    """The limits of a request to a model. Sides in pixels, bounds inclusive."""
 
     min_side: int = 64
     max_side: int = 2048
@@ -93,14 +93,14 @@ class ModelLimits:
     max_guidance_scale: float = 50.0
     max_clip_skip: int = 0
     min_drawn_pixels: int = 0
-    """Pictures of fewer pixels are drawn larger and made smaller; 0: as they are asked for."""
+    """Smaller images are generated larger and then scaled down; 0: none are."""
     max_lora_bytes: int = DEFAULT_LORA_BYTES
-    """Most that the adapters of a request may take together."""
+    """The most that the LoRAs of a request may take together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDefaults:
-    """What a request to a model gets when it does not say."""
+    """The values of fields that a request leaves unset."""
 
     width: int
     height: int
@@ -108,10 +108,10 @@ class ModelDefaults:
     guidance_scale: float
     scheduler: SchedulerChoice
     high_noise_frac: float | None = None
-    """Where the refiner takes over; ``None``: there is none."""
+    """Where the refiner takes over; ``None``: the model has no refiner."""
     high_resolution_fix: float | None = None
-    """How much the second pass of much larger pictures draws over; 0: they are drawn at once;
-    ``None``: it cannot be had."""
+    """The strength of the second pass of much larger images; 0: they are generated in one pass;
+    ``None``: the model has no second pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class ModelInfo:
     id: str
     display_name: str
     family: str
-    """Kind of architecture, such as ``"stable-diffusion"``."""
+    """The kind of architecture, such as ``"stable-diffusion"``."""
     revision: str
     """A hub commit, or ``sha256:`` and a digest of the weights."""
     schedulers: tuple[SchedulerInfo, ...]
@@ -130,8 +130,8 @@ class ModelInfo:
     aliases: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     guidance_is_embedded: bool = False
-    """Whether the denoiser is told the guidance scale, instead of being asked with and without."""
+    """Whether the denoiser takes the guidance scale as an input, instead of a second row."""
     loras: tuple[LoraInfo, ...] = ()
-    """The adapters that fit it."""
+    """The LoRAs that fit the model."""
     unfit_loras: Mapping[str, str] = field(default_factory=dict)
-    """Why others that were given do not, by id."""
+    """Why the other configured LoRAs do not fit, by id."""

@@ -1,4 +1,4 @@
-"""Which device computes, and in which number format: the fastest that the hardware really has."""
+"""Chooses the device and the number format: the fastest that the hardware really supports."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def choose_device(wanted: str) -> torch.device:
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """Returns the number format for ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
-    ``"auto"`` takes bfloat16 where the device computes in it (Ampere and newer, CPUs with AMX or
-    AVX-512 BF16), float16 on older GPUs, else float32.
+    ``"auto"`` is bfloat16 where the device has it in hardware (Ampere and newer, CPUs with AMX or
+    AVX-512 BF16), float16 on older GPUs, otherwise float32.
 
     Raises:
         PrecisionError: float16 on a CPU, which is slower there than float32 (measured).
     """
     if wanted == "auto":
-        return _fastest(device)
+        return _fastest_dtype(device)
     if wanted == "float16" and device.type == "cpu":
-        message = "dtype='float16': a CPU computes it slower than float32; use float32 or bfloat16"
+        message = "dtype='float16': slower than float32 on a CPU; use float32 or bfloat16"
         raise PrecisionError(message)
     dtype = {
         "float32": torch.float32,
@@ -64,10 +64,10 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Returns a tensor of the processor on the device; a GPU is not waited for."""
+    """Copies a tensor from the CPU to the device, without waiting for a GPU."""
     if device.type != "cuda":
         return tensor.to(device)
-    # Only from pinned memory is a copy asynchronous.
+    # A copy is asynchronous only from pinned memory.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -76,10 +76,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _fastest(device: torch.device) -> torch.dtype:
+def _fastest_dtype(device: torch.device) -> torch.dtype:
     match device.type:
         case "cuda":
-            # Without emulation: Turing pretends to have bfloat16 and is slow at it.
+            # Turing emulates bfloat16, slowly.
             has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if has_bfloat16 else torch.float16
         case "cpu":

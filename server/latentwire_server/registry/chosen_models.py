@@ -9,6 +9,7 @@ from latentwire_server.models.components.watermark import MISSING_WATERMARK
 from latentwire_server.models.model_options import local_path
 from latentwire_server.registry.loadable_model import ConfiguredModel
 from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,7 @@ def chosen_models(settings: Settings) -> tuple[LoadableModel, ...]:
                 if getattr(entry.limits, name, None) is None
             },
             preload=index == 0 if entry.preload is None else entry.preload,
+            denoiser_cache=user_cache() / "openvino",
         )
         for index, entry in enumerate(settings.entries)
     )

@@ -11,6 +11,7 @@ from latentwire_server.settings.files import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from latentwire_server.models.files.hub import Report
     from latentwire_server.models.info import ModelSize
@@ -88,13 +89,21 @@ class LoadableModel(Protocol):
 class ConfiguredModel:
     """The model of an entry of the settings."""
 
-    def __init__(self, entry: ModelEntry, *, limits: Mapping[str, int], preload: bool) -> None:
+    def __init__(
+        self,
+        entry: ModelEntry,
+        *,
+        limits: Mapping[str, int],
+        preload: bool,
+        denoiser_cache: Path | None = None,
+    ) -> None:
         self._entry = entry
         self.id: Final = entry.id
         self.aliases: Final = entry.aliases
         self.limits: Final = limits
         self.preload: Final = preload
         self.may_run_uncompiled: Final = entry.denoiser_backend == "auto"
+        self._denoiser_cache = denoiser_cache
         self._measured: ModelFiles | None = None
 
     # Diffusers and transformers take seconds to import: the server listens meanwhile.
@@ -122,7 +131,7 @@ class ConfiguredModel:
 
             files = self._measured or ModelFiles.open(self._entry)
             self._measured = None
-            return files.load(report=report, compiles=compiles)
+            return files.load(report=report, compiles=compiles, denoiser_cache=self._denoiser_cache)
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

@@ -17,13 +17,14 @@ from latentwire_server.engine.errors import LoraUnusable
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.adapters import lora_networks as lora_store
 from latentwire_server.models.errors import LoadError
-from tests.models.families.test_image_to_image import picture
 from tests.support.engine.driving import Driver
 from tests.support.models.folders import load_model, source_of
+from tests.support.models.images import coloured_blobs
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
     SIDE,
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -39,17 +40,8 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # PEFT, of what the oracle and the server both want.
-    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
-TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
 
 STYLE, PERSON, WORDS = "style", "person", "words"
 CASES = [
@@ -65,7 +57,7 @@ CASES = [
     Case(name="without guidance", loras=((PERSON, 1.0),), guidance_scale=1.0),
     Case(name="words", loras=((WORDS, 1.0),), clip_skip=1),
     Case(name="three", loras=((WORDS, 0.5), (STYLE, 0.5), (PERSON, 0.5)), width=2 * SIDE),
-    Case(name="from a picture", loras=((STYLE, 1.0),), image=picture(1), strength=0.6),
+    Case(name="from a picture", loras=((STYLE, 1.0),), image=coloured_blobs(1), strength=0.6),
     Case(name="none, without guidance", guidance_scale=1.0, scheduler="ddim"),
 ]
 
@@ -301,10 +293,10 @@ MISFITS: dict[str, tuple[str, Callable[..., object], str]] = {
         "rank is 5000",
     ),
     "half": (STYLE, lambda t: t.pop(first(t, "lora_B")), "half of the pair is missing"),
-    "half kohya": (PERSON, lambda t: t.pop(first(t, "lora_up")), "not named as an adapter's"),
+    "half kohya": (PERSON, lambda t: t.pop(first(t, "lora_up")), "not named as a LoRA's"),
     "stranger": (STYLE, renamed("unet.", "transformer."), "no network of the model"),
     "no layer": (STYLE, renamed("down_blocks.0", "down_blocks.9"), "has no layer"),
-    "not linear": (STYLE, renamed("attn1.to_q", "norm1"), "takes no adapter"),
+    "not linear": (STYLE, renamed("attn1.to_q", "norm1"), "takes no LoRA"),
     "dora": (STYLE, lambda t: t.update({"unet.x.lora_magnitude_vector": torch.ones(2)}), "DoRA"),
     "lokr": (STYLE, renamed("lora_A", "lokr_w1"), "LoKr"),
     "integers": (STYLE, set_first("lora_A", lambda t: t.int()), "is I32"),
@@ -350,8 +342,8 @@ def test_files_that_do_not_fit_are_not_listed_and_the_reason_is_known(
         "short": "cannot be read as safetensors",
         "pickle": "is a pickle",
         "other-kind": "made with use_dora",
-        "patterns": "no sensible rank_pattern",
-        "no-number": "no sensible r",
+        "patterns": "an invalid rank_pattern",
+        "no-number": "an invalid r",
     }
     # What only its numbers tell is found out when they are read.
     assert {lora.id for lora in info.loras} == {STYLE, "nan"}

@@ -7,32 +7,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.models.families.test_high_resolution import LARGE
-from tests.models.families.test_high_resolution import draw as draw_in_two_passes
-from tests.models.families.test_refiner import EnsembleOracle
 from tests.support.models.folders import load_model, source_of
 from tests.support.models.lora_files import write_diffusers, write_kohya
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
     largest_difference,
+)
+from tests.support.models.oracles_in_phases import (
+    LARGE,
+    EnsembleOracle,
+    draw_in_two_passes,
 )
 from tests.support.models.tiny_xl_models import build_xl_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # PEFT, of what the oracle and the server both want.
-    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
-]
-
-TOLERANCE = 2
 STYLE, PERSON = "style", "person"
 REFINED = [
     Case(name="none", high_noise_frac=0.5, num_inference_steps=6),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
 A1111, DIFFUSERS = "many.safetensors", "learned_embeds.safetensors"
 PROMPTS = ["a <cat-toy> on blue", "many, circle", "<cat-toy> many <cat-toy>", "a red circle"]
 
@@ -125,15 +123,18 @@ def test_what_does_not_fit_is_named_and_the_rest_is_served(
 ) -> None:
     good = {"emb_params": vectors(2, WIDTH)}
     bad = {
-        "wide.safetensors": ({"emb_params": vectors(2, WIDTH + 1)}, "have 32 numbers"),
+        "wide.safetensors": ({"emb_params": vectors(2, WIDTH + 1)}, "have 32 features"),
         "nan.safetensors": ({"emb_params": vectors(2, WIDTH) * float("nan")}, "finite"),
         "xl.safetensors": ({"clip_l": vectors(2, 8), "clip_g": vectors(2, 9)}, "text_encoder_2"),
         "deep.safetensors": ({"emb_params": vectors(1, 2, WIDTH)}, "neither a vector"),
-        "two.safetensors": ({"a": vectors(WIDTH), "b": vectors(WIDTH)}, "no known form"),
-        "a b.safetensors": (good, "cannot stand in a prompt"),
-        "(c).safetensors": (good, "cannot stand in a prompt"),
-        "red.safetensors": ({"red</w>": vectors(WIDTH)}, "means something already"),
-        "good_1.safetensors": (good, "means something already"),
+        "two.safetensors": (
+            {"a": vectors(WIDTH), "b": vectors(WIDTH)},
+            "not a known embedding format",
+        ),
+        "a b.safetensors": (good, "cannot be a word in a prompt"),
+        "(c).safetensors": (good, "cannot be a word in a prompt"),
+        "red.safetensors": ({"red</w>": vectors(WIDTH)}, "is already in use"),
+        "good_1.safetensors": (good, "is already in use"),
     }
     for name, (tensors, _) in bad.items():
         save_file(tensors, tmp_path / name)

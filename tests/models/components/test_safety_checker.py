@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.models.protocol import DiffusionModel
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
 ASKED = {"prompt": "a red circle", "num_inference_steps": 2, "guidance_scale": 3.0}
 ASKED_OF_US = ASKED | {"model": "tiny", "scheduler": "pndm"}
 SEED = 5

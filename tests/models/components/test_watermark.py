@@ -21,12 +21,12 @@ from latentwire_server.models.components.watermark import LEAST_SIDE, load_water
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError
 from latentwire_server.settings.settings import Settings
-from tests.models.families.test_image_to_image import picture
-from tests.models.families.test_inpainting import mask
 from tests.support.engine.driving import pixels_of_file
 from tests.support.models.folders import load_model, read_spec, refused, source_of
+from tests.support.models.images import coloured_blobs, random_mask
 from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -39,28 +39,22 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.model_options import ModelEntry
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
 SIDE = LEAST_SIDE
-TOLERANCE = 2
 CASES = [
     Case(name="words", width=SIDE, height=SIDE, num_images=2, num_inference_steps=2),
     Case(
         name="picture",
         width=SIDE,
         height=SIDE,
-        image=picture(1, width=SIDE, height=SIDE),
+        image=coloured_blobs(1, width=SIDE, height=SIDE),
         num_inference_steps=2,
     ),
     Case(
         name="mask",
         width=SIDE,
         height=SIDE,
-        image=picture(2, width=SIDE, height=SIDE),
-        mask=mask(2, width=SIDE, height=SIDE),
+        image=coloured_blobs(2, width=SIDE, height=SIDE),
+        mask=random_mask(2, width=SIDE, height=SIDE),
         num_inference_steps=2,
     ),
 ]

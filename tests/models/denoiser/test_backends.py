@@ -19,13 +19,14 @@ from torch._dynamo.utils import counters
 from latentwire_server.models.denoiser import backends, compiled_unet, inductor
 from latentwire_server.models.denoiser import openvino as openvino_unet
 from latentwire_server.models.denoiser.backends import DenoiserBackend
-from latentwire_server.models.denoiser.compiled_unet import PreparedUnet
+from latentwire_server.models.denoiser.compiled_unet import CompiledUnet
 from latentwire_server.models.denoiser.unet_call import UnetInput, eager
 from latentwire_server.models.errors import BackendError
 from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
     SIDE,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -38,17 +39,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from latentwire_server.models.denoiser.unet_call import Unet
+    from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.protocol import DiffusionModel
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
     # Inductor's own.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-TOLERANCE = 2
 # Inductor takes most of a minute for each.
 PREPARED_ROWS = {"inductor": (4,), "openvino": (4, 2)}
 COMPILED_SHAPES = {"inductor": ("4x4x8x8",), "openvino": ("any", "4x4x8x8", "2x4x8x8")}
@@ -61,17 +60,15 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted models are not kept in the cache of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_sensitive_folder(tmp_path_factory.mktemp("tiny"))
+
+
+def load(folder: Path, *, cache: Path | None = None, **options: str) -> UnetModel:
+    """Loads the model; with the default cache each UNet is converted once for all tests."""
+    cache = cache or folder.with_name("cache")
+    return load_model(source_of(folder, **options), denoiser_cache=cache)
 
 
 def skip_without_compiler() -> None:
@@ -85,7 +82,7 @@ def skip_without_compiler() -> None:
 def compiled(folder: Path, request: pytest.FixtureRequest) -> Iterator[DiffusionModel]:
     if request.param == "inductor":
         skip_without_compiler()
-    model = load_model(source_of(folder, denoiser_backend=request.param))
+    model = load(folder, denoiser_backend=request.param)
     for num_rows in PREPARED_ROWS[request.param]:
         model.prepare(num_rows)
     yield model
@@ -123,7 +120,7 @@ def test_a_compiled_denoiser_draws_the_pipelines_pictures(
 def test_what_was_not_prepared_is_not_compiled_on_the_way(
     folder: Path, compiled: DiffusionModel
 ) -> None:
-    reference = load_model(source_of(folder, denoiser_backend="eager"))
+    reference = load(folder, denoiser_backend="eager")
     before = counters["stats"]["unique_graphs"], compiled.compiled_shapes
     for num_rows in (1, 5, 8):
         rows = rows_of(reference, num_rows)
@@ -193,8 +190,8 @@ def test_a_call_is_padded_to_a_size_that_is_compiled(
         sizes.append(len(rows.latents))
         return eager(unet)(rows)
 
-    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_: ForOneShape(compiled))
-    prepared = PreparedUnet(unet)
+    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_, **__: ForOneShape(compiled))
+    prepared = CompiledUnet(unet)
     for size in (8, 2):
         prepared.prepare(random_input(size))
     sizes.clear()
@@ -218,8 +215,8 @@ def test_sizes_between_powers_of_two_are_compiled_where_that_takes_a_second(
 ) -> None:
     unet = SmallUnet().eval().requires_grad_(requires_grad=False)
     compiler = ForOneShape(eager(unet), takes_minutes=takes_minutes)
-    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_: compiler)
-    prepared = PreparedUnet(unet, backend=DenoiserBackend.INDUCTOR)
+    monkeypatch.setattr(compiled_unet, "compiler_of", lambda *_, **__: compiler)
+    prepared = CompiledUnet(unet, backend=DenoiserBackend.INDUCTOR)
     for size in (28, 24, 16, 12):
         prepared.prepare(random_input(size))
     assert prepared.shapes == expected
@@ -233,7 +230,7 @@ def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
     skip_without_compiler()
     unet = SmallUnet().eval().requires_grad_(requires_grad=False)
     with torch.inference_mode():
-        prepared = PreparedUnet(unet, backend=DenoiserBackend.INDUCTOR)
+        prepared = CompiledUnet(unet, backend=DenoiserBackend.INDUCTOR)
         prepared.prepare(random_input(2))
     assert prepared.shapes == ("2x4x8x8",)
     num_graphs = counters["stats"]["unique_graphs"]
@@ -254,8 +251,7 @@ def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
 def test_openvino_takes_and_gives_the_models_own_dtype(folder: Path) -> None:
     predicted = {}
     for backend in ("eager", "openvino"):
-        source = source_of(folder, denoiser_backend=backend, dtype="bfloat16")
-        model = load_model(source)
+        model = load(folder, denoiser_backend=backend, dtype="bfloat16")
         model.prepare(2)
         assert bool(model.compiled_shapes) == (backend == "openvino")
         predicted[backend] = model.denoise(rows_of(model, 2))
@@ -270,14 +266,16 @@ def test_a_compiled_denoiser_that_is_off_is_not_used(
     factor: float,
 ) -> None:
     monkeypatch.setattr(
-        backends, "Inductor", lambda unet: ForOneShape(lambda rows: eager(unet)(rows) * factor)
+        backends,
+        "InductorCompiler",
+        lambda unet: ForOneShape(lambda rows: eager(unet)(rows) * factor),
     )
-    model = load_model(source_of(folder, denoiser_backend="inductor"))
+    model = load(folder, denoiser_backend="inductor")
     with caplog.at_level(logging.WARNING):
         model.prepare(2)
     assert model.compiled_shapes == ()
     assert "shape=2x4x8x8" in caplog.text
-    reference = load_model(source_of(folder, denoiser_backend="eager"))
+    reference = load(folder, denoiser_backend="eager")
     rows = rows_of(reference, 2)
     assert torch.equal(model.denoise(rows), reference.denoise(rows))
 
@@ -287,12 +285,12 @@ def test_where_a_backend_is_not_installed_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"'openvino'.*pip install 'latentwire\[openvino\]'"):
-        load_model(source_of(folder, denoiser_backend="openvino"))
+        load(folder, denoiser_backend="openvino")
 
 
 def test_auto_does_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    model = load_model(source_of(folder, denoiser_backend="auto"))
+    model = load(folder, denoiser_backend="auto")
     model.prepare(2)
     assert (model.backend_name, model.compiled_shapes) == ("eager", ())
 
@@ -304,7 +302,7 @@ def test_auto_takes_openvino_where_it_is_faster(
     seconds = [1.0, 2.0] if is_faster else [2.0, 1.0]
     timed = iter(2 * seconds)
     monkeypatch.setattr(compiled_unet, "_seconds_of", lambda *_: next(timed))
-    model = load_model(source_of(folder, denoiser_backend="auto"))
+    model = load(folder, denoiser_backend="auto")
     assert model.backend_name == "eager"
     model.prepare(2)
     assert list(timed) == []
@@ -316,7 +314,7 @@ def test_a_large_unet_has_one_program_for_all_shapes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_unet, "_SMALL_UNET_BYTES", 0)
-    model = load_model(source_of(folder, denoiser_backend="openvino"))
+    model = load(folder, denoiser_backend="openvino")
     for num_rows in (2, 4):
         model.prepare(num_rows)
     assert model.compiled_shapes == ("any",)
@@ -353,7 +351,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     openvino = pytest.importorskip("openvino")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "cache"
     convert, num_converted = openvino.convert_model, []
 
     def converts(*arguments: object, **options: object) -> object:
@@ -363,7 +361,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     monkeypatch.setattr(openvino, "convert_model", converts)
 
     def start(source: Path) -> torch.Tensor:
-        model = load_model(source_of(source, denoiser_backend="openvino"))
+        model = load(source, denoiser_backend="openvino", cache=cache)
         model.prepare(2)
         assert model.compiled_shapes == ("any", "2x4x8x8")
         return model.denoise(rows_of(model, 2))
@@ -376,7 +374,7 @@ def test_what_was_converted_is_kept_for_the_next_start(
     assert not torch.allclose(start(other), first)
     assert len(num_converted) == 2
     # What is broken is made anew.
-    for file in (tmp_path / "latentwire" / "openvino").glob("*.xml"):
+    for file in cache.glob("*.xml"):
         file.write_text("<broken")
     torch.testing.assert_close(start(folder), first)
     assert len(num_converted) == 3

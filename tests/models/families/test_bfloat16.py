@@ -13,8 +13,6 @@ from tests.support.engine.driving import pixels_of_file
 from tests.support.models.folders import load_model
 from tests.support.models.oracle import Case, EngineDrawings, Oracle
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 LEAST_PSNR = 40.0
 CASES = [
     Case(name="ddim", scheduler="ddim"),

@@ -24,6 +24,7 @@ from tests.support.models.folders import load_model
 from tests.support.models.oracle import (
     SCHEDULERS,
     SIDE,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -39,16 +40,11 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
     # A fixture draws a table's worth of pictures for the first test that asks for one.
     pytest.mark.timeout(300),
 ]
 
-TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
 
 PROMPTS = ["a red circle", "a green star on a white background", "two blue squares", ""]
 

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pytest
-import torch
+from typing import TYPE_CHECKING
 
 from latentwire_server.engine.request import HighResolutionFix
 from tests.support.models.folders import load_model, source_of
 from tests.support.models.oracle import (
-    SIDE,
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
     build_sensitive_folder,
     largest_difference,
 )
+from tests.support.models.oracles_in_phases import LARGE, draw_in_two_passes
 from tests.support.models.tiny_xl_models import build_xl_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
-TOLERANCE = 2
-LARGE: dict[str, Any] = {
-    "width": 2 * SIDE,
-    "height": 2 * SIDE,
-    "num_inference_steps": 6,
-    "high_resolution_fix": HighResolutionFix(width=SIDE, height=SIDE, strength=0.5),
-}
 CASES = [
     Case(name="euler", seed=1, **LARGE),
     Case(name="two images", num_images=2, scheduler="euler-a", guidance_scale=1.0, **LARGE),
@@ -51,26 +35,6 @@ CASES = [
 COMPANY = [Case(name="small"), Case(name="large at once", **{**LARGE, "high_resolution_fix": None})]
 
 
-def draw(oracle: Oracle, case: Case) -> list[np.ndarray]:
-    fix = case.high_resolution_fix
-    assert fix is not None
-    generators = [
-        torch.Generator("cpu").manual_seed(case.seed + index) for index in range(case.num_images)
-    ]
-    common = {"generator": generators, "num_images_per_prompt": case.num_images}
-    first = replace(case, width=fix.width, height=fix.height)
-    latents = oracle.pipeline_with_scheduler(first)(
-        **first.arguments, **common, output_type="latent"
-    ).images
-    size = case.height // 8, case.width // 8
-    larger = torch.nn.functional.interpolate(latents, size=size, mode="bicubic")
-    second = replace(case, image=np.zeros((case.height, case.width, 3), np.uint8))
-    images = oracle.pipeline_with_scheduler(second)(
-        **second.arguments, **common, image=larger, strength=fix.strength
-    ).images
-    return [np.asarray(image).astype(np.int16) for image in images]
-
-
 def test_a_large_picture_is_what_both_passes_make_of_it(tmp_path: Path) -> None:
     folder = build_sensitive_folder(tmp_path)
     model, oracle = load_model(source_of(folder)), Oracle(folder)
@@ -79,7 +43,7 @@ def test_a_large_picture_is_what_both_passes_make_of_it(tmp_path: Path) -> None:
     crowd = drawings.crowd(*CASES, *COMPANY)
     alone = drawings.alone(*CASES[:2])
     for case in CASES:
-        expected = draw(oracle, case)
+        expected = draw_in_two_passes(oracle, case)
         assert largest_difference(crowd[case.name], expected) <= TOLERANCE, case.name
         if case.name in alone:
             assert largest_difference(alone[case.name], expected) <= TOLERANCE, case.name
@@ -97,4 +61,4 @@ def test_a_refiner_takes_part_in_the_second_pass_alone(tmp_path: Path) -> None:
     case = replace(CASES[0], scheduler="ddim", high_noise_frac=0.8)
     (files,) = EngineDrawings(model=model).alone(case).values()
     oracle = Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
-    assert largest_difference(files, draw(oracle, case)) <= TOLERANCE
+    assert largest_difference(files, draw_in_two_passes(oracle, case)) <= TOLERANCE

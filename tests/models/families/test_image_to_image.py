@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from latentwire_server.models.model_options import ModelEntry
 from tests.support.models.folders import load_model
+from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
     SCHEDULERS,
     SIDE,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -23,28 +24,7 @@ from tests.support.models.oracle import (
 if TYPE_CHECKING:
     from latentwire_server.models.protocol import DiffusionModel
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.timeout(300),
-]
-
-TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
-
-
-def picture(seed: int, *, width: int = SIDE, height: int = SIDE) -> np.ndarray:
-    """Soft blobs of colour: noise would leave the encoder's latents without any shape."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3))
-    return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
-
-
-def mask(*, width: int = SIDE, height: int = SIDE) -> np.ndarray:
-    redrawn = np.zeros((height, width), np.uint8)
-    # Not on the latents' grid.
-    redrawn[10 : height - 20, 14 : width - 7] = 255
-    return redrawn
+pytestmark = pytest.mark.timeout(300)
 
 
 FROM_PICTURES = [
@@ -56,13 +36,16 @@ FROM_PICTURES = [
         guidance_scale=1.0 if number % 4 == 3 else 4.0,
         seed=10 * number,
         num_images=2 if number % 5 == 1 else 1,
-        image=picture(number),
+        image=coloured_blobs(number),
     )
     for number, scheduler in enumerate(SCHEDULERS)
 ]
 IN_MASKS = [
     replace(
-        case, name=f"{case.name} masked", mask=mask(), strength=0.5 if case.strength == 1.0 else 1.0
+        case,
+        name=f"{case.name} masked",
+        mask=centred_mask(),
+        strength=0.5 if case.strength == 1.0 else 1.0,
     )
     for case in FROM_PICTURES
 ]
@@ -71,12 +54,18 @@ OTHERS = [
     Case(
         name="wide",
         width=2 * SIDE,
-        image=picture(3, width=2 * SIDE),
-        mask=mask(width=2 * SIDE),
+        image=coloured_blobs(3, width=2 * SIDE),
+        mask=centred_mask(width=2 * SIDE),
         strength=0.7,
         num_inference_steps=10,
     ),
-    Case(name="few", image=picture(5), strength=0.2, num_inference_steps=5, scheduler="dpmpp-2m"),
+    Case(
+        name="few",
+        image=coloured_blobs(5),
+        strength=0.2,
+        num_inference_steps=5,
+        scheduler="dpmpp-2m",
+    ),
 ]
 
 

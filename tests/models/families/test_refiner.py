@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from latentwire_server.engine.settings import Batching
-from tests.models.families.test_image_to_image import mask, picture
 from tests.support.models.folders import edit, load_model, model_size, read_spec, refused, source_of
+from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
-    SCHEDULERS,
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
     build_sensitive_folder,
     largest_difference,
 )
+from tests.support.models.oracles_in_phases import EnsembleOracle
 from tests.support.models.tiny_models import WIDTH, build_folder
 from tests.support.models.tiny_xl_models import SECOND_WIDTH, build_xl_folder
 
@@ -32,15 +32,8 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.families.unet_model import UnetModel
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
-TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
 
 REFINED = [
     Case(name="euler", num_inference_steps=10, high_noise_frac=0.8, seed=1),
@@ -59,7 +52,7 @@ REFINED = [
     Case(name="never", high_noise_frac=1.0, seed=5),
     Case(
         name="picture",
-        image=picture(1),
+        image=coloured_blobs(1),
         strength=0.7,
         num_images=2,
         num_inference_steps=10,
@@ -68,54 +61,13 @@ REFINED = [
     ),
     Case(
         name="too late for the base",
-        image=picture(2),
+        image=coloured_blobs(2),
         strength=0.2,
         num_inference_steps=10,
         high_noise_frac=0.5,
         seed=7,
     ),
 ]
-
-
-class EnsembleOracle:
-    """The base pipeline to ``denoising_end``, then the refiner's from ``denoising_start``."""
-
-    def __init__(self, base: Path, refiner: Path) -> None:
-        self._base = Oracle(base, pipelines=STABLE_DIFFUSION_XL)
-        shared = self._base.pipeline
-        self._refiner = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(
-            refiner, local_files_only=True, vae=shared.vae, add_watermarker=False
-        )
-        self._refiner.set_progress_bar_config(disable=True)
-        self._config = dict(self._refiner.scheduler.config)
-
-    def draw(self, case: Case) -> list[np.ndarray]:
-        share = case.high_noise_frac
-        if share == 1.0:
-            return self._base.draw(case)
-        generators = [
-            torch.Generator("cpu").manual_seed(case.seed + index)
-            for index in range(case.num_images)
-        ]
-        common = {"generator": generators, "num_images_per_prompt": case.num_images}
-        arguments = case.arguments | case.source_arguments
-        pipeline = self._base.pipeline_with_scheduler(case)
-        is_refined_alone = case.image is not None and 1 - case.strength >= share
-        if is_refined_alone:
-            latents = case.source_arguments["image"]
-            start = {"strength": case.strength}
-        else:
-            latents = pipeline(
-                **arguments, **common, denoising_end=share, output_type="latent"
-            ).images
-            start = {"denoising_start": share}
-        class_name, options = SCHEDULERS[case.scheduler]
-        kind: Any = getattr(diffusers, class_name)
-        self._refiner.scheduler = kind.from_config(self._config, **options)
-        for name in ("image", "strength", "width", "height"):
-            arguments.pop(name, None)
-        images = self._refiner(image=latents, **arguments, **start, **common).images
-        return [np.asarray(image).astype(np.int16) for image in images]
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +116,20 @@ def test_the_refiner_makes_a_difference(oracle: EnsembleOracle) -> None:
 
 
 ALIKE = [
-    Case(name="masked", image=picture(3), mask=mask(), num_images=2, scheduler="euler-a"),
-    Case(name="half masked", image=picture(4), mask=mask(), strength=0.5, num_inference_steps=8),
+    Case(
+        name="masked",
+        image=coloured_blobs(3),
+        mask=centred_mask(),
+        num_images=2,
+        scheduler="euler-a",
+    ),
+    Case(
+        name="half masked",
+        image=coloured_blobs(4),
+        mask=centred_mask(),
+        strength=0.5,
+        num_inference_steps=8,
+    ),
     Case(name="from noise", scheduler="ddim", num_inference_steps=7),
 ]
 

@@ -12,12 +12,13 @@ import torch
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.families import stable_diffusion_xl
 from latentwire_server.models.families.stable_diffusion_xl import StableDiffusionXL
-from latentwire_server.models.loading import loading
-from tests.models.families.test_image_to_image import mask, picture
+from latentwire_server.models.loading import model_files
 from tests.support.models.folders import edit, load_model, refused, source_of
+from tests.support.models.images import centred_mask, coloured_blobs
 from tests.support.models.oracle import (
     SIDE,
     STABLE_DIFFUSION_XL,
+    TOLERANCE,
     Case,
     EngineDrawings,
     Oracle,
@@ -31,15 +32,8 @@ if TYPE_CHECKING:
     from latentwire_server.models.denoiser.unet_call import UnetInput
     from latentwire_server.models.protocol import DenoiserInput
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
-TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
 
 FROM_NOISE = [
     Case(name="euler", seed=1),
@@ -51,10 +45,25 @@ FROM_NOISE = [
     Case(name="karras", scheduler="dpmpp-2m-sde", sigmas="karras", num_images=2, seed=7),
 ]
 FROM_PICTURES = [
-    Case(name="picture", image=picture(1), scheduler="dpmpp-2m", num_images=2, seed=8),
-    Case(name="half", image=picture(2), strength=0.5, num_inference_steps=6, scheduler="heun"),
-    Case(name="mask", image=picture(3), mask=mask(), strength=1.0, num_images=2, seed=9),
-    Case(name="half mask", image=picture(4), mask=mask(), strength=0.5, num_inference_steps=6),
+    Case(name="picture", image=coloured_blobs(1), scheduler="dpmpp-2m", num_images=2, seed=8),
+    Case(
+        name="half", image=coloured_blobs(2), strength=0.5, num_inference_steps=6, scheduler="heun"
+    ),
+    Case(
+        name="mask",
+        image=coloured_blobs(3),
+        mask=centred_mask(),
+        strength=1.0,
+        num_images=2,
+        seed=9,
+    ),
+    Case(
+        name="half mask",
+        image=coloured_blobs(4),
+        mask=centred_mask(),
+        strength=0.5,
+        num_inference_steps=6,
+    ),
 ]
 CASES = [*FROM_NOISE, *FROM_PICTURES]
 
@@ -173,7 +182,7 @@ def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A GPU's business; on a CPU it is refused, for its slowness.
-    monkeypatch.setattr(loading, "choose_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr(model_files, "choose_dtype", lambda *_: torch.float16)
     latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.half)
     with torch.inference_mode():
@@ -218,7 +227,7 @@ def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
         index["requires_aesthetics_score"] = True
 
     edit(tmp_path / "model_index.json", asks_for_scores)
-    refused(tmp_path, because="is told 88 numbers besides the prompt")
+    refused(tmp_path, because="takes 88 numbers besides the prompt")
 
 
 @pytest.mark.parametrize("backend", ["openvino"])

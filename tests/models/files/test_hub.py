@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # PEFT, of what is wanted here.
-    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
-]
-
 MODEL, STYLE, MANY = "painter/tiny", "painter/style", "painter/many"
 
 
@@ -98,8 +92,8 @@ def test_adapters_are_fetched_by_repository_or_by_file(fetched: list[str]) -> No
 @pytest.mark.parametrize(
     ("options", "because"),
     [
-        ({"loras": (MANY,)}, "one .safetensors file, or its name behind the id; there is: ink"),
-        ({"loras": (f"{MANY}/no.safetensors",)}, "there is: none"),
+        ({"loras": (MANY,)}, "one .safetensors file, or its name after the id; found: ink"),
+        ({"loras": (f"{MANY}/no.safetensors",)}, "found: none"),
         ({"vae": "painter/nothing"}, "status 404; private models need HF_TOKEN"),
     ],
 )

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.families.stable_diffusion import StableDiffusion
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 # Of the tiny model: two levels of one layer in the UNet, four in the autoencoder.
 UNET_NAMES = [
     (r"^time_embedding\.linear_1\.", "time_embed.0."),

@@ -23,8 +23,6 @@ from tests.support.models.tiny_xl_models import build_xl_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 VECTORS = 4
 
 
@@ -87,11 +85,8 @@ def test_what_a_refiner_shares_with_its_base_counts_once(
     assert model.memory_bytes == sum(map(bytes_of, distinct))
 
 
-def test_each_program_of_the_denoiser_counts(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_program_of_the_denoiser_counts(folder: Path) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = source_of(folder, denoiser_backend="openvino")
     model = load_model(source)
     weights = model.memory_bytes

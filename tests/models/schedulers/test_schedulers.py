@@ -18,12 +18,6 @@ from latentwire_server.models.schedulers.sampler_table import (
     scheduler_infos,
 )
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
 STABLE_DIFFUSION_15 = {
     "_class_name": "PNDMScheduler",
     "num_train_timesteps": 1000,
@@ -227,7 +221,7 @@ def test_a_models_own_spacing_holds_under_default_and_gives_way_to_a_named_one()
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        (SchedulerChoice(id="Euler"), "no scheduler is called 'Euler'"),
+        (SchedulerChoice(id="Euler"), "there is no scheduler 'Euler'"),
         (SchedulerChoice(id="ddim", sigmas="karras"), "ddim has no sigmas 'karras'"),
         (SchedulerChoice(id="euler", sigmas=""), "euler has no sigmas ''"),
     ],

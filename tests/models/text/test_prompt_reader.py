@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.protocol import DiffusionModel
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-
 Parts = list[tuple[str, float]]
 
 LONG = "a red circle on a blue background " * 12

@@ -1,4 +1,4 @@
-"""Draws pictures with the embedded model, through diffusers alone, and judges them.
+"""Generates images with the embedded model, through diffusers alone, and scores them.
 
 The service is left out on purpose: this measures the weights.
 """
@@ -25,7 +25,7 @@ _ROWS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A prompt with its seed, and what the picture must show."""
+    """A prompt with its seed, and what the image must show."""
 
     prompt: str
     seed: int
@@ -67,7 +67,7 @@ def draw(
     side: int = 256,
     guidance_scale: float = GUIDANCE_SCALE,
 ) -> Iterator[Image.Image]:
-    """Yields one picture for each pair, drawn a few at a time, each from its own seed."""
+    """Yields one image per pair, generated in small batches, each with its own seed."""
     rows = _ROWS if side <= 256 else 2
     for start in range(0, len(pairs), rows):
         batch = pairs[start : start + rows]
@@ -82,12 +82,12 @@ def draw(
 
 
 def score(pictures: Sequence[Image.Image], expected: Sequence[Expectation]) -> float:
-    """Returns the part of the pictures that show what was asked for."""
+    """Returns the share of the images that show what was asked for."""
     good = sum(not problems(*row) for row in zip(pictures, expected, strict=True))
     return good / len(pictures)
 
 
 def shuffled(pairs: Sequence[Pair]) -> list[Expectation]:
-    """Returns every pair's expectation moved on by a third of the list: a wrong one for each."""
+    """Returns the expectations, shifted by a third of the list: a wrong one for each pair."""
     shift = len(pairs) // 3
     return [pair.expected for pair in [*pairs[shift:], *pairs[:shift]]]

@@ -1,8 +1,8 @@
-"""Judges whether a picture shows what was asked for, from the pixels alone.
+"""Checks whether an image shows what was asked for, from the pixels alone.
 
-Written apart from the code that draws the training pictures and imports nothing of it: the
-colours, the shapes and the places below are this file's own idea of the words. Regions are
-found by colour; a region's shape is the template that covers it best.
+Independent of the code that renders the training images, and imports nothing from it: the colours,
+shapes and places below are this file's own idea of the words. Regions are found by colour; a
+region's shape is the template that covers it best.
 """
 
 import math
@@ -41,7 +41,7 @@ _MAX_COLOUR_ERROR = 75.0  # in RGB, between a region's median and the table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedObject:
-    """A shape, its colour, and its size where the prompt names one."""
+    """A shape, its colour, and its size if the prompt names one."""
 
     shape: str
     colour: str

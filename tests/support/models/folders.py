@@ -30,8 +30,10 @@ def source_of(path: Path | str, **options: Any) -> ModelEntry:
     return ModelEntry.model_validate({"source": str(path), **given})
 
 
-def load_model(entry: ModelEntry, *, report: Report | None = None) -> UnetModel:
-    return ModelFiles.open(entry).load(report=report)
+def load_model(
+    entry: ModelEntry, *, report: Report | None = None, denoiser_cache: Path | None = None
+) -> UnetModel:
+    return ModelFiles.open(entry).load(report=report, denoiser_cache=denoiser_cache)
 
 
 def model_size(entry: ModelEntry, *, report: Report | None = None) -> ModelSize:

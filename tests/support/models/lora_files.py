@@ -1,4 +1,4 @@
-"""Adapters as trainers write them: real safetensors files with random weights, in both formats."""
+"""LoRAs as trainers write them: real safetensors files with random weights, in both formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.components.component_set import Components
 
 STRENGTH = 0.3
-"""How large the weights are: enough for every adapter to change every picture visibly."""
+"""The scale of the weights: enough for every LoRA to change every image visibly."""
 _TRAINED = (
     *("to_q", "to_k", "to_v", "to_out.0"),
     *("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
@@ -24,7 +24,7 @@ _TRAINED = (
 def write_diffusers(
     path: Path, parts: Components, *, seed: int, rank: int = 4, of: tuple[str, ...] = ("unet",)
 ) -> Path:
-    """Writes an adapter as diffusers' ``save_lora_weights`` does."""
+    """Writes a LoRA as diffusers' ``save_lora_weights`` does."""
     tensors = {}
     for network, layer, (down, up) in _pairs(parts, seed=seed, rank=rank, of=of):
         tensors[f"{network}.{layer}.lora_A.weight"] = down
@@ -42,7 +42,7 @@ def write_kohya(
     alpha: float = 2.0,
     of: tuple[str, ...] = ("unet", "text_encoder"),
 ) -> Path:
-    """Writes an adapter as kohya's trainer does: names with underscores, and an alpha each."""
+    """Writes a LoRA as kohya's trainer does: names with underscores, and an alpha each."""
     tensors = {}
     # One text encoder is "te", two are numbered.
     first = "lora_te1" if "text_encoder_2" in of else "lora_te"

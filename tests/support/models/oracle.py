@@ -1,7 +1,7 @@
-"""What diffusers' own pipeline draws, and what the engine draws, from the same arguments.
+"""The images of diffusers' own pipelines, and those of the engine, from the same arguments.
 
-The scheduler table is written from diffusers' documentation, not from ours, so that a slip in ours
-shows. Everything is float32 on the CPU unless told.
+The scheduler table is written from diffusers' documentation, not from ours, so that a mistake in
+ours shows. Everything is float32 on the CPU unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from latentwire_server.models.protocol import DiffusionModel
 
 SIDE = 64
+TOLERANCE = 2
+"""Of 255: what splitting a batch differently changes in float32, and rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Pipelines:
     image: Any
     mask: Any
     options: Mapping[str, Any]
-    """What makes them draw and do nothing else."""
+    """Switch off everything but the generation of images."""
 
 
 STABLE_DIFFUSION = Pipelines(
@@ -87,9 +89,9 @@ SIGMAS = {
 
 
 def build_sensitive_folder(folder: Path, **options: Any) -> Path:
-    """Writes a tiny model whose pictures depend strongly on the prompt and on the timestep.
+    """Writes a tiny model whose images depend strongly on the prompt and on the timestep.
 
-    Random weights hardly listen to either; a mistake in one of them would not show.
+    Random weights hardly depend on either, and a mistake in one of them would not show.
     """
     parts = build_parts(folder, **options)
     for name, parameter in parts["unet"].named_parameters():
@@ -101,7 +103,7 @@ def build_sensitive_folder(folder: Path, **options: Any) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Arguments of one drawing."""
+    """The arguments of one generation."""
 
     name: str
     scheduler: str = "euler"
@@ -118,29 +120,28 @@ class Case:
     image: np.ndarray | None = None
     """(height, width, 3) uint8 of the images' size."""
     mask: np.ndarray | None = None
-    """(height, width) uint8, 255 where it is redrawn."""
+    """(height, width) uint8, 255 where the image is redrawn."""
     strength: float = 0.8
     high_noise_frac: float | None = None
     high_resolution_fix: HighResolutionFix | None = None
-
     loras: tuple[tuple[str, float], ...] = ()
-    """Adapters with their scales."""
+    """Ids with their scales."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What goes by the same name in our requests and in diffusers'."""
+        """The arguments with the same name in our requests and in diffusers."""
         names = ["prompt", "num_inference_steps", "guidance_scale"]
-        # To a pipeline "" is something: SDXL's encode it, instead of taking zeros for nothing.
+        # SDXL's pipelines encode "", instead of using zeros as for no negative prompt.
         if self.negative_prompt:
             names.append("negative_prompt")
-        # The pipeline takes them from the picture.
+        # The image-to-image pipelines take the size from the image.
         if self.image is None or self.mask is not None:
             names += ["width", "height"]
         return {name: getattr(self, name) for name in names}
 
     @property
     def as_inpainting(self) -> Case:
-        """The same for a pipeline that knows nothing but inpainting: all of it is redrawn."""
+        """The same for a pipeline that can only inpaint: everything is redrawn."""
         size = self.height, self.width
         mask = np.full(size, 255, np.uint8) if self.mask is None else self.mask
         if self.image is not None:
@@ -149,17 +150,17 @@ class Case:
 
     @property
     def source_arguments(self) -> dict[str, Any]:
-        """What diffusers is told of the picture to start from."""
+        """Diffusers' arguments for the image to start from."""
         if self.image is None:
             return {}
-        pictures = {"image": PIL.Image.fromarray(self.image), "strength": self.strength}
+        arguments = {"image": PIL.Image.fromarray(self.image), "strength": self.strength}
         if self.mask is not None:
-            pictures["mask_image"] = PIL.Image.fromarray(self.mask)
-        return pictures
+            arguments["mask_image"] = PIL.Image.fromarray(self.mask)
+        return arguments
 
 
 class Oracle:
-    """Diffusers' pipeline over a folder; draws each case once."""
+    """Diffusers' pipeline for a folder; generates the images of each case once."""
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class Oracle:
             folder, local_files_only=True, dtype=dtype, **pipelines.options
         )
         self._pipeline.set_progress_bar_config(disable=True)
-        # For clip_skip the pipeline looks for the layers where transformers 4 had them.
+        # For clip_skip the pipeline expects the layers where transformers 4 had them.
         encoder = self._pipeline.text_encoder
         if not hasattr(encoder, "text_model"):
             object.__setattr__(encoder, "text_model", encoder)
@@ -187,8 +188,8 @@ class Oracle:
         return self._pipeline
 
     def load_loras(self, folder: Path) -> None:
-        """Loads the adapters of a folder; from now on cases may name them."""
-        # The loader takes a text_model of ours for the one that transformers 4 had.
+        """Loads the LoRAs of a folder; from now on cases may name them."""
+        # The loader would take the text_model set above for the one of transformers 4.
         text_model = vars(self._pipeline.text_encoder).pop("text_model", None)
         for path in sorted(folder.glob("*.safetensors")):
             self._pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=path.stem)
@@ -206,13 +207,13 @@ class Oracle:
         self._pipeline.set_adapters([id_ for id_, _ in case.loras], [one for _, one in case.loras])
 
     def compute_in_channels_last(self) -> None:
-        """From now on; the layout changes no value, but bfloat16 on a CPU is ten times as fast."""
+        """Computes in channels_last from now on: the same values, ten times faster in bfloat16."""
         for part in (self._pipeline.unet, self._pipeline.vae):
             part.to(memory_format=torch.channels_last)
         self._drawn.clear()
 
     def decode_in_tiles(self) -> None:
-        """From now on, as large pictures are decoded."""
+        """Decodes in tiles from now on, as the server decodes large images."""
         self._pipeline.vae.enable_tiling()
         self._drawn.clear()
 
@@ -261,7 +262,7 @@ class Oracle:
     def draw_encoded(
         self, case: Case, prompt_embeds: torch.Tensor, negative_prompt_embeds: torch.Tensor
     ) -> list[np.ndarray]:
-        """Draws one image from prompts that are encoded already, (1, tokens, features) each."""
+        """Generates an image from encoded prompts, (1, tokens, features) each."""
         class_name, options = SCHEDULERS[case.scheduler]
         kind = getattr(diffusers, class_name)
         self._pipeline.scheduler = kind.from_config(self._config, **options)
@@ -291,7 +292,7 @@ class Oracle:
 
 @dataclass(kw_only=True)
 class EngineDrawings:
-    """The engine's pictures of cases, alone or in a crowd; files without metadata."""
+    """The engine's images of cases, alone or together; files without metadata."""
 
     model: DiffusionModel
     batching: Batching = Batching.DYNAMIC
@@ -299,13 +300,13 @@ class EngineDrawings:
     lora_bytes: int = 2**30
 
     def alone(self, *cases: Case) -> dict[str, list[bytes]]:
-        """Draws one after the other."""
+        """Generates one after the other."""
         return asyncio.run(self._draw(list(cases), is_crowd=False, failing={}))
 
     def crowd(
         self, *cases: Case, failing: Mapping[str, type[Exception]] | None = None
     ) -> dict[str, list[bytes]]:
-        """Draws all at once; the ``failing`` are to fail, and so."""
+        """Generates all at once; those in ``failing`` must fail, with these errors."""
         return asyncio.run(self._draw(list(cases), is_crowd=True, failing=failing or {}))
 
     async def _draw(
@@ -344,7 +345,7 @@ def largest_difference(files: list[bytes], expected: list[np.ndarray]) -> int:
 
 
 def request_of(case: Case, model: DiffusionModel) -> Any:
-    """Returns the request for what a case says."""
+    """Returns the request with a case's arguments."""
     source = None
     if case.image is not None:
         digest = hashlib.sha256(case.image.tobytes()).digest()

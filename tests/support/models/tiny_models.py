@@ -28,7 +28,7 @@ WIDTH = 32
 NATIVE_LATENTS = 8
 LATENT_CHANNELS = 4
 INPAINTING_CHANNELS = 9
-"""The latents', a mask, and the masked picture's latents."""
+"""The latents', a mask, and the masked image's latents."""
 
 SD15_SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -117,7 +117,7 @@ def build_parts(
 
 
 def build_safety_parts(*, unsafe: np.ndarray, safe: np.ndarray) -> dict[str, Any]:
-    """Returns a safety checker with random weights that flags one picture and not the other.
+    """Returns a safety checker with random weights that flags one image and not the other.
 
     Args:
         unsafe: (height, width, 3) uint8.

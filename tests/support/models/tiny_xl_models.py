@@ -42,7 +42,7 @@ def build_xl_folder(
     force_zeros: bool = True,
     in_channels: int = 4,
 ) -> Path:
-    """Writes a diffusers folder whose pictures depend strongly on all that a UNet is told."""
+    """Writes a diffusers folder whose images depend strongly on all inputs of its UNet."""
     parts = build_xl_parts(folder, is_refiner=is_refiner, seed=seed, in_channels=in_channels)
     if is_refiner:
         parts |= {"tokenizer": None, "text_encoder": None, "requires_aesthetics_score": True}

@@ -1,1 +1,1 @@
-"""LoRA and textual inversion files, and the networks made of them."""
+"""LoRA and textual inversion files, and the networks that they are loaded into."""

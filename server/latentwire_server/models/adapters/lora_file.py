@@ -1,8 +1,8 @@
-"""A LoRA file, judged from its header before anything of it is loaded: does it fit these networks?
+"""Checks from its header whether a LoRA file fits a model's networks, before any of it is loaded.
 
-A LoRA file is somebody else's data. Only safetensors is read, told by its content; what its tensors
-are called is translated by diffusers' own converters, on tensors without storage; then each must be
-a half of a pair that fits a layer. Loading threads only.
+A LoRA file is untrusted. Only safetensors is read, recognised by its content. Diffusers' own
+converters translate the names of its tensors, on tensors without storage; then each tensor must be
+one half of a pair that fits a layer. Loading threads only.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _OTHER_KINDS: Final = {
     ".diff": "a difference of weights",
     "lora_embedding": "LoRA of embeddings",
 }
-"""What names tell of adapters that are computed in other ways."""
+"""Parts of tensor names that show another kind of adapter than LoRA."""
 _PAIR: Final = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])\.weight")
 _METADATA: Final = "lora_adapter_metadata"
-"""Where diffusers writes how an adapter was made."""
+"""Where diffusers writes how a LoRA was made."""
 _METADATA_KEPT: Final = {
     "r": int,
     "lora_alpha": (int, float),
@@ -54,14 +54,14 @@ _METADATA_KEPT: Final = {
     "alpha_pattern": dict,
     "target_modules": list,
 }
-_METADATA_OTHERWISE: Final = ("use_dora", "use_rslora", "lora_bias", "modules_to_save", "alora_")
-"""What would make the adapter compute in another way, if it is said."""
+_METADATA_REFUSED: Final = ("use_dora", "use_rslora", "lora_bias", "modules_to_save", "alora_")
+"""Settings that would make the adapter compute in another way."""
 
 Converted = tuple[dict[str, torch.Tensor], dict[str, float] | None]
 
 
 class LoraLoader(Protocol):
-    """Diffusers' part of a pipeline that reads adapters, as ``StableDiffusionLoraLoaderMixin``."""
+    """The part of a diffusers pipeline that loads LoRAs: ``StableDiffusionLoraLoaderMixin``, ..."""
 
     @staticmethod
     def lora_state_dict(
@@ -71,51 +71,51 @@ class LoraLoader(Protocol):
 
     @staticmethod
     def load_lora_into_unet(state_dict: object, **options: object) -> None:
-        """Puts an adapter into a UNet."""
+        """Loads a LoRA into a UNet."""
 
     @staticmethod
     def load_lora_into_text_encoder(state_dict: object, **options: object) -> None:
-        """Puts an adapter into a text encoder."""
+        """Loads a LoRA into a text encoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraFile:
-    """A file that fits."""
+    """A LoRA file that fits a model."""
 
     id: str
     path: Path
     digest: str
     num_parameters: int
     metadata: Mapping[str, object] | None
-    """How it was made, as far as diffusers may be told."""
+    """How it was made: the part that is safe to pass to diffusers."""
 
 
-def checked(
+def check_lora(
     id_: str, path: Path, *, networks: Mapping[str, torch.nn.Module], loader: LoraLoader
 ) -> LoraFile:
-    """Returns a file that fits the networks.
+    """Checks that a file fits the networks.
 
     Args:
-        id_: what requests call it.
-        path: the file.
-        networks: what it may have adapters for, ``"unet"`` and text encoders, by name.
-        loader: the family's.
+        id_: Its id in requests.
+        path: The file.
+        networks: The networks that it may change, by name: ``"unet"`` and text encoders.
+        loader: The family's loader.
 
     Raises:
-        LoraError: it does not.
+        LoraError: the file does not fit, or is no LoRA file.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise LoraError(id_, f"it is larger than {MAX_FILE_BYTES} bytes")
         check_safetensors(path, source=id_)
         with safe_open(path, framework="pt") as file:
-            tensors = _tensors(id_, file)
-            metadata = _metadata(id_, (file.metadata() or {}).get(_METADATA))
+            tensors = _meta_tensors(id_, file)
+            metadata = _safe_metadata(id_, (file.metadata() or {}).get(_METADATA))
     except LoadError as error:
         raise LoraError(id_, error.reason) from None
     except (OSError, SafetensorError):
         raise LoraError(id_, "it cannot be read as safetensors") from None
-    state, alphas = converted(id_, tensors, loader=loader, unet=networks["unet"])
+    state, alphas = convert_names(id_, tensors, loader=loader, unet=networks["unet"])
     if metadata is not None and alphas:
         raise LoraError(id_, "it has alphas both as tensors and as metadata")
     _check_fits(id_, state, networks)
@@ -128,18 +128,18 @@ def checked(
     )
 
 
-def converted(
+def convert_names(
     id_: str, tensors: dict[str, torch.Tensor], *, loader: LoraLoader, unet: torch.nn.Module
 ) -> Converted:
     """Returns tensors under diffusers' names, and kohya's alphas.
 
     Raises:
-        LoraError: they are not named as an adapter's.
+        LoraError: the names are not those of a LoRA.
     """
     try:
         return loader.lora_state_dict(tensors, unet_config=unet.config)
-    except Exception as error:  # Whatever a name makes diffusers' converters do.
-        reason = f"its tensors are not named as an adapter's ({type(error).__name__})"
+    except Exception as error:  # Names can make diffusers' converters raise anything.
+        reason = f"its tensors are not named as a LoRA's ({type(error).__name__})"
         raise LoraError(id_, reason) from None
 
 
@@ -154,8 +154,8 @@ class _File(Protocol):
     def get_tensor(self, name: str) -> torch.Tensor: ...
 
 
-def _tensors(id_: str, file: _File) -> dict[str, torch.Tensor]:
-    """Returns the file's tensors without storage; of single numbers, the numbers."""
+def _meta_tensors(id_: str, file: _File) -> dict[str, torch.Tensor]:
+    """Returns the file's tensors without storage, except for single numbers, which are read."""
     names = list(file.keys())
     if not 0 < len(names) <= MAX_TENSORS:
         raise LoraError(id_, f"it has {len(names)} tensors; allowed: 1 to {MAX_TENSORS}")
@@ -163,12 +163,12 @@ def _tensors(id_: str, file: _File) -> dict[str, torch.Tensor]:
     for name in names:
         for mark, kind in _OTHER_KINDS.items():
             if mark in name:
-                raise LoraError(id_, f"it is {kind}, which is not served; LoRA is")
+                raise LoraError(id_, f"it is {kind}, which is not supported; LoRA is")
         tensor = file.get_slice(name)
         shape, dtype = tensor.get_shape(), _DTYPES.get(tensor.get_dtype())
         if dtype is None:
-            known = ", ".join(_DTYPES)
-            raise LoraError(id_, f"{_shown(name)} is {tensor.get_dtype()}; allowed: {known}")
+            allowed = ", ".join(_DTYPES)
+            raise LoraError(id_, f"{_shown(name)} is {tensor.get_dtype()}; allowed: {allowed}")
         is_number = math.prod(shape) == 1
         if is_number:
             tensors[name] = file.get_tensor(name)
@@ -182,9 +182,9 @@ def _tensors(id_: str, file: _File) -> dict[str, torch.Tensor]:
 def _check_fits(
     id_: str, state: Mapping[str, torch.Tensor], networks: Mapping[str, torch.nn.Module]
 ) -> None:
-    strangers = [key for key in state if key.split(".")[0] not in networks]
-    if strangers:
-        raise LoraError(id_, f"{_shown(strangers[0])} is for no network of the model")
+    foreign = [key for key in state if key.split(".")[0] not in networks]
+    if foreign:
+        raise LoraError(id_, f"{_shown(foreign[0])} is for no network of the model")
     for name, network in networks.items():
         prefix = f"{name}."
         own = {
@@ -218,7 +218,7 @@ def _check_network(
 
 
 def _misfit(layer: torch.nn.Module, shapes: Mapping[str, torch.Size]) -> str | None:
-    """Returns why a pair does not fit a layer."""
+    """Returns why a pair does not fit a layer, or None if it fits."""
     if set(shapes) != {"A", "B"}:
         return "one half of the pair is missing"
     down, up = tuple(shapes["A"]), tuple(shapes["B"])
@@ -231,7 +231,7 @@ def _misfit(layer: torch.nn.Module, shapes: Mapping[str, torch.Size]) -> str | N
             rest_down = (layer.in_channels, *layer.kernel_size)
             rest_up, num_out = (1, 1), layer.out_channels
         case _:
-            return f"a {type(layer).__name__} takes no adapter"
+            return f"a {type(layer).__name__} takes no LoRA"
     rank = down[0] if down else 0
     if not 1 <= rank <= MAX_RANK:
         return f"its rank is {rank}; allowed: 1 to {MAX_RANK}"
@@ -250,12 +250,12 @@ def _peft(
     try:
         return convert(dict(state))
     except (KeyError, ValueError, IndexError):
-        # Named as none of them: the layers will not be found.
+        # Not a known naming: no layer will be found for the names.
         return state
 
 
-def _metadata(id_: str, text: str | None) -> dict[str, object] | None:
-    """Returns what diffusers may be told of how the adapter was made; the rest could run code."""
+def _safe_metadata(id_: str, text: str | None) -> dict[str, object] | None:
+    """Returns the metadata that is safe to pass to diffusers; the rest could run code."""
     if text is None:
         return None
     try:
@@ -263,26 +263,26 @@ def _metadata(id_: str, text: str | None) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise LoraError(id_, f"its {_METADATA} is not understood")
+        raise LoraError(id_, f"its {_METADATA} is not a JSON object")
     kept: dict[str, object] = {}
     for key, value in content.items():
         name = str(key).rpartition(".")[2]
-        if name.startswith(_METADATA_OTHERWISE) and value:
-            raise LoraError(id_, f"it was made with {name}, which is not served")
+        if name.startswith(_METADATA_REFUSED) and value:
+            raise LoraError(id_, f"it was made with {name}, which is not supported")
         if name in _METADATA_KEPT:
-            if not isinstance(value, cast("type", _METADATA_KEPT[name])) or not _is_sensible(value):
-                raise LoraError(id_, f"its {_METADATA} has no sensible {name}")
+            if not isinstance(value, cast("type", _METADATA_KEPT[name])) or not _is_valid(value):
+                raise LoraError(id_, f"its {_METADATA} has an invalid {name}")
             kept[key] = value
     return kept
 
 
-def _is_sensible(value: object) -> bool:
+def _is_valid(value: object) -> bool:
     if isinstance(value, list):
         return all(isinstance(one, str) for one in value)
     if isinstance(value, dict):
-        # PEFT takes the keys for regular expressions.
+        # PEFT treats the keys as regular expressions.
         are_layers = all(re.fullmatch(r"\^?[\w.]+", str(key)) for key in value)
-        return are_layers and all(_is_sensible(one) for one in value.values())
+        return are_layers and all(_is_valid(one) for one in value.values())
     return isinstance(value, int | float) and 0 < value < math.inf
 
 

@@ -1,9 +1,9 @@
-"""The adapters of a model: which ones fit, and the model's networks with some of them put in.
+"""The LoRAs that fit a model, and twins of the model's networks with some of them loaded.
 
-Adapters go into *twins*: networks of their own that share every weight with the model's, so that
-the model itself stays as it is, bit for bit and in speed, compiled or not. Diffusers' loaders and
-PEFT put them in; a set takes 0.1 s, and 0.25 s for each adapter, with Stable Diffusion 1.5's UNet
-(measured, one core), beside whatever the device does meanwhile.
+LoRAs are loaded into *twins*: networks of their own that share every weight with the model's, so
+that the model itself stays unchanged, bit for bit and in speed, compiled or not. Diffusers' loaders
+and PEFT load them; a set takes 0.1 s plus 0.25 s per LoRA with Stable Diffusion 1.5's UNet
+(measured, one core), beside whatever the device computes meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from latentwire_server.models.adapters.lora_file import LoraFile, checked, converted
+from latentwire_server.models.adapters.lora_file import LoraFile, check_lora, convert_names
 from latentwire_server.models.components.library_lock import LIBRARY_LOCK
 from latentwire_server.models.errors import LoraError
 from latentwire_server.models.files.checked_files import digest
@@ -34,69 +34,87 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.adapters.lora_file import LoraLoader
     from latentwire_server.models.components.component_set import Components
+    from latentwire_server.models.info import ModelInfo
+    from latentwire_server.models.protocol import DiffusionModel
 
 _LOGGER = logging.getLogger(__name__)
 
-# Several adapters in one network are what is wanted here.
+# PEFT warns about several LoRAs in one network, which are intended here.
 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
 
 
 class LoraStore:
-    """The adapters that fit a model."""
+    """The LoRAs that fit a model. Created on a loading thread; ``load`` may run on any."""
 
     def __init__(
         self, paths: Sequence[tuple[str, Path]], parts: Components, *, loader: LoraLoader
     ) -> None:
-        """Looks at the header of each file.
+        """Checks the header of each file.
 
         Args:
-            paths: ids with files that may be adapters of the model.
-            parts: what the model is made of.
-            loader: diffusers' pipeline class of the model's family.
+            paths: Ids and files of LoRAs that may fit the model.
+            parts: The model's parts.
+            loader: Diffusers' pipeline class of the model's family.
         """
         self._loader = loader
         self._files: dict[str, LoraFile] = {}
         self.unfit: dict[str, str] = {}
-        """Why others do not fit, by id."""
+        """Why the other files do not fit, by id."""
         networks = _adaptable(parts)
         for id_, path in paths:
             if id_ in self._files or id_ in self.unfit:
-                _LOGGER.warning("adapter unused id=%s reason=another has this id", id_)
+                _LOGGER.warning("LoRA not used id=%s reason=another one has this id", id_)
                 continue
             try:
-                self._files[id_] = checked(id_, path, networks=networks, loader=loader)
+                self._files[id_] = check_lora(id_, path, networks=networks, loader=loader)
             except LoraError as error:
                 self.unfit[id_] = error.reason
-                # Of many models and adapters, few fit.
-                _LOGGER.info("adapter unused id=%s reason=%s", id_, error.reason)
+                # Not a warning: with many models and LoRAs, few fit.
+                _LOGGER.info("LoRA not used id=%s reason=%s", id_, error.reason)
         itemsize = parts.unet.dtype.itemsize
         self.infos = tuple(
             LoraInfo(id=file.id, num_bytes=file.num_parameters * itemsize)
             for file in self._files.values()
         )
 
-    def loaded(self, ids: Sequence[str], parts: Components) -> LoadedLoras:
-        """Returns the parts' twins with adapters in them.
+    def listed_in(self, info: ModelInfo) -> ModelInfo:
+        """Returns the model's description with these LoRAs."""
+        capabilities = (*info.capabilities, "lora") if self.infos else info.capabilities
+        return replace(info, capabilities=capabilities, loras=self.infos, unfit_loras=self.unfit)
+
+    def load(
+        self,
+        ids: Sequence[str],
+        parts: Components,
+        *,
+        make_model: Callable[[Components], DiffusionModel],
+    ) -> LoadedLoras:
+        """Loads LoRAs into twins of a model's networks.
+
+        Args:
+            ids: The LoRAs.
+            parts: The model's parts, which stay unchanged.
+            make_model: Makes a model of parts with LoRAs.
 
         Raises:
-            LoraError: one cannot be used.
+            LoraError: one of them cannot be used.
         """
         with LIBRARY_LOCK:
             twins = {name: _twin(network) for name, network in _adaptable(parts).items()}
             places = {id_: f"adapter{number}" for number, id_ in enumerate(ids)}
             for id_, place in places.items():
-                self._put_in(self._files[id_], twins, adapter_name=place)
+                self._load_into(twins, self._files[id_], adapter_name=place)
         for twin in twins.values():
             twin.eval().requires_grad_(requires_grad=False)
-        return LoadedLoras(parts, twins, places=places)
+        return LoadedLoras(parts, twins, places=places, make_model=make_model)
 
-    def _put_in(
-        self, file: LoraFile, twins: Mapping[str, torch.nn.Module], *, adapter_name: str
+    def _load_into(
+        self, twins: Mapping[str, torch.nn.Module], file: LoraFile, *, adapter_name: str
     ) -> None:
         unet = twins["unet"]
-        tensors = _tensors(file, like=next(unet.parameters()))
-        state, alphas = converted(file.id, tensors, loader=self._loader, unet=unet)
-        options = {
+        tensors = _read_tensors(file, like=next(unet.parameters()))
+        state, alphas = convert_names(file.id, tensors, loader=self._loader, unet=unet)
+        options: dict[str, object] = {
             "network_alphas": alphas,
             "adapter_name": adapter_name,
             "low_cpu_mem_usage": True,
@@ -105,25 +123,28 @@ class LoraStore:
             for name, twin in twins.items():
                 if not any(key.startswith(f"{name}.") for key in state):
                     continue
-                said = {k: v for k, v in (file.metadata or {}).items() if k.startswith(f"{name}.")}
+                metadata = {
+                    key: value
+                    for key, value in (file.metadata or {}).items()
+                    if key.startswith(f"{name}.")
+                }
+                options["metadata"] = metadata or None
                 if name == "unet":
-                    self._loader.load_lora_into_unet(
-                        state, unet=twin, metadata=said or None, **options
-                    )
+                    self._loader.load_lora_into_unet(state, unet=twin, **options)
                 else:
                     self._loader.load_lora_into_text_encoder(
-                        state, text_encoder=twin, prefix=name, metadata=said or None, **options
+                        state, text_encoder=twin, prefix=name, **options
                     )
-        except Exception as error:  # Whatever a file makes three libraries do.
-            _LOGGER.warning("adapter does not load id=%s", file.id, exc_info=True)
+        except Exception as error:  # A file can make three libraries raise anything.
+            _LOGGER.warning("LoRA does not load id=%s", file.id, exc_info=True)
             reason = f"it does not load ({type(error).__name__})"
             raise LoraError(file.id, reason) from None
         if _num_parameters(twins.values(), adapter_name=adapter_name) != file.num_parameters:
-            raise LoraError(file.id, "not all of it could be loaded")
+            raise LoraError(file.id, "only a part of it could be loaded")
 
 
 class LoadedLoras:
-    """Twins of a model's networks with adapters in them."""
+    """Implements ``AdapterSet`` with twins of a model's networks."""
 
     def __init__(
         self,
@@ -131,19 +152,21 @@ class LoadedLoras:
         twins: Mapping[str, torch.nn.Module],
         *,
         places: Mapping[str, str],
+        make_model: Callable[[Components], DiffusionModel],
     ) -> None:
-        """Takes the model's parts, their twins, and what each adapter is called in them, by id."""
+        """Wraps twins with LoRAs; ``places`` are PEFT's names for them, by id."""
         self._parts = parts
         networks = {name: _Scalable(twin) for name, twin in twins.items()}
-        # Where no adapter went, the model's own network does.
+        # A network without LoRAs needs no twin.
         self._networks = {name: one for name, one in networks.items() if one.has_adapters}
         self._places = places
+        self._make_model = make_model
 
-    def scaled(self, scales: Mapping[str, float]) -> Components:
-        """Returns the parts with the adapters at these scales, by id."""
+    def scaled(self, scales: Mapping[str, float]) -> DiffusionModel:
+        """Returns the model with its LoRAs at these scales, by id."""
         by_place = {self._places[id_]: scale for id_, scale in scales.items()}
         scaled = {name: _Scaled(network, by_place) for name, network in self._networks.items()}
-        return replace(
+        parts = replace(
             self._parts,
             unet=cast("UNet2DConditionModel", scaled.get("unet", self._parts.unet)),
             text_encoders=tuple(
@@ -153,10 +176,11 @@ class LoadedLoras:
                 for encoder in self._parts.text_encoders
             ),
         )
+        return self._make_model(parts)
 
 
 class _Scalable:
-    """A network whose adapters have one set of scales at a time."""
+    """A network whose LoRAs have one set of scales at a time."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.module = module
@@ -168,10 +192,10 @@ class _Scalable:
         return bool(self._layers)
 
     def set_scales(self, scales: Mapping[str, float]) -> None:
-        """Sets what diffusers' ``set_adapters`` sets: the active adapters, at their scales."""
+        """Activates LoRAs at these scales, as diffusers' ``set_adapters`` does."""
         if scales == self._scales:
             return
-        # Half set is not set.
+        # An error below leaves the scales unknown.
         self._scales = None
         for layer in self._layers:
             layer.set_adapter(list(scales), inference_mode=True)
@@ -181,7 +205,7 @@ class _Scalable:
 
 
 class _Scaled:
-    """A network that has its scales set before each call; for all else, the network."""
+    """A network that sets its scales before each call; otherwise like the network itself."""
 
     def __init__(self, network: _Scalable, scales: Mapping[str, float]) -> None:
         self._network = network
@@ -202,7 +226,7 @@ def _lora_layers(module: torch.nn.Module) -> list[LoraLayer]:
 
 
 def _num_parameters(networks: Iterable[torch.nn.Module], *, adapter_name: str) -> int:
-    """Returns how many numbers an adapter has that are really there."""
+    """Returns the number of a LoRA's parameters that were really loaded."""
     weights = [
         cast("Mapping[str, torch.nn.Linear]", half)[adapter_name].weight
         for network in networks
@@ -221,16 +245,16 @@ def _adaptable(parts: Components) -> dict[str, torch.nn.Module]:
 
 
 def _twin(network: torch.nn.Module) -> torch.nn.Module:
-    """Returns a network of its own that shares every tensor."""
+    """Returns a copy of the network that shares every tensor with it."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return copy.deepcopy(network, shared)
 
 
-def _tensors(file: LoraFile, *, like: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Reads a file that was looked at before; checks what the header does not tell."""
+def _read_tensors(file: LoraFile, *, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Reads a file whose header was checked before; checks that its values are finite."""
     try:
         if digest((file.path,), folder=file.path.parent) != file.digest:
-            raise LoraError(file.id, "its file has changed since the server looked at it")
+            raise LoraError(file.id, "its file has changed since the server checked it")
         tensors = safetensors.torch.load_file(file.path)
     except (OSError, SafetensorError):
         raise LoraError(file.id, "its file can no longer be read") from None

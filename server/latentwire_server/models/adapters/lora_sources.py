@@ -1,25 +1,16 @@
-"""Where a model's adapters come from: a folder of the operator's, or the hub. Loading threads."""
+"""Finds a model's LoRA files: in the operator's folder, or on the hub. Loading threads only."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import diffusers
-
-from latentwire_server.models.adapters.lora_networks import LoraStore
 from latentwire_server.models.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from latentwire_server.models.adapters.lora_file import LoraLoader
-    from latentwire_server.models.components.component_set import Components
-    from latentwire_server.models.families.family import Family
     from latentwire_server.models.files.hub import Hub
-    from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.model_options import ModelEntry
 
 
@@ -28,30 +19,18 @@ _MAX_ID: Final = 64
 
 
 def lora_paths(entry: ModelEntry, hub: Hub) -> list[tuple[str, Path]]:
-    """Returns the files that may be adapters of a model, each with what requests call it.
+    """Returns the ids and files of LoRAs that may fit a model.
 
     Raises:
-        LoadError: the folder is none, or a file of the hub cannot be had.
+        LoadError: there is no such folder, or a file cannot be fetched from the hub.
     """
     paths = [] if entry.lora_folder is None else _in_folder(entry.lora_folder.expanduser())
     return paths + [_from_hub(name, hub) for name in entry.loras]
 
 
-def with_loras(
-    parts: Components, info: ModelInfo, *, family: Family, paths: Sequence[tuple[str, Path]]
-) -> tuple[Components, ModelInfo]:
-    """Returns a model's parts and description with the adapters that fit."""
-    loader = cast("LoraLoader", getattr(diffusers, family.single_file_pipeline))
-    store = LoraStore(paths, parts, loader=loader)
-    capabilities = (*info.capabilities, "lora") if store.infos else info.capabilities
-    return replace(parts, loras=store), replace(
-        info, capabilities=capabilities, loras=store.infos, unfit_loras=store.unfit
-    )
-
-
 def _in_folder(folder: Path) -> list[tuple[str, Path]]:
     if not folder.is_dir():
-        raise LoadError(str(folder), "lora_folder is no folder")
+        raise LoadError(str(folder), "lora_folder is not a folder")
     root = folder.resolve()
     found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     for path in found:
@@ -65,7 +44,7 @@ def _id(name: str) -> str:
 
 
 def _from_hub(name: str, hub: Hub) -> tuple[str, Path]:
-    """Returns the file of ``owner/repository`` or ``owner/repository/file.safetensors``."""
+    """Fetches the file of ``owner/repository`` or ``owner/repository/file.safetensors``."""
     owner, _, rest = name.partition("/")
     repository, _, wanted = rest.partition("/")
     unwanted = () if wanted else ("*/*",)
@@ -74,7 +53,7 @@ def _from_hub(name: str, hub: Hub) -> tuple[str, Path]:
     found = sorted(folder.glob(wanted or "*.safetensors"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        reason = f"needed: one .safetensors file, or its name behind the id; there is: {names}"
+        reason = f"needed: one .safetensors file, or its name after the id; found: {names}"
         raise LoadError(name, reason)
-    # Most repositories call theirs pytorch_lora_weights.
+    # In most repositories the file is called pytorch_lora_weights, which says nothing.
     return _id(found[0].stem if wanted else repository), found[0]

@@ -1,8 +1,7 @@
-"""Words of a prompt that embeddings stand for: textual inversion, from the operator's folder.
+"""Textual inversion: embeddings for words of a prompt, from the operator's folder.
 
-The loading thread reads them, once, before the model is handed on; ``spelled_out`` may be called on
-any thread that has the tokenizer's lock. Safetensors only, decided by content. What does not fit
-the model is left out and named in the log; nothing is fetched.
+Only safetensors is read, recognised by its content; nothing is fetched. A file that does not fit
+the model is left out and named in the log. Loading threads only, before the model is in use.
 """
 
 from __future__ import annotations
@@ -24,60 +23,58 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from transformers import CLIPTokenizer
-
     from latentwire_server.models.text.clip_encoder import TextEncoder
 
 _LOGGER = logging.getLogger(__name__)
 
 _WEIGHT_FILES: Final = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _UNNAMED: Final = ("emb_params", "*", "string_to_param")
-"""What a file of one embedding calls it where the file's own name is the word."""
+"""Names of the tensor in files of one embedding whose word is the file's name."""
 _BY_ENCODER: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-"""What a file for Stable Diffusion XL calls its embeddings, and which encoder they are for."""
+"""Names of the tensors in files for Stable Diffusion XL, and their text encoders."""
 _NOT_IN_WORDS: Final = frozenset("()[]\\:")
-"""What a prompt's weights are written with."""
+"""Characters of the notation for weights in prompts."""
 _MAX_VECTORS: Final = 75
-_MAX_WORD: Final = 64
+_MAX_WORD_LENGTH: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Embedding:
-    """What a word of a prompt stands for."""
+    """The vectors of a word."""
 
     word: str
     vectors: Mapping[str, torch.Tensor]
-    """By text encoder, (vectors, features); the only one is for ``"text_encoder"``."""
+    """(vectors, features), by text encoder; a single one is for ``"text_encoder"``."""
 
     @property
     def num_vectors(self) -> int:
-        """As many places as the word takes in a prompt."""
+        """The number of tokens that the word takes in a prompt."""
         return max(map(len, self.vectors.values()))
 
     @property
     def tokens(self) -> set[str]:
-        """What it takes up in a tokenizer, and what would be taken for its next place."""
+        """The tokens of its vectors, and the one that would be taken for another vector."""
         return {self.word, *(f"{self.word}_{i}" for i in range(1, self.num_vectors + 1))}
 
 
 class _UnfitError(Exception):
-    """A file is left out; the text says why."""
+    """A file does not fit; the text says why."""
 
 
 class _Loader(TextualInversionLoaderMixin):  # type: ignore[misc]  # untyped library
-    """Diffusers' loader, which asks a pipeline only whether its parts are offloaded."""
+    """Diffusers' loader. Of a pipeline it only needs to know whether parts are offloaded."""
 
     hf_device_map = None
     components: Final[Mapping[str, torch.nn.Module]] = {}
 
 
 def load_words(folder: Path, encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
-    """Teaches a model's text encoders the words of a folder; returns those that fit."""
+    """Loads the embeddings of a folder that fit into the text encoders; returns their words."""
     found, unfit = _fitting(folder, encoders)
     for name, reason in unfit.items():
         _LOGGER.warning("embedding not loaded file=%s reason=%s", name, reason)
     for encoder in encoders if found else ():
-        # All at once: each call makes the network's table of words anew.
+        # All at once: each call copies the network's table of embeddings.
         with LIBRARY_LOCK:
             _Loader().load_textual_inversion(
                 [{one.word: one.vectors[encoder.name]} for one in found],
@@ -91,21 +88,15 @@ def load_words(folder: Path, encoders: Sequence[TextEncoder]) -> tuple[str, ...]
 
 
 def words_in(folder: Path, encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
-    """Returns the words that ``load_words`` would teach; the encoders may lack their weights."""
+    """Returns the words that ``load_words`` would load; the encoders need no weights."""
     found, _ = _fitting(folder, encoders)
     return tuple(one.word for one in found)
-
-
-def spelled_out(prompt: str, tokenizer: CLIPTokenizer) -> str:
-    """Returns a prompt in which a word of several vectors stands with all of its places."""
-    text: str = _Loader().maybe_convert_prompt(prompt, tokenizer)
-    return text
 
 
 def _fitting(
     folder: Path, encoders: Sequence[TextEncoder]
 ) -> tuple[list[_Embedding], dict[str, str]]:
-    """Returns what fits, and by file name why the rest does not."""
+    """Returns the embeddings that fit and, by file name, why the others do not."""
     found: list[_Embedding] = []
     unfit: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
@@ -113,11 +104,14 @@ def _fitting(
             continue
         try:
             embedding = _read(path, folder=folder)
-            _check(embedding, encoders=encoders, others=found)
         except (_UnfitError, LoadError) as error:
             unfit[path.name] = error.reason if isinstance(error, LoadError) else str(error)
-        else:
+            continue
+        problem = next(_problems(embedding, encoders=encoders, others=found), None)
+        if problem is None:
             found.append(embedding)
+        else:
+            unfit[path.name] = problem
     return found, unfit
 
 
@@ -131,43 +125,36 @@ def _read(path: Path, *, folder: Path) -> _Embedding:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         message = f"it cannot be read ({type(error).__name__})"
         raise _UnfitError(message) from None
-    word, found = _understood(tensors, stem=path.stem)
+    word, found = _parse(tensors, stem=path.stem)
     if any(one.ndim not in (1, 2) for one in found.values()):
-        message = "it holds neither a vector nor several"
+        message = "it is neither a vector nor several vectors"
         raise _UnfitError(message)
     vectors = {name: one[None] if one.ndim == 1 else one for name, one in found.items()}
     return _Embedding(word=word, vectors=vectors)
 
 
-def _understood(
+def _parse(
     tensors: Mapping[str, torch.Tensor], *, stem: str
 ) -> tuple[str, dict[str, torch.Tensor]]:
-    """Returns the word and its vectors: Stable Diffusion XL's form, Automatic1111's, diffusers'."""
+    """Parses the formats of Stable Diffusion XL, Automatic1111 and diffusers: word and vectors."""
     if set(tensors) == set(_BY_ENCODER):
         return stem, {name: tensors[key] for key, name in _BY_ENCODER.items()}
     if len(tensors) != 1:
-        message = f"it holds {len(tensors)} tensors, which is no known form of an embedding"
+        message = f"it has {len(tensors)} tensors, which is not a known embedding format"
         raise _UnfitError(message)
     ((key, tensor),) = tensors.items()
     return (stem if key in _UNNAMED else key), {"text_encoder": tensor}
-
-
-def _check(
-    embedding: _Embedding, *, encoders: Sequence[TextEncoder], others: Sequence[_Embedding]
-) -> None:
-    for problem in _problems(embedding, encoders=encoders, others=others):
-        raise _UnfitError(problem)
 
 
 def _problems(
     embedding: _Embedding, *, encoders: Sequence[TextEncoder], others: Sequence[_Embedding]
 ) -> Iterator[str]:
     word, vectors = embedding.word, embedding.vectors
-    is_word = 0 < len(word) <= _MAX_WORD and word.isprintable() and " " not in word
+    is_word = 0 < len(word) <= _MAX_WORD_LENGTH and word.isprintable() and " " not in word
     if not is_word or _NOT_IN_WORDS.intersection(word):
-        yield f"{word[:_MAX_WORD]!a} cannot stand in a prompt as a word"
+        yield f"{word[:_MAX_WORD_LENGTH]!a} cannot be a word in a prompt"
     names = {encoder.name for encoder in encoders}
-    # A refiner has the second text encoder alone.
+    # A refiner has only the second text encoder.
     if not names <= set(vectors) or (len(vectors) > 1 and "text_encoder_2" not in names):
         wanted, given = " and ".join(sorted(names)), " and ".join(sorted(vectors))
         yield f"it is for {given}, and the model has {wanted}"
@@ -176,13 +163,13 @@ def _problems(
         tensor, network = vectors[encoder.name], encoder.module
         size = network.get_input_embeddings().weight.shape[-1]
         if tensor.shape[1] != size:
-            yield f"it is of shape {[*tensor.shape]}, and the model's words have {size} numbers"
+            yield f"its shape is {[*tensor.shape]}, and the model's words have {size} features"
             return
         is_sane = tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
         if not is_sane or not 1 <= len(tensor) <= _MAX_VECTORS:
-            yield f"it is not of 1 to {_MAX_VECTORS} vectors of finite numbers"
+            yield f"needed: 1 to {_MAX_VECTORS} vectors of finite numbers"
         if len(tensor) != embedding.num_vectors:
-            yield "it has different numbers of vectors for the text encoders"
+            yield "its numbers of vectors differ between the text encoders"
         taken = {*encoder.tokenizer.get_vocab()}.union(*(one.tokens for one in others))
         if taken & embedding.tokens:
-            yield f"{word!r} means something already"
+            yield f"{word!r} is already in use"

@@ -1,6 +1,6 @@
-"""An autoencoder at the service of a family: pictures to latents, latents to pictures.
+"""An autoencoder: images to latents, latents to images.
 
-Latents are scaled as the denoiser's are. Device thread only.
+Latents are scaled for the denoiser. Device thread only.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 TILED_ABOVE: Final = 1024
-"""Pictures with a longer side are decoded in tiles, as the pipeline's ``enable_vae_tiling`` does:
-the decoder's memory grows with the area, and takes more than the denoiser's from here on."""
+"""Images with a longer side are decoded in tiles, as by the pipeline's ``enable_vae_tiling``: the
+decoder's memory grows with the area, and exceeds the denoiser's from here on."""
 
 
 class Autoencoder:
-    """Encodes and decodes one picture at a time."""
+    """Encodes and decodes one image at a time."""
 
     def __init__(
         self, vae: AutoencoderKL | AutoencoderTiny, *, may_encode_in_float32: bool = False
     ) -> None:
-        """Takes diffusers' autoencoder, on its device.
+        """Wraps diffusers' autoencoder, which is on its device already.
 
-        ``may_encode_in_float32``: it does where its configuration asks for that.
+        With ``may_encode_in_float32`` it encodes in float32 if its configuration asks for that.
         """
         self._vae = vae
         self._encodes_in_float32 = may_encode_in_float32 and bool(vae.config.force_upcast)
         self._scale = LatentScale(vae)
         self.scale_factor = vae_scale_factor(vae)
-        """How many pixels one latent is wide."""
+        """Pixels per latent, in either direction."""
 
     def encode(self, image: torch.Tensor) -> VaePosterior:
-        """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
+        """Encodes one image, (1, 3, height, width) float32 in [-1, 1]."""
         vae = self._vae
         vae.use_tiling = max(image.shape[-2:]) > TILED_ABOVE
-        # Rounded first and upcast then, as in the pipelines.
+        # Rounded before the upcast, as in the pipelines.
         dtype = vae.dtype
         rounded = to_device(image, vae.device).to(dtype)
         if not self._encodes_in_float32:
@@ -53,7 +53,7 @@ class Autoencoder:
             return VaePosterior(vae.encode(rounded.float()), scale=self._scale, dtype=dtype)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes one image, (3, height, width) float32, from 0 for black to 1, and not clamped."""
+        """Decodes one image, (3, height, width) float32, from 0 for black to 1; not clamped."""
         vae = self._vae
         vae.use_tiling = max(latents.shape[-2:]) * self.scale_factor > TILED_ABOVE
         unscaled = self._scale.undone(latents.to(vae.device, vae.dtype))
@@ -63,7 +63,7 @@ class Autoencoder:
 
 @contextmanager
 def _in_float32(vae: AutoencoderKL | AutoencoderTiny) -> Iterator[None]:
-    """Lets what encodes compute in float32 within the block; there and back no weight changes."""
+    """Encodes in float32 within the block. Upcasting and back changes no weight."""
     parts = [vae.encoder, getattr(vae, "quant_conv", None)]
     dtype = vae.dtype
     for part in parts:
@@ -78,7 +78,7 @@ def _in_float32(vae: AutoencoderKL | AutoencoderTiny) -> Iterator[None]:
 
 
 class LatentScale:
-    """How the denoiser's latents differ from the autoencoder's."""
+    """The linear map between the autoencoder's latents and the denoiser's."""
 
     def __init__(self, vae: AutoencoderKL | AutoencoderTiny) -> None:
         config = vae.config
@@ -93,14 +93,14 @@ class LatentScale:
             )
 
     def applied(self, latents: torch.Tensor) -> torch.Tensor:
-        """Returns the denoiser's latents for the autoencoder's."""
+        """Maps the autoencoder's latents to the denoiser's."""
         if self._moments is None:
             return latents * self._factor
         mean, std = self._moments
         return (latents - mean) * self._factor / std
 
     def undone(self, latents: torch.Tensor) -> torch.Tensor:
-        """Returns the autoencoder's latents for the denoiser's."""
+        """Maps the denoiser's latents to the autoencoder's."""
         if self._moments is None:
             return latents / self._factor
         mean, std = self._moments
@@ -108,7 +108,7 @@ class LatentScale:
 
 
 class VaePosterior:
-    """What an autoencoder makes of a picture: a distribution, or with a tiny one just latents."""
+    """An encoded image: a distribution of latents or, with a tiny autoencoder, just latents."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class VaePosterior:
         scale: LatentScale,
         dtype: torch.dtype,
     ) -> None:
-        """Takes what the autoencoder's ``encode`` returned, and the dtype to scale it in."""
+        """Wraps the result of the autoencoder's ``encode``; ``dtype`` is the one to scale it in."""
         self._encoded = encoded
         self._scale = scale
         self._dtype = dtype
@@ -133,6 +133,6 @@ class VaePosterior:
 
 
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:
-    """Returns how many pixels one latent is wide."""
+    """Returns the number of pixels per latent, in either direction."""
     num_halvings = len(vae.config.block_out_channels) - 1
     return 1 << num_halvings

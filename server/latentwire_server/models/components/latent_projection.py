@@ -1,4 +1,4 @@
-"""A linear map from latents to RGB: previews almost for free."""
+"""A linear map from latents to RGB: previews at almost no cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LatentProjection:
     bias: Sequence[float] = (0.0, 0.0, 0.0)
 
     def project(self, latents: torch.Tensor) -> torch.Tensor:
-        """Projects the latents of one image, (1, channels, height, width), where they are.
+        """Projects the latents of one image, (1, channels, height, width), on their device.
 
         Returns:
             (3, height, width) float32 in [0, 1].

@@ -1,4 +1,4 @@
-"""One lock for whatever makes torch modules through diffusers, transformers or PEFT."""
+"""One lock for all code that builds torch modules with diffusers, transformers or PEFT."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import threading
 from typing import Final
 
 LIBRARY_LOCK: Final = threading.RLock()
-"""They patch torch for the whole process meanwhile: two of them at a time would leave each other's
-weights without storage. What is made already can be used."""
+"""The libraries patch torch for the whole process while they build: two at a time would leave each
+other's weights without storage. Modules that are built already can be used meanwhile."""

@@ -1,12 +1,14 @@
-"""The safety checker that comes with Stable Diffusion 1.x: is a picture close to unsafe concepts?
+"""The safety checker of Stable Diffusion 1.x: decides whether an image is close to unsafe concepts.
 
-diffusers' ``StableDiffusionSafetyChecker`` decides, on what ``StableDiffusionPipeline`` shows it.
-Device thread only. It says yes or no; what becomes of the picture is not its business.
+diffusers' ``StableDiffusionSafetyChecker`` decides, on the same input as in
+``StableDiffusionPipeline``. It only answers yes or no; withholding the image is up to the caller.
+Device thread only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -24,33 +26,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnloadedSafetyChecker:
-    """Stands for a checker whose weights are not loaded."""
+    """A safety checker whose weights are not loaded, as part of a model's spec."""
 
-    def __init__(self, *, hides_previews: bool) -> None:
-        """Takes whether the model's previews are kept back."""
-        self._hides_previews = hides_previews
-
-    @property
-    def hides_previews(self) -> bool:
-        """Whether previews are kept back. Any thread."""
-        return self._hides_previews
-
-    @property
-    def num_bytes(self) -> int:
-        """Nothing."""
-        return 0
+    hides_previews: bool
+    num_bytes: int = 0
 
     def flags(self, pixels: NDArray[np.uint8]) -> bool:
-        """Cannot say."""
         raise NotImplementedError
 
 
 class ClipSafetyChecker:
-    """Compares a picture's CLIP embedding with those of concepts, each with its threshold.
+    """Compares an image's CLIP embedding with those of concepts, each with its threshold.
 
-    Computes in float32 whatever the model does: the margins that decide are thousandths, which
-    is what bfloat16 rounds to.
+    Computes in float32, whatever the model's dtype: the margins are thousandths, as small as
+    bfloat16's rounding.
     """
 
     def __init__(
@@ -60,44 +51,39 @@ class ClipSafetyChecker:
         *,
         hides_previews: bool,
     ) -> None:
-        """Takes the parts, on their device, and whether the model's previews are kept back."""
+        """Wraps the checker, which is on its device already, and its image processor."""
         self._module = module
         self._processor = processor
         self._device = module.concept_embeds.device
-        self._hides_previews = hides_previews
-        # NaN is greater than no threshold, so that it would pass for safe.
+        self.hides_previews: Final = hides_previews
+        # NaN exceeds no threshold, and would pass as safe.
         module.visual_projection.register_forward_hook(_refuse_non_finite)
 
     @property
-    def hides_previews(self) -> bool:
-        """Whether previews are kept back, which could show what is withheld. Any thread."""
-        return self._hides_previews
-
-    @property
     def num_bytes(self) -> int:
-        """What it takes on the device."""
         return held_bytes([self._module])
 
     @torch.inference_mode()
     def flags(self, pixels: NDArray[np.uint8]) -> bool:
-        """Returns whether a picture, (height, width, 3) RGB, is to be withheld.
+        """Returns whether an image, (height, width, 3) RGB, must be withheld.
 
         Raises:
             ArithmeticError: the checker computes NaN or infinity.
         """
-        picture = self._processor(Image.fromarray(pixels), return_tensors="pt").pixel_values
-        # It blackens what it flags: a pixel of no picture.
+        image = self._processor(Image.fromarray(pixels), return_tensors="pt").pixel_values
+        # The checker blackens the images that it flags, here a single pixel that nobody uses.
         scratch = [np.zeros((1, 1, 3), np.float32)]
-        _, are_flagged = self._module(clip_input=to_device(picture, self._device), images=scratch)
+        _, are_flagged = self._module(clip_input=to_device(image, self._device), images=scratch)
         return bool(are_flagged[0])
 
 
 def load_processor(folder: Path) -> transformers.BaseImageProcessor:
-    """Returns what scales and cuts a picture for the checker, from a model's folder.
+    """Loads the checker's image processor from a model's folder.
 
-    On Pillow, as the checker's thresholds were found, also where torchvision is installed.
+    Always the one that uses Pillow, even if torchvision is installed: the checker's thresholds were
+    found with it.
     """
-    # Before transformers 5 had two of them, there was this one only.
+    # Before version 5, transformers had only one, without the suffix.
     has_two = hasattr(transformers, "CLIPImageProcessorPil")
     kind = transformers.CLIPImageProcessorPil if has_two else transformers.CLIPImageProcessor
     return kind.from_pretrained(folder / "feature_extractor", local_files_only=True)

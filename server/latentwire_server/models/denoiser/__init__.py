@@ -1,1 +1,1 @@
-"""The UNet call and the backends that run it: eager, inductor, OpenVINO."""
+"""The UNet, and the backends that run it: eager, inductor, OpenVINO."""

@@ -1,4 +1,4 @@
-"""How a UNet is called, however it is run."""
+"""How a UNet is called, compiled or not."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class UnetInput(NamedTuple):
-    """What a UNet is called with; all of one device, latents and text of one dtype."""
+    """The input of a UNet; all on one device, latents and text of one dtype."""
 
     latents: torch.Tensor
-    """(rows, channels, height, width), with what the UNet sees beside them."""
+    """(rows, channels, height, width), for inpainting with the mask and the masked image."""
     timesteps: torch.Tensor
     """(rows,) float32."""
     prompt_embeds: torch.Tensor
@@ -22,56 +22,56 @@ class UnetInput(NamedTuple):
     text_embeds: torch.Tensor | None = None
     """(rows, features), a summary of the prompt, for UNets that take one."""
     time_ids: torch.Tensor | None = None
-    """(rows, numbers), such as the picture's size, for the same UNets."""
+    """(rows, numbers), such as the image's size, for the same UNets."""
     timestep_cond: torch.Tensor | None = None
-    """(rows, features), the guidance scale, for UNets that are told."""
+    """(rows, features), the guidance scale, for UNets that take it as an input."""
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> UnetInput:
-        """Returns the input with each tensor changed that the UNet takes."""
+        """Returns the input with ``change`` applied to each tensor that is there."""
         return UnetInput._make(None if tensor is None else change(tensor) for tensor in self)
 
 
 class Unet(Protocol):
-    """A UNet, however it is run."""
+    """A UNet, compiled or not."""
 
     def __call__(self, rows: UnetInput) -> torch.Tensor:
         """Returns (rows, channels, height, width)."""
 
 
 class Compiler(Protocol):
-    """Compiles a UNet. What it returns may be off: whoever asks compares."""
+    """Compiles a UNet. The caller must check the programs' results."""
 
     @property
     def takes_minutes(self) -> bool:
-        """Whether a shape takes minutes to compile, and not a second."""
+        """Whether a shape takes minutes to compile, rather than a second."""
 
     @property
     def program_bytes(self) -> int:
-        """What each of its programs takes, about."""
+        """The approximate size of one program."""
 
     def for_any_shape(self, rows: UnetInput) -> Unet | None:
-        """Returns what takes any shape, if there is such a thing; ``rows`` are an example."""
+        """Returns a program for all shapes, if the compiler makes one; ``rows`` are an example."""
 
     def for_shape(self, rows: UnetInput) -> Unet | None:
-        """Returns what takes only the shape of ``rows``, or None where that gains too little."""
+        """Returns a program for the shape of ``rows`` alone; None if it would gain too little."""
 
 
 def eager(unet: Callable[..., tuple[torch.Tensor, ...]]) -> Unet:
-    """Returns the UNet as it is."""
+    """Returns diffusers' UNet as a ``Unet``, not compiled."""
 
     def call(rows: UnetInput) -> torch.Tensor:
-        told: dict[str, object] = {}
+        options: dict[str, object] = {}
         if rows.text_embeds is not None:
             added = {"text_embeds": rows.text_embeds, "time_ids": rows.time_ids}
-            told["added_cond_kwargs"] = added
+            options["added_cond_kwargs"] = added
         if rows.timestep_cond is not None:
-            told["timestep_cond"] = rows.timestep_cond
+            options["timestep_cond"] = rows.timestep_cond
         return unet(
             rows.latents,
             rows.timesteps,
             encoder_hidden_states=rows.prompt_embeds,
             return_dict=False,
-            **told,
+            **options,
         )[0]
 
     return call

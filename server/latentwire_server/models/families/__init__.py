@@ -1,1 +1,1 @@
-"""Model families: what is particular to each kind of pipeline."""
+"""Model families: one file for each, and what they share."""

@@ -1,4 +1,4 @@
-"""The families that are served."""
+"""The families that are served. A new one is a file in this folder and an entry here."""
 
 from __future__ import annotations
 

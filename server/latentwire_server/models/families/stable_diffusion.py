@@ -12,28 +12,28 @@ from latentwire_server.models.families.unet_model import UnetModel
 from latentwire_server.models.protocol import Conditioning
 
 if TYPE_CHECKING:
-    from latentwire_server.models.text.clip_encoder import States
+    from latentwire_server.models.text.clip_encoder import EncoderOutput
 
 
 class StableDiffusion(UnetModel):
-    """A loaded Stable Diffusion model; does what ``StableDiffusionPipeline`` does."""
+    """A loaded model; computes what ``StableDiffusionPipeline`` computes."""
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: str, *, clip_skip: int, num_chunks: int = 1) -> Conditioning:
         """Encodes one prompt as ``StableDiffusionPipeline.encode_prompt`` does."""
         (encoder,) = self._parts.text_encoders
 
-        def embeds(states: States) -> torch.Tensor:
+        def embeds(output: EncoderOutput) -> torch.Tensor:
             if clip_skip == 0:
-                return states.last_hidden_state
+                return output.last_hidden_state
             # transformers 5 has the layers on the model itself, 4 one level down.
             text_model = getattr(encoder.module, "text_model", encoder.module)
-            layer = states.hidden_states[-(clip_skip + 1)]
+            layer = output.hidden_states[-(clip_skip + 1)]
             normalised: torch.Tensor = text_model.final_layer_norm(layer)
             return normalised
 
-        reading = encoder.read(prompt, num_chunks=num_chunks)
-        return Conditioning(prompt_embeds=reading.embeds(embeds).to(self._dtype))
+        encoded = encoder.encode(prompt, num_chunks=num_chunks)
+        return Conditioning(prompt_embeds=encoded.embeds(embeds).to(self._dtype))
 
 
 FAMILY: Final = Family(
@@ -45,7 +45,12 @@ FAMILY: Final = Family(
         "LatentConsistencyModelPipeline",
     ),
     text_encoders=(TextEncoderKind(class_name="CLIPTextModel"),),
-    # Of the autoencoder of Stable Diffusion 1.x and 2.x, as ComfyUI's latent formats publish it.
+    # "text" is no further condition: the UNet pools the prompt's embeddings itself.
+    addition_embed_types=(None, "text"),
+    single_file_pipeline="StableDiffusionPipeline",
+    single_file_marker="cond_stage_model.",
+    single_file_options={"safety_checker": None},
+    # For the autoencoder of Stable Diffusion 1.x and 2.x, from ComfyUI's latent formats.
     projection=LatentProjection(
         factors=(
             (0.3512, 0.2297, 0.3227),
@@ -54,9 +59,4 @@ FAMILY: Final = Family(
             (-0.2120, -0.2616, -0.7177),
         )
     ),
-    # "text" is no condition of its own: the UNet pools the prompt's embeddings itself.
-    addition_embed_types=(None, "text"),
-    single_file_pipeline="StableDiffusionPipeline",
-    single_file_marker="cond_stage_model.",
-    single_file_options={"safety_checker": None},
 )

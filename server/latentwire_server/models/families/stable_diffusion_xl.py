@@ -1,7 +1,8 @@
 """The Stable Diffusion XL family: base models with two text encoders, refiners with the second.
 
-Besides the prompt the UNet is told the second encoder's summary of it and a few numbers: the size
-of the picture, where it was cut from a larger one, and, for a refiner, how beautiful it is.
+Besides the prompt's embeddings the UNet takes the second encoder's summary of the prompt and a few
+numbers: the image's size, where it was cropped from a larger one and, in a refiner, a score of its
+beauty.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.denoiser.unet_call import UnetInput
     from latentwire_server.models.protocol import DenoiserInput
-    from latentwire_server.models.text.clip_encoder import States
+    from latentwire_server.models.text.clip_encoder import EncoderOutput
 
 AESTHETIC_SCORE: Final = 6.0
 NEGATIVE_AESTHETIC_SCORE: Final = 2.5
-"""As ``StableDiffusionXLImg2ImgPipeline`` tells a refiner unless it is told otherwise."""
+"""The defaults of ``StableDiffusionXLImg2ImgPipeline``."""
 
 _ZEROS: Final = "force_zeros_for_empty_prompt"
 _SCORES: Final = "requires_aesthetics_score"
 
 
 class StableDiffusionXL(UnetModel):
-    """A loaded model; does what ``StableDiffusionXLPipeline`` and its siblings do."""
+    """A loaded model; computes what ``StableDiffusionXLPipeline`` and its siblings compute."""
 
     _may_encode_in_float32 = True
 
@@ -43,7 +44,7 @@ class StableDiffusionXL(UnetModel):
 
     @torch.inference_mode()
     def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
-        """Encodes what to steer away from; nothing is zeros where the model was trained so."""
+        """Encodes a negative prompt; an empty one is zeros if the model was trained with them."""
         encoded = self._encoded(
             prompt, clip_skip=0, num_chunks=num_chunks, score=NEGATIVE_AESTHETIC_SCORE
         )
@@ -59,26 +60,28 @@ class StableDiffusionXL(UnetModel):
     def _encoded(
         self, prompt: str, *, clip_skip: int, num_chunks: int, score: float
     ) -> Conditioning:
-        readings = [
-            encoder.read(prompt, num_chunks=num_chunks) for encoder in self._parts.text_encoders
+        encoded = [
+            encoder.encode(prompt, num_chunks=num_chunks) for encoder in self._parts.text_encoders
         ]
 
-        def embeds(states: States) -> torch.Tensor:
-            # The last layer but one: the last one's is for comparing with pictures.
-            return states.hidden_states[-(clip_skip + 2)]
+        def embeds(output: EncoderOutput) -> torch.Tensor:
+            # From the penultimate layer: the last one was trained for comparison with images.
+            return output.hidden_states[-(clip_skip + 2)]
 
-        read = [reading.embeds(embeds) for reading in readings]
-        # Of the first chunk, where a prompt says what it is about.
-        pooled = readings[-1].states[0].text_embeds[0]
+        prompt_embeds = [one.embeds(embeds) for one in encoded]
+        # From the first chunk, where a prompt names its subject.
+        pooled = encoded[-1].outputs[0].text_embeds[0]
         return Conditioning(
-            prompt_embeds=torch.cat(read, dim=-1).to(self._dtype),
+            prompt_embeds=torch.cat(prompt_embeds, dim=-1).to(self._dtype),
             pooled_prompt_embeds=pooled.to(self._dtype),
             aesthetic_score=score if self._parts.options[_SCORES] else None,
         )
 
     def _input(self, rows: DenoiserInput) -> UnetInput:
-        given = rows.conditioning
-        pooled = [one.pooled_prompt_embeds for one in given if one.pooled_prompt_embeds is not None]
+        conditioning = rows.conditioning
+        pooled = [
+            one.pooled_prompt_embeds for one in conditioning if one.pooled_prompt_embeds is not None
+        ]
         factor = self._vae.scale_factor
         height, width = (side * factor for side in rows.latents.shape[-2:])
         return (
@@ -86,9 +89,9 @@ class StableDiffusionXL(UnetModel):
             ._input(rows)
             ._replace(
                 text_embeds=torch.stack(pooled),
-                # In the denoiser's dtype, as in the pipeline: bfloat16 rounds sizes, there too.
+                # In the denoiser's dtype, as in the pipeline, where bfloat16 rounds sizes too.
                 time_ids=torch.tensor(
-                    [_time_ids(height, width, score=one.aesthetic_score) for one in given],
+                    [_time_ids(height, width, score=one.aesthetic_score) for one in conditioning],
                     dtype=self._dtype,
                     device=self._device,
                 ),
@@ -97,19 +100,20 @@ class StableDiffusionXL(UnetModel):
 
 
 def _time_ids(height: int, width: int, *, score: float | None) -> list[float]:
-    """Returns the numbers that a UNet is told: a picture of just this size, not cut from any."""
+    """Returns the UNet's ``time_ids`` for an image of this size that is not cropped."""
     original_size, crop = (height, width), (0, 0)
     return [*original_size, *crop, *((height, width) if score is None else (score,))]
 
 
-def _refusal(parts: Components) -> str | None:
+def _misfit(parts: Components) -> str | None:
     config, (*_, encoder) = parts.unet.config, parts.text_encoders
     num_ids = len(_time_ids(0, 0, score=0.0 if parts.options[_SCORES] else None))
-    told = config.addition_time_embed_dim * num_ids + encoder.module.config.projection_dim
-    if config.projection_class_embeddings_input_dim != told:
+    num_given = config.addition_time_embed_dim * num_ids + encoder.module.config.projection_dim
+    num_taken = config.projection_class_embeddings_input_dim
+    if num_taken != num_given:
         return (
-            f"its UNet is told {config.projection_class_embeddings_input_dim} numbers besides the"
-            f" prompt, and {encoder.name} with {_SCORES}={parts.options[_SCORES]} gives {told}"
+            f"its UNet takes {num_taken} numbers besides the prompt, and {encoder.name} with"
+            f" {_SCORES}={parts.options[_SCORES]} gives {num_given}"
         )
     return None
 
@@ -126,7 +130,14 @@ FAMILY: Final = Family(
         TextEncoderKind(class_name="CLIPTextModel", is_optional=True),
         TextEncoderKind(class_name="CLIPTextModelWithProjection", suffix="_2"),
     ),
-    # As ComfyUI's latent formats publish it.
+    options={_ZEROS: True, _SCORES: False},
+    addition_embed_types=("text_time",),
+    misfit=_misfit,
+    # The only one of its pipelines with aesthetic scores; for base models and refiners.
+    single_file_pipeline="StableDiffusionXLImg2ImgPipeline",
+    single_file_marker="conditioner.embedders.",
+    single_file_options={"add_watermarker": False},
+    # From ComfyUI's latent formats.
     projection=LatentProjection(
         factors=(
             (0.3651, 0.4232, 0.4341),
@@ -136,15 +147,8 @@ FAMILY: Final = Family(
         ),
         bias=(0.1084, -0.0175, -0.0011),
     ),
-    options={_ZEROS: True, _SCORES: False},
-    addition_embed_types=("text_time",),
     upcasts_autoencoder=True,
     guidance_scale=5.0,
-    # It was trained at about one megapixel, and draws patterns at a quarter of it.
-    least_drawn_share=0.5,
-    # Of its pipelines the one that knows of aesthetic scores, for base models and refiners.
-    single_file_pipeline="StableDiffusionXLImg2ImgPipeline",
-    single_file_marker="conditioner.embedders.",
-    single_file_options={"add_watermarker": False},
-    refusal=_refusal,
+    # It was trained at about one megapixel, and generates patterns at a quarter of that.
+    min_native_share=0.5,
 )

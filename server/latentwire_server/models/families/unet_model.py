@@ -1,21 +1,21 @@
-"""What all families with a UNet have in common: everything but how they read text.
+"""What all families with a UNet have in common: everything but the encoding of prompts.
 
-Does what their pipelines do, cut at the denoising step. ``dropped_text`` and
-``latent_shape`` may be called on any thread, everything else on the device thread.
+Computes what their pipelines compute, divided into denoising steps. For threads see
+``models/protocol.py``, whose docstrings apply here too.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import torch
 
 from latentwire_server.models.components.autoencoder import Autoencoder
 from latentwire_server.models.components.placement import held_bytes
 from latentwire_server.models.denoiser.backends import DenoiserBackend
-from latentwire_server.models.denoiser.compiled_unet import PreparedUnet
+from latentwire_server.models.denoiser.compiled_unet import CompiledUnet
 from latentwire_server.models.denoiser.unet_call import UnetInput
 from latentwire_server.models.errors import LoraError
 from latentwire_server.models.precision import dtype_name, to_device
@@ -23,19 +23,21 @@ from latentwire_server.models.protocol import Conditioning, DenoiserInput
 from latentwire_server.models.schedulers.diffusers_scheduler import DiffusersScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
+    from latentwire_server.models.adapters.lora_networks import LoadedLoras, LoraStore
     from latentwire_server.models.components.autoencoder import VaePosterior
-    from latentwire_server.models.components.component_set import Components, LoadedLoras
+    from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.info import ModelInfo, NoiseRange, SchedulerChoice
     from latentwire_server.models.protocol import SafetyChecker, Watermark
 
 
 class UnetModel(ABC):
-    """A loaded model whose denoiser is a UNet; a family says how it reads text."""
+    """Implements ``DiffusionModel`` with a UNet; each family encodes prompts in its own way."""
 
     _may_encode_in_float32: ClassVar[bool] = False
-    """Whether the family's pipelines heed an autoencoder's ``force_upcast`` in every dtype."""
+    """Whether the family's pipelines obey an autoencoder's ``force_upcast`` in every dtype."""
 
     def __init__(
         self,
@@ -43,17 +45,28 @@ class UnetModel(ABC):
         components: Components,
         *,
         backend: DenoiserBackend = DenoiserBackend.EAGER,
+        cache: Path | None = None,
         refiner: UnetModel | None = None,
+        loras: LoraStore | None = None,
     ) -> None:
-        """Takes parts that are already on their device, and a loaded refiner.
+        """Makes a model of parts that are on their device already.
+
+        Args:
+            info: What the model is and can do.
+            components: Its parts.
+            backend: How to run the denoiser.
+            cache: Where converted denoisers are kept for the next start; None: nowhere.
+            refiner: The model for the low noise levels.
+            loras: The LoRAs that fit the model.
 
         Raises:
-            BackendError: the backend cannot be had here.
+            BackendError: the backend is not available here, or not for this UNet.
         """
-        self._info = info
+        self.info: Final = info
         self._parts = components
-        self._refiner = refiner
-        self._unet = PreparedUnet(components.unet, backend=backend)
+        self.refiner: Final = refiner
+        self._loras = loras
+        self._unet = CompiledUnet(components.unet, backend=backend, cache=cache)
         self._vae = Autoencoder(components.vae, may_encode_in_float32=self._may_encode_in_float32)
         config = components.unet.config
         self._num_mask_channels: int = config.in_channels - config.out_channels
@@ -65,33 +78,24 @@ class UnetModel(ABC):
         """Encodes one prompt, always alone, as the family's pipeline does."""
 
     def encode_negative_prompt(self, prompt: str, *, num_chunks: int = 1) -> Conditioning:
-        """Encodes what guidance steers away from; ``clip_skip`` is for the prompt alone."""
+        """Encodes what guidance steers away from; ``clip_skip`` applies to the prompt alone."""
         return self.encode_prompt(prompt, clip_skip=0, num_chunks=num_chunks)
 
     @property
-    def info(self) -> ModelInfo:
-        """What the model is and can do."""
-        return self._info
-
-    @property
     def device_name(self) -> str:
-        """The device that computes."""
         return str(self._device)
 
     @property
     def dtype_name(self) -> str:
-        """The number format that the denoiser computes in."""
         return dtype_name(self._dtype)
 
     @property
     def backend_name(self) -> str:
-        """How the denoiser is run."""
         return self._unet.backend.value
 
     @property
     def memory_bytes(self) -> int:
-        """What it takes on the device: its weights and compiled programs, the refiner's too."""
-        models = [self] if self._refiner is None else [self, self._refiner]
+        models = [self] if self.refiner is None else [self, self.refiner]
         networks = [one for model in models for one in model._parts.networks.values()]  # noqa: SLF001
         checker = self._parts.safety_checker
         return (
@@ -102,33 +106,23 @@ class UnetModel(ABC):
 
     @property
     def sees_masks(self) -> bool:
-        """Whether the denoiser is made for inpainting, and takes ``mask_latents``."""
         return self._num_mask_channels > 0
 
     @property
     def compiled_shapes(self) -> tuple[str, ...]:
-        """The input shapes that the denoiser is compiled for."""
         return self._unet.shapes
 
     @property
-    def refiner(self) -> UnetModel | None:
-        """Who may take the low noise levels."""
-        return self._refiner
-
-    @property
     def safety_checker(self) -> SafetyChecker | None:
-        """Who says which pictures are withheld; None: nobody."""
         return self._parts.safety_checker
 
     @property
     def watermark(self) -> Watermark | None:
-        """What is written into finished pictures; None: nothing."""
         return self._parts.watermark
 
     @torch.inference_mode()
     def prepare(self, num_rows: int) -> None:
-        """Compiles for calls of so many rows at the model's own size, if the backend compiles."""
-        defaults = self._info.defaults
+        defaults = self.info.defaults
         shape = self.latent_shape(width=defaults.width, height=defaults.height)
         generator = torch.Generator().manual_seed(0)
         text = self.encode_prompt("", clip_skip=0)
@@ -147,11 +141,9 @@ class UnetModel(ABC):
         return self._parts.text_encoders[0].dropped(prompt)
 
     def num_chunks(self, prompt: str) -> int:
-        """Returns how often the text encoders must be asked to read ``prompt``."""
         return max(encoder.num_chunks(prompt) for encoder in self._parts.text_encoders)
 
     def latent_shape(self, *, width: int, height: int) -> tuple[int, int, int]:
-        """Returns (channels, height, width) of the latents of one image."""
         channels: int = self._parts.unet.config.out_channels
         factor = self._vae.scale_factor
         return channels, height // factor, width // factor
@@ -164,7 +156,6 @@ class UnetModel(ABC):
         num_skipped: int = 0,
         noise_range: NoiseRange | None = None,
     ) -> DiffusersScheduler:
-        """Makes a scheduler for one trajectory from the model's own scheduler configuration."""
         return DiffusersScheduler(
             choice,
             self._parts.scheduler_config,
@@ -173,35 +164,30 @@ class UnetModel(ABC):
             noise_range=noise_range,
         )
 
-    def with_loras(self, ids: Sequence[str]) -> UnetAdapterSet:
-        """Loads adapters beside the model, which stays as it is, weights and speed."""
-        store = self._parts.loras
-        if store is None:
-            raise LoraError(ids[0], "the model has no adapters")
-        return UnetAdapterSet(store.loaded(ids, self._parts), self._with_parts)
+    def with_loras(self, ids: Sequence[str]) -> LoadedLoras:
+        """Loads LoRAs into twins of the networks; the model keeps its weights and its speed."""
+        if self._loras is None:
+            raise LoraError(ids[0], "the model has no LoRAs")
+        return self._loras.load(ids, self._parts, make_model=self._with_parts)
 
     def _with_parts(self, parts: Components) -> UnetModel:
-        # What is compiled knows no adapters: their calls run as they are.
-        return type(self)(self._info, parts, backend=DenoiserBackend.EAGER, refiner=self._refiner)
+        # Compiled programs have no LoRAs: these calls run eagerly.
+        return type(self)(self.info, parts, backend=DenoiserBackend.EAGER, refiner=self.refiner)
 
     @torch.inference_mode()
     def encode_image(self, image: torch.Tensor) -> VaePosterior:
-        """Encodes one picture, (1, 3, height, width) float32 in [-1, 1]."""
         return self._vae.encode(image)
 
     @torch.inference_mode()
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:
-        """Predicts noise (or velocity) for each row, (rows, channels, height, width) float32."""
         return self._unet(self._input(rows)).float()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes one image, (3, height, width) float32, from 0 for black to 1, not clamped."""
         return self._vae.decode(latents)
 
     @torch.inference_mode()
     def project_preview(self, latents: torch.Tensor) -> torch.Tensor:
-        """Projects the latents of one image linearly to RGB, (3, height, width) in [0, 1]."""
         return self._parts.projection.project(latents.to(self._device))
 
     def _input(self, rows: DenoiserInput) -> UnetInput:
@@ -216,7 +202,7 @@ class UnetModel(ABC):
         )
 
     def _timestep_cond(self, rows: DenoiserInput) -> torch.Tensor | None:
-        """Returns the guidance scales, (rows, features), for a UNet that is told."""
+        """Returns the guidance scales, (rows, features), for a UNet that takes them."""
         num_features = self._parts.unet.config.time_cond_proj_dim
         if num_features is None:
             return None
@@ -226,18 +212,17 @@ class UnetModel(ABC):
     def _mask_latents(self, rows: DenoiserInput) -> torch.Tensor:
         """Returns (rows, 1 + channels, height, width), in the denoiser's dtype."""
         shape = self._num_mask_channels, *rows.latents.shape[-2:]
-        nothing_seen = torch.zeros(shape, device=self._device)
-        nothing_seen[0] = 1
-        given = [row.mask_latents for row in rows.conditioning]
-        stacked = torch.stack([nothing_seen if own is None else own for own in given])
+        all_redrawn = torch.zeros(shape, device=self._device)
+        all_redrawn[0] = 1
+        masks = [row.mask_latents for row in rows.conditioning]
+        stacked = torch.stack([all_redrawn if own is None else own for own in masks])
         return stacked.to(self._device, self._dtype)
 
 
 def guidance_embedding(scales: Sequence[float], *, num_features: int) -> torch.Tensor:
     """Returns guidance scales as sines and cosines, (scales, num_features) float32.
 
-    As ``LatentConsistencyModelPipeline`` makes them: of a thousand
-    times what the scale is above 1.
+    As ``LatentConsistencyModelPipeline`` does, from ``1000 * (scale - 1)``.
     """
     frequencies = torch.exp(
         torch.arange(num_features // 2, dtype=torch.float32)
@@ -246,16 +231,3 @@ def guidance_embedding(scales: Sequence[float], *, num_features: int) -> torch.T
     angles = (torch.tensor(scales, dtype=torch.float32) - 1.0)[:, None] * 1000.0 * frequencies
     embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
     return torch.nn.functional.pad(embedding, (0, num_features % 2))
-
-
-class UnetAdapterSet:
-    """A model with adapters, of the same family as the one that they were loaded beside."""
-
-    def __init__(self, loaded: LoadedLoras, model: Callable[[Components], UnetModel]) -> None:
-        """Takes the parts with adapters, and what makes a model of parts."""
-        self._loaded = loaded
-        self._model = model
-
-    def scaled(self, scales: Mapping[str, float]) -> UnetModel:
-        """Returns the model with its adapters at these scales, by id."""
-        return self._model(self._loaded.scaled(scales))

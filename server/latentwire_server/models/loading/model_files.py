@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from latentwire_server.models.adapters.lora_sources import lora_paths, with_loras
+from latentwire_server.models.adapters.lora_networks import LoraStore
+from latentwire_server.models.adapters.lora_sources import lora_paths
 from latentwire_server.models.adapters.textual_inversion import load_words, words_in
 from latentwire_server.models.components.placement import check_parts, place
 from latentwire_server.models.components.watermark import load_watermark, with_watermark
@@ -33,6 +34,8 @@ from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.text.prompt_reader import PromptOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.files.hub import Report
@@ -146,12 +149,19 @@ class ModelFiles:
             ),
         )
 
-    def load(self, *, report: Report | None = None, compiles: bool = True) -> UnetModel:
+    def load(
+        self,
+        *,
+        report: Report | None = None,
+        compiles: bool = True,
+        denoiser_cache: Path | None = None,
+    ) -> UnetModel:
         """Loads the model onto its device.
 
         Args:
             report: is called with the loaded bytes, component by component, and those of all.
             compiles: whether the denoiser may be compiled, if its backend does that.
+            denoiser_cache: where converted denoisers are kept for the next start; None: nowhere.
 
         Raises:
             LoadError: it does not load; one line says why.
@@ -160,7 +170,7 @@ class ModelFiles:
         total_bytes = 0 if report is None else self.size().weights_bytes
         backend = self._entry.denoiser_backend if compiles else DenoiserBackend.EAGER
         reader = WeightsReader(report, total_bytes=total_bytes)
-        return self._model(reader, backend=DenoiserBackend(backend))
+        return self._model(reader, backend=DenoiserBackend(backend), cache=denoiser_cache)
 
     def _opened(
         self,
@@ -194,7 +204,9 @@ class ModelFiles:
             return shared_text_encoders(refiner, base)
         return ()
 
-    def _model(self, reader: ComponentReader, *, backend: DenoiserBackend) -> UnetModel:
+    def _model(
+        self, reader: ComponentReader, *, backend: DenoiserBackend, cache: Path | None = None
+    ) -> UnetModel:
         entry, main = self._entry, self._main
         parts = main.read(reader, dtype=self._dtype, lent=Lent())
         revisions = [main.revision]
@@ -211,7 +223,7 @@ class ModelFiles:
         info = entry.apply_to(info, source=entry.source, place=_CONFIGURATION)
         refiner = None
         if self._refiner is not None:
-            refiner = self._read_refiner(self._refiner, parts, reader, backend=backend)
+            refiner = self._read_refiner(self._refiner, parts, reader, backend=backend, cache=cache)
             revisions.append(refiner.info.revision)
             info = replace(
                 info,
@@ -219,12 +231,16 @@ class ModelFiles:
                 defaults=replace(info.defaults, high_noise_frac=entry.high_noise_frac),
             )
         info = replace(info, revision="+".join(revisions), aliases=entry.aliases)
+        loras = None
         if self._loras:
-            parts, info = with_loras(parts, info, family=main.family, paths=self._loras)
+            loras = LoraStore(self._loras, parts, loader=main.family.lora_loader)
+            info = loras.listed_in(info)
         if entry.watermark:
             info = with_watermark(info, source=entry.source)
             parts = replace(parts, watermark=load_watermark(entry.source))
-        return main.family.model(info, parts, backend=backend, refiner=refiner)
+        return main.family.model(
+            info, parts, backend=backend, cache=cache, refiner=refiner, loras=loras
+        )
 
     def _read_refiner(
         self,
@@ -233,6 +249,7 @@ class ModelFiles:
         reader: ComponentReader,
         *,
         backend: DenoiserBackend,
+        cache: Path | None,
     ) -> UnetModel:
         """Returns the refiner of a base with these parts.
 
@@ -257,7 +274,7 @@ class ModelFiles:
         parts = self._prepared(refiner, parts, reader)
         info = describe(refiner, parts, id_=f"{self._entry.id}/refiner")
         info = replace(info, revision=refiner.revision)
-        return refiner.family.model(info, parts, backend=backend)
+        return refiner.family.model(info, parts, backend=backend, cache=cache)
 
     def _with_words(self, parts: Components, reader: ComponentReader) -> Components:
         """Returns the parts with the options of prompts, and the words of the operator's folder."""
@@ -270,7 +287,8 @@ class ModelFiles:
             learn = load_words if reader.has_weights else words_in
             words = learn(entry.embeddings_folder.expanduser(), parts.text_encoders)
         encoders = tuple(
-            encoder.reading(options, has_words=bool(words)) for encoder in parts.text_encoders
+            encoder.with_options(options, has_embeddings=bool(words))
+            for encoder in parts.text_encoders
         )
         return replace(parts, text_encoders=encoders, prompt_options=options, words=words)
 

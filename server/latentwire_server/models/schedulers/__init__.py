@@ -1,1 +1,1 @@
-"""Schedulers of diffusers behind kebab-case ids."""
+"""The schedulers of diffusers, by kebab-case ids."""

@@ -1,8 +1,8 @@
-"""Samplers: kebab-case ids, the diffusers classes behind them, and one object per trajectory.
+"""A diffusers scheduler with the state of one trajectory.
 
-A scheduler is made from the model's own scheduler configuration with diffusers' ``from_config``,
-so that its picture is the one of a pipeline whose scheduler was swapped in the documented way.
-Its state belongs to one trajectory. Device thread only, but for ``scheduler_infos``.
+It is created from the model's own scheduler configuration with diffusers' ``from_config``, so that
+its images are those of a pipeline whose scheduler was swapped in the documented way. Device thread
+only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import diffusers
 import torch
 
 from latentwire_server.models.info import NoiseRange, SchedulerChoice
-from latentwire_server.models.schedulers.sampler_table import SCHEDULERS, SIGMAS_FLAGS, _spacings
+from latentwire_server.models.schedulers.sampler_table import SCHEDULERS, SIGMAS_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _TWO_EVALUATIONS: Final = 2
 _LATENTS_NDIM: Final = 4
-"""Of what a scheduler keeps of the images; its tables of noise levels have one dimension."""
+"""Of the state that belongs to the images; tables of noise levels have one dimension."""
 
 
 class _Scheduler(Protocol):
-    """What all these diffusers schedulers have in common."""
+    """The common interface of these diffusers schedulers."""
 
     timesteps: torch.Tensor
     init_noise_sigma: torch.Tensor | float
@@ -57,7 +57,7 @@ class _HasBeginIndex(Protocol):
 
 
 class DiffusersScheduler:
-    """One diffusers scheduler object at the service of one trajectory."""
+    """Implements ``StepScheduler`` with one of diffusers' schedulers."""
 
     def __init__(
         self,
@@ -68,56 +68,44 @@ class DiffusersScheduler:
         num_skipped: int = 0,
         noise_range: NoiseRange | None = None,
     ) -> None:
-        """Makes the scheduler and its timesteps.
-
-        Args:
-            choice: which sampler.
-            config: the model's own scheduler configuration.
-            num_inference_steps: how many steps the noise levels are spaced for.
-            num_skipped: how many of them, the first, are not taken.
-            noise_range: which of the noise levels are taken; None: all.
+        """Creates the scheduler from a model's configuration, as ``create_scheduler`` says.
 
         Raises:
-            ValueError: there is no such sampler or spacing, or it cannot take so many steps.
+            ValueError: there is no such scheduler or spacing, or it cannot take so many steps.
         """
         noise_range = noise_range or NoiseRange()
         self.kind: Hashable = (choice, num_inference_steps, num_skipped, noise_range)
         self._scheduler = _build(choice, config)
-        self._kind = SCHEDULERS[choice.id]
+        self._entry = SCHEDULERS[choice.id]
         self._set_timesteps(choice, num_inference_steps)
-        # As the pipelines count them; the first evaluation of ours is not always the sampler's.
+        # Counted as the pipelines do: ours may begin in the middle of the scheduler's evaluations.
         self._begin, end = self._evaluations(noise_range, num_skipped=num_skipped)
         self._timesteps = self._scheduler.timesteps[self._begin : end]
-        # Left to itself a scheduler looks its place up by the first timestep, and takes the wrong
-        # one where two are rounded to the same: 50 "beta" steps then end in an IndexError.
+        # Otherwise a scheduler searches its position by the first timestep, and finds the wrong one
+        # where two are rounded to the same: 50 "beta" steps then end in an IndexError.
         if isinstance(self._scheduler, _HasBeginIndex):
             self._scheduler.set_begin_index(self._begin)
         accepted = inspect.signature(self._scheduler.step).parameters
         self._takes_generator = "generator" in accepted
-        # As StableDiffusionPipeline does: eta is 0 wherever a scheduler has one.
+        # As in StableDiffusionPipeline: eta is 0 if the scheduler has one.
         self._options: dict[str, object] = {"eta": 0.0} if "eta" in accepted else {}
         self._noise_levels = self._levels()
 
     @property
     def num_evaluations(self) -> int:
-        """How many denoiser evaluations the trajectory needs in all."""
         return len(self._timesteps)
 
     @property
     def init_noise_sigma(self) -> float:
-        """What unit noise is multiplied by to become the first latents."""
         return float(self._scheduler.init_noise_sigma)
 
     def timestep(self, position: int) -> float:
-        """Returns the timestep of evaluation ``position``."""
         return float(self._timesteps[position])
 
     def scale_model_input(self, latents: torch.Tensor, position: int) -> torch.Tensor:
-        """Returns the latents as the denoiser wants to see them."""
         return self._scheduler.scale_model_input(latents, self._timesteps[position])
 
     def add_noise(self, original: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
-        """Returns the latents of a picture as they are before evaluation ``position``."""
         return self._scheduler.add_noise(original, noise, self._timesteps[position : position + 1])
 
     def predicted_original(
@@ -125,8 +113,8 @@ class DiffusersScheduler:
     ) -> torch.Tensor:
         """Returns the x₀ that ``noise_pred`` implies for unscaled ``latents``.
 
-        Scaled, the latents of every scheduler have the form ``alpha * x0 + sigma * noise`` with
-        ``alpha**2 + sigma**2 == 1``, on which the prediction types are defined (Salimans & Ho,
+        The scaled latents of every scheduler have the form ``alpha * x0 + sigma * noise`` with
+        ``alpha**2 + sigma**2 == 1``, for which the prediction types are defined (Salimans & Ho,
         arXiv:2202.00512, appendix D).
         """
         sample = self.scale_model_input(latents, position)
@@ -147,7 +135,6 @@ class DiffusersScheduler:
         *,
         generators: Sequence[torch.Generator],
     ) -> torch.Tensor:
-        """Returns the latents of the next evaluation."""
         options = dict(self._options)
         if self._takes_generator:
             options["generator"] = list(generators)
@@ -161,28 +148,26 @@ class DiffusersScheduler:
         return stepped[0].float()
 
     def __copy__(self) -> Self:
-        """Returns one whose state is its own from the next step on."""
+        """Returns a scheduler with a state of its own from the next step on."""
         twin = type(self).__new__(type(self))
         vars(twin).update(vars(self), _scheduler=copy.copy(self._scheduler))
         return twin
 
     @property
     def state(self) -> dict[str, object]:
-        """What diffusers keeps, by its own names."""
+        """The attributes of diffusers' scheduler."""
         return vars(self._scheduler)
 
     def joined(self, others: Sequence[Self]) -> Self:
-        """Returns one that steps for the images of this one and the others, and changes none."""
         joined, states = copy.copy(self), [one.state for one in (self, *others)]
         joined.state.update(
-            (name, _joined([state[name] for state in states])) for name in states[0]
+            (name, _joined_values([state[name] for state in states])) for name in states[0]
         )
         return joined
 
     def take_back(self, joined: Self, *, images: slice) -> None:
-        """Goes on from what has stepped for it among others; ``images`` are its own there."""
         for name, value in joined.state.items():
-            self.state[name] = _of(images, value)
+            self.state[name] = _part_of(value, images)
 
     def _set_timesteps(self, choice: SchedulerChoice, num_inference_steps: int) -> None:
         try:
@@ -197,14 +182,14 @@ class DiffusersScheduler:
     def _evaluations(self, noise_range: NoiseRange, *, num_skipped: int) -> tuple[int, int]:
         """Returns the first evaluation, and the one after the last.
 
-        A stretch is cut out as the pipelines of Stable Diffusion XL do for ``denoising_start`` and
+        A range is selected as by Stable Diffusion XL's pipelines for ``denoising_start`` and
         ``denoising_end``.
         """
-        timesteps, per_step = self._scheduler.timesteps, self._kind.evaluations_per_step
+        timesteps, per_step = self._scheduler.timesteps, self._entry.evaluations_per_step
         begin, end = num_skipped * per_step, len(timesteps)
         if noise_range.start > 0.0:
             num_left = int((timesteps < self._cutoff(noise_range.start)).sum())
-            # Not in the middle of a step.
+            # Never begin in the middle of a step.
             num_left += per_step == _TWO_EVALUATIONS and num_left % per_step == 0
             begin = max(begin, end - num_left)
         if noise_range.end < 1.0:
@@ -225,44 +210,46 @@ class DiffusersScheduler:
         if sigmas is None:
             return float(self._scheduler.alphas_cumprod[int(self.timestep(position))])
         position += self._begin
-        # The in-between evaluations of dpm2 lie at noise levels of their own.
+        # The second evaluations of dpm2's steps have noise levels of their own.
         between = getattr(self._scheduler, "sigmas_interpol", None)
         if between is not None and position % 2 == 1:
-            is_ancestral = self._kind.class_name == "KDPM2AncestralDiscreteScheduler"
+            is_ancestral = self._entry.class_name == "KDPM2AncestralDiscreteScheduler"
             sigmas, position = between, position - 1 if is_ancestral else position
         return 1.0 / (1.0 + float(sigmas[position]) ** 2)
 
 
 def _build(choice: SchedulerChoice, config: Mapping[str, object]) -> _Scheduler:
-    kind = SCHEDULERS.get(choice.id)
-    if kind is None:
-        message = f"no scheduler is called {choice.id!r}; there is: {', '.join(SCHEDULERS)}"
+    entry = SCHEDULERS.get(choice.id)
+    if entry is None:
+        message = f"there is no scheduler {choice.id!r}; allowed: {', '.join(SCHEDULERS)}"
         raise ValueError(message)
-    options = dict(kind.options)
+    options = dict(entry.options)
     if choice.sigmas != "default":
-        spacings = _spacings(kind)
+        spacings = entry.spacings
         if choice.sigmas not in spacings:
             allowed = ", ".join(("default", *spacings))
-            message = f"scheduler {choice.id} has no sigmas {choice.sigmas!r}; it has: {allowed}"
+            message = f"scheduler {choice.id} has no sigmas {choice.sigmas!r}; allowed: {allowed}"
             raise ValueError(message)
         options.update({SIGMAS_FLAGS[spacing]: spacing == choice.sigmas for spacing in spacings})
-    return cast("_Scheduler", getattr(diffusers, kind.class_name).from_config(config, **options))
+    return cast("_Scheduler", getattr(diffusers, entry.class_name).from_config(config, **options))
 
 
-def _joined(values: Sequence[object]) -> object:
-    """Returns one part of the state, of several schedulers as of one."""
+def _joined_values(values: Sequence[object]) -> object:
+    """Joins the values that one attribute has in several schedulers."""
     first = values[0]
     if isinstance(first, torch.Tensor) and first.ndim == _LATENTS_NDIM:
         return torch.cat(cast("list[torch.Tensor]", values))
     if isinstance(first, list):
-        return [_joined(each) for each in zip(*cast("list[list[object]]", values), strict=True)]
+        return [
+            _joined_values(each) for each in zip(*cast("list[list[object]]", values), strict=True)
+        ]
     return first
 
 
-def _of(images: slice, value: object) -> object:
-    """Returns what belongs to some of the images in a part of a joined state."""
+def _part_of(value: object, images: slice) -> object:
+    """Returns the part of a joined attribute that belongs to some of the images."""
     if isinstance(value, torch.Tensor) and value.ndim == _LATENTS_NDIM:
         return value[images]
     if isinstance(value, list):
-        return [_of(images, each) for each in value]
+        return [_part_of(each, images) for each in value]
     return value

@@ -1,4 +1,4 @@
-"""The table of samplers: kebab-case ids, diffusers' classes and their options."""
+"""The table of schedulers: kebab-case ids, diffusers' classes and their options. Any thread."""
 
 from __future__ import annotations
 
@@ -19,36 +19,46 @@ SIGMAS_FLAGS: Final[Mapping[str, str]] = {
     "exponential": "use_exponential_sigmas",
     "beta": "use_beta_sigmas",
 }
-"""Spacing of noise levels to the configuration flag that asks for it. At most one may be set."""
+"""Spacings of the noise levels, with their flags in a scheduler's configuration (one at most)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
+class SchedulerEntry:
+    """A scheduler of the table."""
+
     class_name: str
+    """In diffusers."""
     options: Mapping[str, object] = field(default_factory=dict)
+    """What replaces the model's own scheduler configuration."""
     evaluations_per_step: int = 1
     max_inference_steps: int | None = None
 
+    @property
+    def spacings(self) -> tuple[str, ...]:
+        """The spacings of noise levels that it has besides the default."""
+        parameters = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters
+        return tuple(name for name, flag in SIGMAS_FLAGS.items() if flag in parameters)
 
-SCHEDULERS: Final[Mapping[str, _Kind]] = {
-    "ddim": _Kind(class_name="DDIMScheduler"),
-    "ddpm": _Kind(class_name="DDPMScheduler"),
-    "pndm": _Kind(class_name="PNDMScheduler", options={"skip_prk_steps": True}),
-    "lms": _Kind(class_name="LMSDiscreteScheduler"),
-    "euler": _Kind(class_name="EulerDiscreteScheduler"),
-    "euler-a": _Kind(class_name="EulerAncestralDiscreteScheduler"),
-    "heun": _Kind(class_name="HeunDiscreteScheduler", evaluations_per_step=2),
-    "dpm2": _Kind(class_name="KDPM2DiscreteScheduler", evaluations_per_step=2),
-    "dpm2-a": _Kind(class_name="KDPM2AncestralDiscreteScheduler", evaluations_per_step=2),
-    "dpmpp-2m": _Kind(
+
+SCHEDULERS: Final[Mapping[str, SchedulerEntry]] = {
+    "ddim": SchedulerEntry(class_name="DDIMScheduler"),
+    "ddpm": SchedulerEntry(class_name="DDPMScheduler"),
+    "pndm": SchedulerEntry(class_name="PNDMScheduler", options={"skip_prk_steps": True}),
+    "lms": SchedulerEntry(class_name="LMSDiscreteScheduler"),
+    "euler": SchedulerEntry(class_name="EulerDiscreteScheduler"),
+    "euler-a": SchedulerEntry(class_name="EulerAncestralDiscreteScheduler"),
+    "heun": SchedulerEntry(class_name="HeunDiscreteScheduler", evaluations_per_step=2),
+    "dpm2": SchedulerEntry(class_name="KDPM2DiscreteScheduler", evaluations_per_step=2),
+    "dpm2-a": SchedulerEntry(class_name="KDPM2AncestralDiscreteScheduler", evaluations_per_step=2),
+    "dpmpp-2m": SchedulerEntry(
         class_name="DPMSolverMultistepScheduler", options={"algorithm_type": "dpmsolver++"}
     ),
-    "dpmpp-2m-sde": _Kind(
+    "dpmpp-2m-sde": SchedulerEntry(
         class_name="DPMSolverMultistepScheduler", options={"algorithm_type": "sde-dpmsolver++"}
     ),
     # Not DPMSolverSDEScheduler: its noise comes from a Brownian tree with a seed of its own, so
     # the images of one request could not each follow their own generator.
-    "dpmpp-sde": _Kind(
+    "dpmpp-sde": SchedulerEntry(
         class_name="DPMSolverSinglestepScheduler",
         # The class stops above zero by default, which leaves noise in the image; it can reach zero
         # only with the lower order at the end.
@@ -58,52 +68,43 @@ SCHEDULERS: Final[Mapping[str, _Kind]] = {
             "lower_order_final": True,
         },
     ),
-    "unipc": _Kind(class_name="UniPCMultistepScheduler"),
-    "deis": _Kind(class_name="DEISMultistepScheduler", options={"algorithm_type": "deis"}),
-    # They pick from the 50 steps that their models were distilled on.
-    "lcm": _Kind(class_name="LCMScheduler", max_inference_steps=50),
-    "tcd": _Kind(class_name="TCDScheduler", max_inference_steps=50),
+    "unipc": SchedulerEntry(class_name="UniPCMultistepScheduler"),
+    "deis": SchedulerEntry(class_name="DEISMultistepScheduler", options={"algorithm_type": "deis"}),
+    # These take their timesteps from the 50 that their models were distilled on.
+    "lcm": SchedulerEntry(class_name="LCMScheduler", max_inference_steps=50),
+    "tcd": SchedulerEntry(class_name="TCDScheduler", max_inference_steps=50),
 }
 
 
 def scheduler_infos() -> tuple[SchedulerInfo, ...]:
-    """Returns the samplers that every noise-predicting model has."""
+    """Returns the schedulers of every model that predicts noise or velocity."""
     return tuple(
         SchedulerInfo(
             id=id_,
-            sigmas=("default", *_spacings(kind)),
-            evaluations_per_step=kind.evaluations_per_step,
-            max_inference_steps=kind.max_inference_steps,
+            sigmas=("default", *entry.spacings),
+            evaluations_per_step=entry.evaluations_per_step,
+            max_inference_steps=entry.max_inference_steps,
         )
-        for id_, kind in SCHEDULERS.items()
+        for id_, entry in SCHEDULERS.items()
     )
 
 
 def choice_of(config: Mapping[str, object]) -> SchedulerChoice:
-    """Returns the sampler that a model's own scheduler configuration stands for.
+    """Returns the scheduler of a model's own configuration.
 
-    The spacing is ``"default"``: the configuration's own flags hold where a request names none.
+    The spacing is ``"default"``: the configuration's own flags apply if a request names none.
 
     Raises:
-        ValueError: the configuration names a class that is none of ours.
+        ValueError: the configuration names a class that is not in the table.
     """
     class_name = config.get("_class_name")
-    candidates = [id_ for id_, kind in SCHEDULERS.items() if kind.class_name == class_name]
+    candidates = [id_ for id_, entry in SCHEDULERS.items() if entry.class_name == class_name]
     if not candidates:
-        known = ", ".join(sorted({kind.class_name for kind in SCHEDULERS.values()}))
-        message = f"scheduler class {class_name!r} is not supported; supported: {known}"
+        supported = ", ".join(sorted({entry.class_name for entry in SCHEDULERS.values()}))
+        message = f"scheduler class {class_name!r} is not supported; supported: {supported}"
         raise ValueError(message)
     algorithm = config.get("algorithm_type")
     exact = [
         id_ for id_ in candidates if SCHEDULERS[id_].options.get("algorithm_type") == algorithm
     ]
     return SchedulerChoice(id=(exact or candidates)[0])
-
-
-def _spacings(kind: _Kind) -> tuple[str, ...]:
-    parameters = _parameters(kind)
-    return tuple(name for name, flag in SIGMAS_FLAGS.items() if flag in parameters)
-
-
-def _parameters(kind: _Kind) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(getattr(diffusers, kind.class_name).__init__).parameters

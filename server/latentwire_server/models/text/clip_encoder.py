@@ -1,6 +1,6 @@
 """A CLIP text encoder with its tokenizer.
 
-Reads as diffusers' pipelines do, or, where it is told to, with weights and in chunks.
+Encodes prompts as diffusers' pipelines do or, if its options say so, with weights and in chunks.
 ``dropped`` and ``num_chunks`` may be called on any thread, everything else on the device thread.
 """
 
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 
-from latentwire_server.models.adapters.textual_inversion import spelled_out
 from latentwire_server.models.precision import to_device
 from latentwire_server.models.text.prompt_reader import (
     PLAIN_PROMPTS,
     Chunk,
     PromptOptions,
     PromptReader,
-    weighed,
+    apply_weights,
 )
 
 if TYPE_CHECKING:
@@ -29,36 +29,35 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 
-class States(Protocol):
-    """What the network makes of one chunk."""
+class EncoderOutput(Protocol):
+    """The output of transformers' network for one chunk."""
 
     hidden_states: Sequence[torch.Tensor]
-    """Of each layer, (1, tokens, features)."""
+    """One (1, tokens, features) per layer."""
     last_hidden_state: torch.Tensor
     text_embeds: torch.Tensor
-    """(1, features), a summary; only of a network with a projection."""
+    """(1, features), a summary of the chunk; only from a network with a projection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reading:
-    """What the network makes of a prompt."""
+class EncodedPrompt:
+    """The chunks of a prompt and the network's output for each of them."""
 
     chunks: Sequence[Chunk]
-    states: Sequence[States]
-    """One for each chunk."""
+    outputs: Sequence[EncoderOutput]
 
-    def embeds(self, embeds_of: Callable[[States], torch.Tensor]) -> torch.Tensor:
-        """Returns the prompt's embeddings, (tokens, features), weighed.
+    def embeds(self, choose: Callable[[EncoderOutput], torch.Tensor]) -> torch.Tensor:
+        """Returns the prompt's weighted embeddings, (tokens, features).
 
         Args:
-            embeds_of: takes them, (1, tokens, features), from what is made of one chunk.
+            choose: Returns the embeddings of one chunk, (1, tokens, features), from its output.
         """
-        read = torch.cat([embeds_of(states)[0] for states in self.states])
-        return weighed(read, [weight for chunk in self.chunks for weight in chunk.weights])
+        joined = torch.cat([choose(output)[0] for output in self.outputs])
+        return apply_weights(joined, [weight for chunk in self.chunks for weight in chunk.weights])
 
 
 class TextEncoder:
-    """Turns one prompt into what its network makes of it."""
+    """Encodes one prompt at a time."""
 
     def __init__(
         self,
@@ -67,11 +66,16 @@ class TextEncoder:
         *,
         name: str = "text_encoder",
         options: PromptOptions = PLAIN_PROMPTS,
-        has_words: bool = False,
+        has_embeddings: bool = False,
     ) -> None:
-        """Takes both parts, the network's name in the model's folder, and how prompts are read.
+        """Creates an encoder.
 
-        ``has_words`` says that they have learnt words by textual inversion.
+        Args:
+            tokenizer: The tokenizer that belongs to the network.
+            module: The network.
+            name: The network's folder in the model's folder.
+            options: How prompts are read.
+            has_embeddings: Whether textual inversion embeddings were loaded into both.
         """
         self.tokenizer = tokenizer
         self.module = module
@@ -80,24 +84,27 @@ class TextEncoder:
         self._lock = threading.Lock()
         self._reader = PromptReader(tokenizer, options, lock=self._lock)
         self._is_plain = options.are_plain
-        self._has_words = has_words
+        self._has_embeddings = has_embeddings
 
-    def reading(self, options: PromptOptions, *, has_words: bool = False) -> TextEncoder:
-        """Returns one that reads prompts in another way."""
+    def with_options(self, options: PromptOptions, *, has_embeddings: bool = False) -> TextEncoder:
+        """Returns an encoder with the same network that reads prompts in another way."""
         return TextEncoder(
-            self.tokenizer, self.module, name=self.name, options=options, has_words=has_words
+            self.tokenizer,
+            self.module,
+            name=self.name,
+            options=options,
+            has_embeddings=has_embeddings,
         )
 
     def with_module(self, module: CLIPTextModel) -> TextEncoder:
-        """Returns one with the same tokenizer and another network."""
-        # With the same lock, too.
+        """Returns an encoder with the same tokenizer, and its lock, and another network."""
         twin = copy.copy(self)
         twin.module = module
         return twin
 
     def dropped(self, prompt: str) -> str:
-        """Returns the end of ``prompt`` that is not read, or ``""``."""
-        prompt = self._spelled_out(prompt)
+        """Returns the end of ``prompt`` that is not encoded, or ``""``."""
+        prompt = self._expanded(prompt)
         if not self._is_plain:
             return self._reader.dropped(prompt)
         tokenizer = self.tokenizer
@@ -108,24 +115,24 @@ class TextEncoder:
             return str(tokenizer.decode(dropped)).strip() if dropped else ""
 
     def num_chunks(self, prompt: str) -> int:
-        """Returns how often the network must be asked to read ``prompt``."""
-        return 1 if self._is_plain else self._reader.num_chunks(self._spelled_out(prompt))
+        """Returns how many chunks ``prompt`` takes, one call of the network each."""
+        return 1 if self._is_plain else self._reader.num_chunks(self._expanded(prompt))
 
-    def read(self, prompt: str, *, num_chunks: int) -> Reading:
-        """Returns what the network makes of a prompt, chunk by chunk."""
-        prompt = self._spelled_out(prompt)
+    def encode(self, prompt: str, *, num_chunks: int) -> EncodedPrompt:
+        """Encodes a prompt chunk by chunk."""
+        prompt = self._expanded(prompt)
         if self._is_plain:
             chunks = [self._plain_chunk(prompt)]
         else:
             chunks = self._reader.chunks(prompt, num_chunks=num_chunks)
-        return Reading(chunks=chunks, states=[self._states(chunk) for chunk in chunks])
+        return EncodedPrompt(chunks=chunks, outputs=[self._output(chunk) for chunk in chunks])
 
-    def _spelled_out(self, prompt: str) -> str:
-        """Returns a prompt in which words of several vectors have all their places."""
-        if not self._has_words:
+    def _expanded(self, prompt: str) -> str:
+        """Returns the prompt with the words of embeddings of several vectors repeated for each."""
+        if not self._has_embeddings:
             return prompt
         with self._lock:
-            return spelled_out(prompt, self.tokenizer)
+            return str(TextualInversionLoaderMixin().maybe_convert_prompt(prompt, self.tokenizer))
 
     def _plain_chunk(self, prompt: str) -> Chunk:
         tokenizer = self.tokenizer
@@ -139,11 +146,11 @@ class TextEncoder:
             )
         return Chunk(tokens=encoded.input_ids, attention_mask=encoded.attention_mask, weights=())
 
-    def _states(self, chunk: Chunk) -> States:
+    def _output(self, chunk: Chunk) -> EncoderOutput:
         module = self.module
-        # Stable Diffusion 2.x asks for the mask, the others attend to the padding too.
+        # Stable Diffusion 2.x uses the mask, the others attend to the padding too.
         uses_mask = getattr(module.config, "use_attention_mask", False)
         mask = to_device(chunk.attention_mask, module.device) if uses_mask else None
         tokens = to_device(chunk.tokens, module.device)
-        states: States = module(tokens, attention_mask=mask, output_hidden_states=True)
-        return states
+        output: EncoderOutput = module(tokens, attention_mask=mask, output_hidden_states=True)
+        return output

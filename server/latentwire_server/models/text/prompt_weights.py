@@ -1,7 +1,7 @@
-"""The notation in which a prompt says how much its parts weigh, as Automatic1111's users write it.
+"""Parses the weights in a prompt, in Automatic1111's notation.
 
-``(word)`` weighs 1.1, ``[word]`` 1/1.1, ``(word:1.3)`` 1.3; brackets within brackets multiply, one
-that is never closed ends with the prompt, and a backslash takes its meaning from a bracket. Pure.
+``(word)`` has weight 1.1, ``[word]`` 1/1.1 and ``(word:1.3)`` 1.3. Nested brackets multiply, an
+unclosed bracket ends with the prompt, and a backslash makes a bracket literal. Pure.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 MORE: Final = 1.1
 LESS: Final = 1 / 1.1
 MAX_WEIGHT: Final = 10.0
-"""Larger ones, of either sign, say nothing that a text encoder's output could carry."""
+"""Of either sign. With larger ones the text encoder's output loses all meaning."""
 MAX_DEPTH: Final = 32
-"""Brackets that are open at once: each costs a look at all that it holds."""
+"""The most brackets open at once: closing one visits every part inside it."""
 _SIGNS: Final = re.compile(
     r"""
     \\(?P<escaped>[()\[\]\\]?)
@@ -33,7 +33,7 @@ _SIGNS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedText:
-    """A part of a prompt."""
+    """A part of a prompt without its brackets."""
 
     text: str
     weight: float
@@ -44,10 +44,10 @@ class BracketsTooDeepError(ValueError):
 
 
 def weighted_texts(prompt: str) -> tuple[WeightedText, ...]:
-    """Returns the parts of a prompt without its brackets; neighbours differ in weight.
+    """Returns the parts of a prompt; neighbouring parts differ in weight.
 
     Raises:
-        BracketsTooDeepError: brackets are nested too deeply.
+        BracketsTooDeepError: more than ``MAX_DEPTH`` brackets are open at once.
     """
     parts = _Parts()
     position = 0
@@ -70,12 +70,12 @@ def weighted_texts(prompt: str) -> tuple[WeightedText, ...]:
 
 
 class _Parts:
-    """What was read so far."""
+    """The parts parsed so far."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._weights: list[float] = []
-        # Where they began. Either kind closes without regard to the other.
+        # Where the open brackets began. The two kinds close independently of each other.
         self._open: dict[str, list[int]] = {"(": [], "[": []}
 
     def add(self, text: str) -> None:
@@ -89,7 +89,7 @@ class _Parts:
             raise BracketsTooDeepError
 
     def close(self, bracket: str, weight: float | None = None) -> bool:
-        """Weighs what the last such bracket holds; returns false if none is open."""
+        """Closes the last open bracket of this kind; returns false if none is open."""
         if not self._open[bracket]:
             return False
         start = self._open[bracket].pop()
@@ -113,7 +113,7 @@ class _Parts:
 def chunked(
     tokens: Sequence[int], weights: Sequence[float], *, size: int, num_chunks: int
 ) -> list[tuple[Sequence[int], Sequence[float]]]:
-    """Returns tokens with their weights in pieces of ``size``, the last of them short or empty."""
+    """Splits tokens and their weights into pieces of ``size``; the last ones may be empty."""
     return [
         (tokens[start : start + size], weights[start : start + size])
         for start in range(0, num_chunks * size, size)
