@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from latentwire._cli.arguments import build_parser
-from latentwire._process import version
-from latentwire._service_settings import default_text, flag
+from latentwire._services.process import version
+from latentwire._services.settings import default_text, flag
 from latentwire_bridge.settings import Settings as BridgeSettings
 from latentwire_server.models.model_options import ModelOptions
 from latentwire_server.settings.settings import Settings as ServerSettings
@@ -19,7 +19,7 @@ from latentwire_server.settings.settings import Settings as ServerSettings
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from latentwire._service_settings import ServiceSettings
+    from latentwire._services.settings import ServiceSettings
 
 REFERENCE: Final = Path(__file__).parent.parent / "docs/reference"
 _GENERATED: Final = "<!-- Written by `make format` from the code. -->"

@@ -8,8 +8,8 @@ import os
 import sys
 from typing import NoReturn
 
-from latentwire._process import fail
-from latentwire._service_settings import SettingsError
+from latentwire._services.process import fail
+from latentwire._services.settings import SettingsError
 from latentwire_bridge.app import serve
 from latentwire_bridge.settings import Settings
 

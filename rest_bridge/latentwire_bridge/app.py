@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from latentwire import AsyncClient
-from latentwire._process import is_loopback, stop_signals, write_port_file
-from latentwire._service_settings import SettingsError
+from latentwire._services.process import is_loopback, stop_signals, write_port_file
+from latentwire._services.settings import SettingsError
 from latentwire_bridge.api_description.document import DescriptionRoute
 from latentwire_bridge.edge.browsers import ANY, BrowserPolicy
 from latentwire_bridge.edge.edge import EdgeProtocol, HttpEdge

@@ -1,6 +1,6 @@
 """The bridge's settings: read once, frozen, handed down in parts.
 
-``latentwire._service_settings`` says where they come from. Nothing else in the bridge reads the
+``latentwire._services.settings`` says where they come from. Nothing else in the bridge reads the
 environment.
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from latentwire._service_settings import ServiceSettings
+from latentwire._services.settings import ServiceSettings
 
 OPENAI_MODELS: Final = (
     "dall-e-2",

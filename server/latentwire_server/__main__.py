@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from latentwire._process import fail
+from latentwire._services.process import fail
 from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import chosen_models
 from latentwire_server.settings.files import SettingsError

@@ -13,7 +13,7 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from latentwire._process import stop_signals, version, write_port_file
+from latentwire._services.process import stop_signals, version, write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.convert.resources import model_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latentwire._service_settings import SettingsError
+from latentwire._services.settings import SettingsError
 from latentwire_bridge.settings import Settings
 
 

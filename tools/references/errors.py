@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from latentwire.errors import ErrorDetails, LatentwireError
-from latentwire_bridge.openai.errors import api_error
+from latentwire_bridge.openai.failed_calls import api_error
 from latentwire_server.engine import errors
 from latentwire_server.rpc import auth
 from latentwire_server.rpc.status import failure_of

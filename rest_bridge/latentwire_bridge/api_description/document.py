@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from latentwire._process import version
+from latentwire._services.process import version
 from latentwire_bridge.api_description.headers import (
     ERROR_HEADERS,
     FURTHER_HEADERS,

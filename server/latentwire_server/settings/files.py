@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentwire._service_settings import SettingsError, read_file, read_text
+from latentwire._services.settings import SettingsError, read_file, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
 """Everything an operator may set, read once by ``__main__`` and handed down in parts.
 
-``latentwire._service_settings`` says where settings come from. Nothing else in the server reads the
-environment.
+``latentwire._services.settings`` says where settings come from. Nothing else in the server reads
+the environment.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import CLI_SUPPRESS, SettingsConfigDict
 
-from latentwire._process import is_loopback
-from latentwire._service_settings import ServiceSettings
+from latentwire._services.process import is_loopback
+from latentwire._services.settings import ServiceSettings
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.models.info import DEFAULT_LORA_BYTES
 from latentwire_server.models.model_options import (

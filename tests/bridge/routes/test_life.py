@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentwire._service_settings import SettingsError
+from latentwire._services.settings import SettingsError
 from latentwire_bridge.app import running
 from latentwire_bridge.settings import Settings
 from tests.support.bridge.bridging import bridging

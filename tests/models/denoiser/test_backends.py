@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from latentwire_server.models.architectures.unet_model import UnetModel
     from latentwire_server.models.denoiser.unet_call import Unet
-    from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.protocol import DiffusionModel
 
 pytestmark = [

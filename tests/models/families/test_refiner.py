@@ -30,7 +30,7 @@ from tests.support.models.tiny_xl_models import SECOND_WIDTH, build_xl_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from latentwire_server.models.families.unet_model import UnetModel
+    from latentwire_server.models.architectures.unet_model import UnetModel
 
 pytestmark = pytest.mark.timeout(300)
 

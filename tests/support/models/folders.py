@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from latentwire_server.models.families.unet_model import UnetModel
+    from latentwire_server.models.architectures.unet_model import UnetModel
     from latentwire_server.models.files.hub import Report
     from latentwire_server.models.info import ModelSize
     from latentwire_server.models.protocol import ModelSpec

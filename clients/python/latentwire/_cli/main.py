@@ -14,7 +14,7 @@ from latentwire._cli import generate, inspect, resources, serve
 from latentwire._cli.arguments import build_parser
 from latentwire._cli.exit_status import ExitCode, UsageError, error_lines, exit_code_for
 from latentwire._client import Client
-from latentwire._process import version
+from latentwire._services.process import version
 from latentwire.errors import LatentwireError
 
 if TYPE_CHECKING:

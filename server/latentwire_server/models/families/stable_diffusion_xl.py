@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from latentwire_server.models.architectures.family import Family, TextEncoderKind
+from latentwire_server.models.architectures.unet_model import UnetModel
 from latentwire_server.models.components.latent_projection import LatentProjection
-from latentwire_server.models.families.family import Family, TextEncoderKind
-from latentwire_server.models.families.unet_model import UnetModel
 from latentwire_server.models.protocol import Conditioning
 
 if TYPE_CHECKING:

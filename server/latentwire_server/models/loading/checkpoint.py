@@ -16,7 +16,6 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from latentwire_server.models.components.component_set import Components
 from latentwire_server.models.components.library_lock import LIBRARY_LOCK
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.families.known_families import FAMILIES
 from latentwire_server.models.files.checked_files import check_safetensors, digest
 from latentwire_server.models.files.hub import ModelFolder
 from latentwire_server.models.loading.diffusers_folder import (
@@ -25,6 +24,7 @@ from latentwire_server.models.loading.diffusers_folder import (
     Lent,
 )
 from latentwire_server.models.loading.inspection import allowed_classes
+from latentwire_server.models.loading.known_families import FAMILIES
 from latentwire_server.models.model_options import local_path
 from latentwire_server.models.overrides import ModelSettings
 from latentwire_server.models.text.clip_encoder import TextEncoder
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from latentwire_server.models.families.family import Family
+    from latentwire_server.models.architectures.family import Family
     from latentwire_server.models.files.checked_files import CheckedFiles
     from latentwire_server.models.loading.component_reader import ComponentReader
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from diffusers import AutoencoderKL, AutoencoderTiny
 
-    from latentwire_server.models.families.family import Family, TextEncoderKind
+    from latentwire_server.models.architectures.family import Family, TextEncoderKind
     from latentwire_server.models.files.checked_files import CheckedFiles
     from latentwire_server.models.files.hub import ModelFolder
     from latentwire_server.models.loading.component_reader import ComponentReader

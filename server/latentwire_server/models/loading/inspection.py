@@ -11,18 +11,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from latentwire_server.models.architectures.family import TOKENIZERS
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.families.family import TOKENIZERS
-from latentwire_server.models.families.known_families import FAMILIES, family_of
 from latentwire_server.models.files.checked_files import PICKLES, check_safetensors
 from latentwire_server.models.loading.folder_settings import PREVIEW_FILE, SETTINGS_FILE
+from latentwire_server.models.loading.known_families import FAMILIES, family_of
 from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from latentwire_server.models.families.family import Family, TextEncoderKind
+    from latentwire_server.models.architectures.family import Family, TextEncoderKind
     from latentwire_server.models.files.checked_files import CheckedFiles
 
 VAES: Final = ("AutoencoderKL", "AutoencoderTiny")

@@ -36,8 +36,8 @@ from latentwire_server.models.text.prompt_reader import PromptOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from latentwire_server.models.architectures.unet_model import UnetModel
     from latentwire_server.models.components.component_set import Components
-    from latentwire_server.models.families.unet_model import UnetModel
     from latentwire_server.models.files.hub import Report
     from latentwire_server.models.loading.component_reader import ComponentReader
     from latentwire_server.models.model_options import ModelEntry

@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from latentwire._process import fail, version
+from latentwire._services.process import fail, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

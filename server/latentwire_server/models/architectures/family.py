@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from latentwire_server.models.adapters.lora_file import LoraLoader
+    from latentwire_server.models.architectures.unet_model import UnetModel
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.components.latent_projection import LatentProjection
-    from latentwire_server.models.families.unet_model import UnetModel
 
 TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
 _ABSENT: Final = [None, None]

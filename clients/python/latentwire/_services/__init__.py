@@ -1,0 +1,1 @@
+"""What the service and the bridge share: their settings and their processes."""

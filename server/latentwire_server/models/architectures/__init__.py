@@ -1,0 +1,1 @@
+"""What the models of an architecture have in common, whichever family they are."""
