@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,28 +10,14 @@ import pytest
 from PIL import Image
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.support.fakes import FakeModel, expected_pixels
+from tests.support.fakes import expected_pixels
+from tests.support.server.large_model import LargeModel
 from tests.support.server.serving import Serving, events_of, images_of, kind, request, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from latentwire_server.models.info import ModelInfo
-
 SMALL = {"width": 64, "height": 64, "guidance_scale": 1, "seed": 3}
-
-
-class LargeModel(FakeModel):
-    """Draws at 128x128 what is asked for at less than 96x96."""
-
-    @property
-    def info(self) -> ModelInfo:
-        plain = super().info
-        return replace(
-            plain,
-            limits=replace(plain.limits, min_drawn_pixels=96 * 96),
-            defaults=replace(plain.defaults, width=128, height=128),
-        )
 
 
 @pytest.fixture

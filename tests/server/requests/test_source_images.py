@@ -27,35 +27,17 @@ from tests.support.server.serving import (
     serving,
     told,
 )
-
-
-def picture(width: int = 64, height: int = 64) -> Image.Image:
-    image = Image.new("RGB", (width, height), (200, 40, 40))
-    image.paste((30, 60, 220), (0, 0, width // 2, height))
-    return image
-
-
-def file_of(image: Image.Image, file_format: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    image.save(out, file_format)
-    return out.getvalue()
+from tests.support.server.source_images import file_of, from_image, two_coloured
 
 
 def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def from_picture(image: Image.Image | None = None, **fields: object) -> pb.GenerateImageRequest:
-    options = {"strength": fields.pop("strength")} if "strength" in fields else {}
-    data = file_of(image or picture())
-    source = pb.ImageToImage(image=pb.InputImage(data=data), **options)
-    return request(image_to_image=source, **fields)
-
-
 def in_mask(mask: Image.Image, **fields: object) -> pb.GenerateImageRequest:
     options = {name: fields.pop(name) for name in ("strength", "mask_inverted") if name in fields}
     part = pb.Inpainting(
-        image=pb.InputImage(data=file_of(picture(*mask.size))),
+        image=pb.InputImage(data=file_of(two_coloured(*mask.size))),
         mask=pb.InputImage(data=file_of(mask)),
         **options,
     )
@@ -78,10 +60,10 @@ async def violations_of(server: Serving, sent: pb.GenerateImageRequest) -> dict[
 
 
 async def test_little_strength_leaves_the_picture_nearly_as_it_was(server: Serving):
-    original = np.asarray(picture()).astype(int)
+    original = np.asarray(two_coloured()).astype(int)
     differences = []
     for strength in (0.25, 0.5, 1.0):
-        sent = from_picture(strength=strength, num_inference_steps=8, seed=1)
+        sent = from_image(strength=strength, num_inference_steps=8, seed=1)
         (image,) = images_of(await events_of(server.stub.GenerateImage(sent)))
         differences.append(np.abs(pixels(image) - original).mean())
     assert differences == sorted(differences)
@@ -94,7 +76,7 @@ async def test_little_strength_leaves_the_picture_nearly_as_it_was(server: Servi
 async def test_strength_is_the_share_of_the_steps_that_are_taken(
     server: Serving, strength: float, num_inference_steps: int, taken: int
 ):
-    sent = from_picture(strength=strength, num_inference_steps=num_inference_steps)
+    sent = from_image(strength=strength, num_inference_steps=num_inference_steps)
     responses = await events_of(server.stub.GenerateImage(sent))
     steps = [one.progress for one in responses if kind(one) == "progress"]
     assert {step.step_count for step in steps} == {taken}
@@ -121,7 +103,7 @@ async def test_what_is_not_redrawn_comes_back_pixel_for_pixel(server: Serving, i
     images = images_of(await events_of(server.stub.GenerateImage(sent)))
     assert len(images) == 2
     kept, redrawn = (slice(0, 32), slice(32, 64))[:: -1 if is_inverted else 1]
-    original = np.asarray(picture()).astype(int)
+    original = np.asarray(two_coloured()).astype(int)
     for data in images:
         drawn = pixels(data)
         assert (drawn[:, kept] == original[:, kept]).all()
@@ -134,7 +116,7 @@ async def test_a_masks_edge_is_soft_on_its_inside_unless_told_otherwise():
         async with serving(mask_feather=feather) as server:
             sent = in_mask(right_half(), guidance_scale=1.0, seed=3)
             (image,) = images_of(await events_of(server.stub.GenerateImage(sent)))
-            edges[feather] = np.abs(pixels(image) - np.asarray(picture()))[:, 32].mean()
+            edges[feather] = np.abs(pixels(image) - np.asarray(two_coloured()))[:, 32].mean()
     assert edges[8] < edges[0] / 4
 
 
@@ -151,7 +133,7 @@ async def test_a_masks_edge_is_soft_on_its_inside_unless_told_otherwise():
 async def test_the_size_is_the_pictures_own_unless_told(
     server: Serving, size: tuple[int, int], given: dict[str, int], expected: tuple[int, int]
 ):
-    sent = from_picture(picture(*size), **given)
+    sent = from_image(two_coloured(*size), **given)
     (image,) = images_of(await events_of(server.stub.GenerateImage(sent)))
     assert Image.open(io.BytesIO(image)).size == expected
 
@@ -172,13 +154,13 @@ async def test_all_that_is_wrong_is_told_at_once(server: Serving):
 
 
 async def test_a_picture_needs_no_words(server: Serving):
-    sent = from_picture(prompt="", strength=0.5)
+    sent = from_image(prompt="", strength=0.5)
     assert len(images_of(await events_of(server.stub.GenerateImage(sent)))) == 1
 
 
 async def test_a_mask_of_another_size_is_refused(server: Serving):
     sent = in_mask(right_half())
-    sent.inpainting.image.data = file_of(picture(128, 64))
+    sent.inpainting.image.data = file_of(two_coloured(128, 64))
     assert await violations_of(server, sent) == {"inpainting.mask": "SIZE_DIFFERS"}
 
 
@@ -211,13 +193,13 @@ async def test_what_a_small_mask_names_is_redrawn(server: Serving):
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (40, 40, 48, 48))
     (image,) = images_of(await events_of(server.stub.GenerateImage(in_mask(mask))))
-    changed = np.abs(pixels(image) - np.asarray(picture()).astype(int)).max(-1)
+    changed = np.abs(pixels(image) - np.asarray(two_coloured()).astype(int)).max(-1)
     assert changed[44, 44] > 20
     assert not changed[np.asarray(mask) == 0].any()
 
 
 def test_the_least_strength_that_is_named_is_enough():
-    info, data = FakeModel().info, file_of(picture())
+    info, data = FakeModel().info, file_of(two_coloured())
 
     def told(strength: float, num_inference_steps: int) -> list[str]:
         draft = SourceDraft(kind="image_to_image", image=data, strength=strength)
@@ -233,17 +215,17 @@ def test_the_least_strength_that_is_named_is_enough():
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 1.01, float("nan"), float("inf")])
 async def test_a_strength_out_of_range_is_refused(server: Serving, strength: float):
-    reasons = await violations_of(server, from_picture(strength=strength))
+    reasons = await violations_of(server, from_image(strength=strength))
     assert reasons == {"image_to_image.strength": "OUT_OF_RANGE"}
 
 
 async def test_a_strength_that_leaves_no_step_is_refused(server: Serving):
-    reasons = await violations_of(server, from_picture(strength=0.1, num_inference_steps=9))
+    reasons = await violations_of(server, from_image(strength=0.1, num_inference_steps=9))
     assert reasons == {"image_to_image.strength": "NO_STEP_LEFT"}
 
 
 async def test_a_picture_too_large_to_decode_is_refused(server: Serving):
-    sent = from_picture(Image.new("1", (4097, 4096)))
+    sent = from_image(Image.new("1", (4097, 4096)))
     assert await violations_of(server, sent) == {"image_to_image.image": "TOO_LARGE"}
 
 
@@ -266,7 +248,7 @@ async def test_equal_prompts_with_other_pictures_are_not_drawn_as_one():
     async with serving(FakeModel()) as server:
         server.model.hold()
         sent = [
-            from_picture(Image.new("RGB", (64, 64), colour), seed=1, strength=0.5)
+            from_image(Image.new("RGB", (64, 64), colour), seed=1, strength=0.5)
             for colour in ("red", "green")
         ]
         calls = [server.stub.GenerateImage(one) for one in sent]

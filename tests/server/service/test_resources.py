@@ -9,11 +9,11 @@ import pytest
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.settings.files import SettingsError
-from tests.server.requests.test_source_images import from_picture
 from tests.support.eventually import eventually
 from tests.support.fake_faults import above_rows, raising
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import Serving, events_of, request, serving, told
+from tests.support.server.source_images import from_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,7 +72,7 @@ async def test_a_generation_can_be_looked_up_from_queue_to_end():
     [
         (request(width=128, height=128, num_inference_steps=4), 6),
         (request(width=64, height=64, num_inference_steps=4, high_noise_frac=0.5), 4),
-        (from_picture(strength=0.5, num_inference_steps=4), 2),
+        (from_image(strength=0.5, num_inference_steps=4), 2),
     ],
     ids=["high-resolution fix", "refiner", "picture"],
 )
