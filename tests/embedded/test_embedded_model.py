@@ -23,9 +23,6 @@ from tests.support.embedded.drawing import (
 )
 from tests.support.embedded.picture_check import PALETTE, Expectation, ExpectedObject, problems
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 MIN_SCORE = 0.9
 MAX_SHUFFLED_SCORE = 0.3
 MAX_BYTES = 16 * 2**20
