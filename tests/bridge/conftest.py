@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _event_loop_is_never_blocked() -> Iterator[None]:
-    """Watches the bridge and the client only: the server in the same loop may block its start."""
+    """Watches the bridge and the client only: the server in the same loop blocks when it starts."""
     with blockbuster_ctx(["latentwire_bridge", "latentwire"]) as detector:
         detector.functions["threading.Lock.acquire"].deactivate()
         yield
@@ -24,7 +24,7 @@ def _event_loop_is_never_blocked() -> Iterator[None]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Serving]:
-    """The real server round a FakeModel."""
+    """The real server around a FakeModel."""
     async with serving() as running:
         yield running
 
@@ -48,14 +48,14 @@ def scripted_address(servicer: ScriptedServicer) -> Iterator[str]:
 
 @pytest.fixture
 async def scripted_bridge(scripted_address: str) -> AsyncIterator[Bridge]:
-    """A bridge in front of a server whose answers the test writes down: ``servicer``."""
+    """A bridge in front of a server whose answers the test scripts in ``servicer``."""
     async with bridging(scripted_address) as running:
         yield running
 
 
 @pytest.fixture
 async def keyed_bridge() -> AsyncIterator[Bridge]:
-    """A bridge in front of a server that wants the key "right"."""
+    """A bridge in front of a server that requires the key "right"."""
     async with (
         serving(api_keys="right") as keyed,
         bridging(keyed.address) as running,

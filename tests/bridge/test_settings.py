@@ -1,4 +1,4 @@
-"""Where the bridge's settings come from, and what the operator is told when they are wrong."""
+"""The sources of the bridge's settings, and the errors about invalid ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from latentwire._services.settings import SettingsError
 from latentwire_bridge.settings import Settings
 
 
-def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path, monkeypatch):
+def test_a_flag_overrides_the_environment_which_overrides_the_file(tmp_path, monkeypatch):
     config = tmp_path / "latentwire.toml"
     config.write_text('[bridge]\nport = 1\nserver = "file:1"\nmax_files = 7\n[server]\nport = 9\n')
     monkeypatch.setenv("LATENTWIRE_BRIDGE_PORT", "2")
@@ -20,14 +20,14 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("content", ["", "[[models]]\nsource = 'embedded'\n", "[server]\n"])
-def test_a_file_need_not_speak_of_the_bridge(tmp_path, content):
+def test_a_file_without_a_bridge_table_is_accepted(tmp_path, content):
     config = tmp_path / "latentwire.toml"
     config.write_text(content)
 
     assert Settings.load({}, config_file=config).port == 9225
 
 
-def test_a_bridge_that_is_no_table_is_refused(tmp_path):
+def test_a_bridge_entry_that_is_not_a_table_is_refused(tmp_path):
     config = tmp_path / "latentwire.toml"
     config.write_text("bridge = 1\n")
 
@@ -35,7 +35,7 @@ def test_a_bridge_that_is_no_table_is_refused(tmp_path):
         Settings.load({}, config_file=config)
 
 
-def test_settings_are_the_documented_ones():
+def test_the_defaults_are_the_documented_ones():
     settings = Settings()
 
     assert (settings.host, settings.port, settings.server) == ("127.0.0.1", 9225, "localhost:50051")
@@ -47,7 +47,7 @@ def test_settings_are_the_documented_ones():
     assert set(settings.aliases.values()) == {""}
 
 
-def test_a_setting_that_does_not_exist_is_refused(tmp_path):
+def test_an_unknown_setting_is_refused(tmp_path):
     config = tmp_path / "latentwire.toml"
     config.write_text("[bridge]\nprot = 1\n")
 
@@ -66,7 +66,7 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path):
         (["--config", "/no/such/file.toml"], {}, "/no/such/file.toml"),
     ],
 )
-def test_bad_settings_are_one_line_and_exit_code_2(
+def test_invalid_settings_exit_with_one_line_and_code_2(
     arguments, environment, named, capsys, monkeypatch
 ):
     for name, value in environment.items():

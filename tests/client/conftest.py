@@ -10,7 +10,7 @@ import pytest
 import latentwire
 from latentwire._cli import main
 from tests.support.client.both_clients import InThreads, OnLoop
-from tests.support.client.drawing import draw
+from tests.support.client.generating import generate
 from tests.support.client.scripted_server import ScriptedServicer, serving
 from tests.support.time_limits import scaled
 
@@ -51,7 +51,7 @@ def environment(address):
         "LATENTWIRE_API_KEY": "secret",
         "TERM": "xterm-256color",
         "COLORTERM": "truecolor",
-        # A proxy, where nothing listens: calls to this machine must not go there.
+        # A proxy that does not exist: calls to this machine must not use it.
         "http_proxy": "http://127.0.0.1:1",
         "no_proxy": "",
     }
@@ -59,11 +59,11 @@ def environment(address):
 
 @pytest.fixture
 def cli(address, monkeypatch, tmp_path, servicer, capsys):
-    """Runs a command inside this process, which spares half a second each time."""
+    """Runs a command inside this process, which saves half a second each time."""
     monkeypatch.setenv("LATENTWIRE_SERVER", address)
     monkeypatch.setenv("LATENTWIRE_API_KEY", "secret")
     monkeypatch.chdir(tmp_path)
-    servicer.script = draw
+    servicer.script = generate
 
     def run(*arguments: str) -> Result:
         try:
@@ -79,7 +79,7 @@ def cli(address, monkeypatch, tmp_path, servicer, capsys):
 @pytest.fixture
 def process(environment, tmp_path, servicer):
     """Runs a command as users do."""
-    servicer.script = draw
+    servicer.script = generate
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(

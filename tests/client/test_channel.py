@@ -1,4 +1,4 @@
-"""Addresses as people write them, and what a channel is made with."""
+"""Forms of server addresses, and the options of channels."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def target(server: str, **changes):
         ("dns:///example.org:7000", "dns:///example.org:7000", False),
     ],
 )
-def test_addresses(server, address, is_secure):
+def test_an_address_may_have_these_forms(server, address, is_secure):
     assert target(server).address == address
     assert (target(server).credentials is not None) == is_secure
 
 
-def test_own_credentials_switch_tls_on():
+def test_credentials_of_the_caller_enable_tls():
     credentials = grpc.ssl_channel_credentials()
     assert target("example.org:7000", credentials=credentials).credentials is credentials
 
 
 @pytest.mark.parametrize("server", ["", "https://example.org:port"])
-def test_what_is_no_address_is_refused(server):
+def test_an_invalid_address_is_refused(server):
     with pytest.raises(ValueError, match=r"server is empty|[Pp]ort"):
         target(server)
 
@@ -45,10 +45,10 @@ def test_what_is_no_address_is_refused(server):
     ("server", "is_direct"),
     [("localhost:1", True), ("127.0.0.5:1", True), ("[::1]:1", True), ("example.org:1", False)],
 )
-def test_a_proxy_is_used_for_other_machines_only(server, is_direct):
+def test_a_proxy_is_only_used_for_other_machines(server, is_direct):
     assert (("grpc.enable_http_proxy", 0) in target(server).options) == is_direct
 
 
-def test_options_of_the_caller_win():
+def test_options_of_the_caller_override_the_defaults():
     options = target("a:1", options=(("grpc.keepalive_time_ms", 1),)).options
     assert dict(options)["grpc.keepalive_time_ms"] == 1

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it asks of the server, how it ends."""
+"""The command line: its output, its calls to the server and its exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2 as details
 
-from tests.support.client.drawing import DESCRIPTION, picture
+from tests.support.client.generating import DESCRIPTION, image_file
 from tests.support.client.scripted_server import Abort
 
 
@@ -22,20 +22,20 @@ from tests.support.client.scripted_server import Abort
         ("INTERNAL", "PIPELINE_ERROR", 1),
     ],
 )
-def test_errors_have_an_exit_status_and_a_line(cli, servicer, code, reason, status):
+def test_an_error_has_its_exit_status_and_its_lines(cli, servicer, code, reason, status):
     bad = details.BadRequest()
     bad.field_violations.add(field="width", description="width is 7; allowed: 64 to 512")
     info = details.ErrorInfo(reason=reason)
-    servicer.script = [Abort(grpc.StatusCode[code], "it went wrong", (info, bad))]
+    servicer.script = [Abort(grpc.StatusCode[code], "it failed", (info, bad))]
     result = cli("generate", "p")
     assert result.returncode == status
     assert result.stderr.splitlines() == [
-        "latentwire: it went wrong",
+        "latentwire: it failed",
         "width: width is 7; allowed: 64 to 512",
     ]
 
 
-def test_errors_are_json_too(cli, servicer):
+def test_an_error_can_be_printed_as_json(cli, servicer):
     retry = details.RetryInfo()
     retry.retry_delay.FromSeconds(3)
     info = details.ErrorInfo(reason="QUEUE_FULL")
@@ -72,7 +72,7 @@ def test_errors_are_json_too(cli, servicer):
         "serve --port many",
     ],
 )
-def test_a_wrong_command_line_ends_with_status_2_and_no_call(cli, servicer, arguments):
+def test_an_invalid_command_line_exits_with_2_without_a_call(cli, servicer, arguments):
     result = cli(*arguments.split())
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
@@ -80,14 +80,14 @@ def test_a_wrong_command_line_ends_with_status_2_and_no_call(cli, servicer, argu
     assert servicer.requests == []
 
 
-def test_a_key_that_no_header_can_carry_is_a_wrong_command_line(cli, monkeypatch):
+def test_a_key_that_is_invalid_in_a_header_exits_with_2(cli, monkeypatch):
     monkeypatch.setenv("LATENTWIRE_API_KEY", "secret\n")
     result = cli("info")
     assert result.returncode == 2
     assert "secret" not in result.stderr
 
 
-def test_an_unreachable_server_is_status_3(cli):
+def test_an_unreachable_server_exits_with_3(cli):
     result = cli("info", "--server", "127.0.0.1:1")
     assert result.returncode == 3
     assert result.stderr.startswith("latentwire: ")
@@ -118,23 +118,23 @@ def test_the_server_and_its_generations_are_shown(cli, servicer):
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_inspect_reads_the_request_back(cli, tmp_path, image_format):
-    (tmp_path / "fox").write_bytes(picture(image_format))
+def test_inspect_prints_the_request_in_a_file(cli, tmp_path, image_format):
+    (tmp_path / "fox").write_bytes(image_file(image_format))
     page = cli("inspect", "fox").stdout.splitlines()
     assert "prompt          a red fox 🦊" in page
     assert "scheduler.id    euler" in page
     assert json.loads(cli("inspect", "fox", "--json").stdout) == json.loads(DESCRIPTION)
 
 
-def test_inspect_gives_the_grpcurl_command(cli, tmp_path, address):
-    (tmp_path / "fox.png").write_bytes(picture())
+def test_inspect_prints_the_grpcurl_command(cli, tmp_path, address):
+    (tmp_path / "fox.png").write_bytes(image_file())
     command = cli("inspect", "fox.png", "--as-grpcurl").stdout
     assert command.startswith("grpcurl -plaintext -d '{")
     assert command.endswith(f" {address} latentwire.v1.ImageGeneration/GenerateImage\n")
 
 
-def test_like_draws_what_a_file_says_with_changes(cli, servicer, tmp_path):
-    (tmp_path / "fox.png").write_bytes(picture())
+def test_like_repeats_the_request_in_a_file_with_changes(cli, servicer, tmp_path):
+    (tmp_path / "fox.png").write_bytes(image_file())
     assert cli("generate", "--like", "fox.png", "--seed", "8").returncode == 0
     assert servicer.requests[0].prompt == "a red fox 🦊"
     assert servicer.requests[0].seed == 8

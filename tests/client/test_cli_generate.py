@@ -1,4 +1,4 @@
-"""``latentwire generate``: the files it writes, what it tells meanwhile, how it is stopped."""
+"""``latentwire generate``: its files, its progress output, and how it is interrupted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.support.client.drawing import draw, picture
+from tests.support.client.generating import generate, image_file
 from tests.support.client.scripted_server import (
     GENERATION,
     Hang,
@@ -24,10 +24,10 @@ from tests.support.eventually import eventually_sync
 from tests.support.time_limits import scaled
 
 
-def test_generate_writes_the_image_and_few_plain_lines(process, servicer, tmp_path):
+def test_generate_writes_the_image_and_prints_plain_lines(process, servicer, tmp_path):
     result = process("generate", "a red fox", "-o", "fox.png", "--steps", "2", "--seed", "0")
     assert result.returncode == 0
-    assert (tmp_path / "fox.png").read_bytes() == picture()
+    assert (tmp_path / "fox.png").read_bytes() == image_file()
     lines = result.stderr.decode().splitlines()
     assert "queued, 3 ahead" in lines
     assert "denoising 2/2" in lines
@@ -40,7 +40,7 @@ def test_generate_writes_the_image_and_few_plain_lines(process, servicer, tmp_pa
     assert servicer.metadata[0]["authorization"] == "Bearer secret"
 
 
-def test_every_drawing_flag_reaches_the_server(cli, servicer):
+def test_every_flag_reaches_the_server(cli, servicer):
     flags = (
         "generate p --model m --negative-prompt n --width 16 --height 24 --num-images 2 --seed 5"
         " --num-inference-steps 3 --guidance-scale 0 --scheduler dpmpp-2m --sigmas karras"
@@ -51,7 +51,7 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         " --lora style:-0.5 --lora my-cat"
     )
     assert cli(*flags.split()).returncode == 0
-    wanted = pb.GenerateImageRequest(
+    expected = pb.GenerateImageRequest(
         prompt="p",
         model="m",
         negative_prompt="n",
@@ -79,15 +79,15 @@ def test_every_drawing_flag_reaches_the_server(cli, servicer):
         user="me",
         labels={"a": "b", "c": "d=e"},
     )
-    assert servicer.requests == [wanted]
+    assert servicer.requests == [expected]
 
 
 def test_the_high_resolution_fix_can_be_declined(cli, servicer):
     assert cli("generate", "p", "--no-high-resolution-fix").returncode == 0
     assert cli("generate", "p").returncode == 0
-    declined, unsaid = servicer.requests
+    declined, unset = servicer.requests
     assert declined.high_resolution_fix == pb.HighResolutionFix(disabled=True)
-    assert not unsaid.HasField("high_resolution_fix")
+    assert not unset.HasField("high_resolution_fix")
 
 
 def test_several_images_are_numbered(cli, tmp_path):
@@ -104,16 +104,16 @@ def test_without_an_output_the_seed_names_the_file(cli, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["image-7.webp"]
 
 
-def test_the_suffix_chooses_the_format(cli, servicer, tmp_path):
+def test_the_suffix_determines_the_format(cli, servicer, tmp_path):
     assert cli("generate", "p", "-o", "fox.JPG").returncode == 0
     assert servicer.requests[0].output.format == pb.IMAGE_FORMAT_JPEG
-    assert (tmp_path / "fox.JPG").read_bytes() == picture("jpeg")
+    assert (tmp_path / "fox.JPG").read_bytes() == image_file("jpeg")
 
 
 def test_a_dash_writes_the_image_to_standard_output(process):
     result = process("generate", "p", "-o", "-")
     assert result.returncode == 0
-    assert result.stdout == picture()
+    assert result.stdout == image_file()
 
 
 def test_json_is_one_line_per_event(cli, tmp_path):
@@ -137,12 +137,12 @@ def test_json_is_one_line_per_event(cli, tmp_path):
     assert (tmp_path / "fox.png").exists()
 
 
-def test_quiet_says_nothing(cli):
+def test_quiet_prints_nothing(cli):
     result = cli("generate", "p", "-q")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_ctrl_c_cancels_on_the_server_and_says_so(environment, servicer, tmp_path):
+def test_ctrl_c_cancels_the_generation_on_the_server(environment, servicer, tmp_path):
     servicer.script = numbered(accepted(), progress(1, 9), Hang())
     with subprocess.Popen(
         [sys.executable, "-m", "latentwire", "generate", "p"],
@@ -163,16 +163,16 @@ def test_ctrl_c_cancels_on_the_server_and_says_so(environment, servicer, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_withheld_image_is_told_and_not_written(cli, servicer, tmp_path):
+def test_a_withheld_image_is_reported_and_not_written(cli, servicer, tmp_path):
     withheld = image(b"", index=1, finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
-    servicer.script = numbered(accepted(), image(picture()), withheld, completed(2))
+    servicer.script = numbered(accepted(), image(image_file()), withheld, completed(2))
     result = cli("generate", "p", "-n", "2")
     assert result.returncode == 0
     assert "image 1 was withheld by the server's safety filter, seed 8" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["image-7.png"]
 
 
-def test_a_command_whose_every_image_is_withheld_says_so_by_its_exit_code(cli, servicer, tmp_path):
+def test_a_command_with_every_image_withheld_exits_with_5(cli, servicer, tmp_path):
     withheld = image(b"", finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
     servicer.script = numbered(accepted(), withheld, completed())
     result = cli("generate", "p", "--json", "-o", "p.png")
@@ -183,15 +183,15 @@ def test_a_command_whose_every_image_is_withheld_says_so_by_its_exit_code(cli, s
 
 
 def test_a_corrupt_image_is_not_written(cli, servicer, tmp_path):
-    servicer.script = numbered(accepted(), image(picture(), sha256=b"x" * 32), completed())
+    servicer.script = numbered(accepted(), image(image_file(), sha256=b"x" * 32), completed())
     result = cli("generate", "p")
     assert result.returncode == 1
     assert "SHA-256" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_on_a_terminal_the_bar_moves_and_the_picture_forms(environment, servicer, tmp_path):
-    servicer.script = draw
+def test_a_terminal_shows_progress_and_previews(environment, servicer, tmp_path):
+    servicer.script = generate
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "latentwire", "generate", "p", "--preview"],
@@ -216,7 +216,7 @@ def _read_all(descriptor: int) -> str:
     while True:
         try:
             chunk = os.read(descriptor, 65536)
-        except OSError:  # Linux's way to say that the other side is closed
+        except OSError:  # how Linux reports that the other side is closed
             break
         if not chunk:
             break

@@ -25,26 +25,26 @@ from tests.support.client.scripted_server import (
 )
 from tests.support.eventually import eventually
 
-PICTURE = bytes(range(256)) * 40
+IMAGE_DATA = bytes(range(256)) * 40
 
 
-async def test_generate_returns_every_image_whole(client, servicer):
+async def test_generate_returns_every_image(client, servicer):
     servicer.script = numbered(
         accepted(seeds=(7, 8)),
         progress(1, 1),
-        image(PICTURE),
-        image(PICTURE[::-1], index=1),
+        image(IMAGE_DATA),
+        image(IMAGE_DATA[::-1], index=1),
         completed(2),
     )
     first, second = await client.generate("a red circle", num_images=2)
-    assert (first.data, first.index, first.seed) == (PICTURE, 0, 7)
-    assert (second.data, second.index, second.seed) == (PICTURE[::-1], 1, 8)
+    assert (first.data, first.index, first.seed) == (IMAGE_DATA, 0, 7)
+    assert (second.data, second.index, second.seed) == (IMAGE_DATA[::-1], 1, 8)
     assert first.finish_reason == "completed"
     assert first.media_type == "image/png"
     assert servicer.requests[0].num_images == 2
 
 
-async def test_events_come_typed_and_in_order(client, servicer):
+async def test_events_are_typed_and_in_order(client, servicer):
     queued = pb.GenerateImageResponse(queued=pb.Queued(ahead_count=3))
     queued.queued.estimated_wait.FromMilliseconds(1500)
     preview = pb.GenerateImageResponse(preview=pb.Preview(step=1, data=b"jpeg"))
@@ -58,7 +58,7 @@ async def test_events_come_typed_and_in_order(client, servicer):
         loading,
         progress(1, 2),
         preview,
-        image(PICTURE),
+        image(IMAGE_DATA),
         completed(),
     )
     events = [event async for event in client.events("p")]
@@ -83,8 +83,8 @@ async def test_events_come_typed_and_in_order(client, servicer):
     assert [event.sequence for event in events] == [1, 2, 3, 4, 5, 6, 7]
 
 
-async def test_chunks_become_one_image_at_default_message_limits(client, servicer):
-    data = PICTURE * 900  # 9.2 MB, more than two messages can hold
+async def test_chunks_are_assembled_at_the_default_message_limit(client, servicer):
+    data = IMAGE_DATA * 900  # 9.2 MB, more than two messages can hold
     servicer.script = numbered(
         accepted(),
         image(data, first=4_000_000),
@@ -92,60 +92,62 @@ async def test_chunks_become_one_image_at_default_message_limits(client, service
         chunk(data[8_000_000:], offset=8_000_000),
         completed(),
     )
-    (picture,) = await client.generate("p")
-    assert picture.data == data
+    (received,) = await client.generate("p")
+    assert received.data == data
 
 
 @pytest.mark.parametrize(
     ("events", "complaint"),
     [
-        ([image(PICTURE, sha256=b"x" * 32), completed()], "SHA-256"),
-        ([image(PICTURE, size_bytes=5), completed()], "instead of 5"),
-        ([image(PICTURE, first=100), completed()], "stopped after 100"),
-        ([image(PICTURE, first=100), chunk(b"x", offset=99)], "byte 99"),
-        ([image(PICTURE, first=100), chunk(b"x", offset=100, index=1)], "without its image"),
+        ([image(IMAGE_DATA, sha256=b"x" * 32), completed()], "SHA-256"),
+        ([image(IMAGE_DATA, size_bytes=5), completed()], "instead of 5"),
+        ([image(IMAGE_DATA, first=100), completed()], "stopped after 100"),
+        ([image(IMAGE_DATA, first=100), chunk(b"x", offset=99)], "byte 99"),
+        ([image(IMAGE_DATA, first=100), chunk(b"x", offset=100, index=1)], "without its image"),
         ([chunk(b"x", offset=0)], "without its image"),
-        ([image(PICTURE)], "without a completed"),
-        ([image(PICTURE), completed(2)], "2 were sent"),
+        ([image(IMAGE_DATA)], "without a completed"),
+        ([image(IMAGE_DATA), completed(2)], "2 were sent"),
     ],
 )
-async def test_a_stream_that_breaks_its_rules_is_an_error(client, servicer, events, complaint):
+async def test_a_stream_that_violates_the_contract_is_an_error(client, servicer, events, complaint):
     servicer.script = numbered(accepted(), *events)
     with pytest.raises(latentwire.CorruptStreamError, match=complaint):
         await client.generate("p")
 
 
 async def test_a_gap_in_the_sequence_is_an_error(client, servicer):
-    script = numbered(accepted(), progress(1, 2), image(PICTURE), completed())
+    script = numbered(accepted(), progress(1, 2), image(IMAGE_DATA), completed())
     servicer.script = [script[0], script[2], script[3]]
     with pytest.raises(latentwire.CorruptStreamError, match="event 2 is missing"):
         await client.generate("p")
 
 
-async def test_an_event_of_a_newer_kind_is_skipped(client, servicer):
-    servicer.script = numbered(accepted(), pb.GenerateImageResponse(), image(PICTURE), completed())
+async def test_an_event_of_an_unknown_kind_is_skipped(client, servicer):
+    servicer.script = numbered(
+        accepted(), pb.GenerateImageResponse(), image(IMAGE_DATA), completed()
+    )
     assert len(await client.generate("p")) == 1
 
 
-async def test_a_filtered_image_comes_without_data(client, servicer):
+async def test_a_filtered_image_has_no_data(client, servicer):
     filtered = image(b"", finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
     servicer.script = numbered(accepted(), filtered, completed())
-    (picture,) = await client.generate("p")
-    assert (picture.finish_reason, picture.data) == ("filtered", b"")
-    assert picture.is_filtered
+    (received,) = await client.generate("p")
+    assert (received.finish_reason, received.data) == ("filtered", b"")
+    assert received.is_filtered
 
 
-async def test_a_filtered_image_is_no_file_to_save_or_to_open(client, servicer, tmp_path):
+async def test_a_filtered_image_can_be_neither_saved_nor_opened(client, servicer, tmp_path):
     filtered = image(b"", finish_reason=pb.FINISH_REASON_FILTERED, sha256=b"")
     servicer.script = numbered(accepted(), filtered, completed())
-    (picture,) = await client.generate("p")
-    for use in (lambda: picture.save(tmp_path / "p.png"), picture.pil):
+    (received,) = await client.generate("p")
+    for use in (lambda: received.save(tmp_path / "p.png"), received.pil):
         with pytest.raises(latentwire.ImageFilteredError, match="image 0 was withheld"):
             use()
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_validation_alone_ends_after_accepted(client, servicer):
+async def test_a_validation_ends_after_accepted(client, servicer):
     servicer.script = numbered(accepted())
     events = [event async for event in client.events("p", validate_only=True)]
     assert len(events) == 1
@@ -161,7 +163,7 @@ async def test_leaving_the_with_block_cancels_on_the_server(client, servicer):
     assert [event async for event in events] == []
 
 
-async def test_closing_from_elsewhere_ends_the_iteration(client, servicer):
+async def test_closing_from_another_task_ends_the_iteration(client, servicer):
     servicer.script = numbered(accepted(), Hang())
     stream = client.events("p")
     await anext(stream)
@@ -189,14 +191,14 @@ async def test_cancelling_the_task_cancels_on_the_server(address, servicer):
         await eventually(servicer.call_ended.is_set)
 
 
-async def test_the_api_key_goes_with_every_call(client, servicer):
-    servicer.script = numbered(accepted(), image(PICTURE), completed())
+async def test_the_api_key_is_sent_with_every_call(client, servicer):
+    servicer.script = numbered(accepted(), image(IMAGE_DATA), completed())
     await client.generate("p")
     await client.models()
     assert [sent["authorization"] for sent in servicer.metadata] == ["Bearer secret"] * 3
 
 
-async def test_another_key_goes_over_the_same_connection(client, servicer):
+async def test_another_key_is_sent_over_the_same_connection(client, servicer):
     await client.sibling("other").server_info()
     await client.sibling(None).server_info()
     await client.server_info()
@@ -208,15 +210,15 @@ async def test_another_key_goes_over_the_same_connection(client, servicer):
 
 
 async def test_a_model_is_loaded_and_unloaded(client):
-    told = []
-    model = await client.load_model("b", on_progress=lambda *progress: told.append(progress))
+    reports = []
+    model = await client.load_model("b", on_progress=lambda *progress: reports.append(progress))
     assert (model.name, model.state) == ("models/b", "ready")
-    assert told == [(0, 9), (5, 9), (9, 9)]
+    assert reports == [(0, 9), (5, 9), (9, 9)]
     assert (await client.load_model("b")).name == "models/b"
     assert (await client.unload_model("b")).state == "unloaded"
 
 
-async def test_a_load_that_ends_without_the_model_is_noticed(client):
+async def test_a_load_that_ends_without_the_model_is_an_error(client):
     with pytest.raises(latentwire.CorruptStreamError):
         await client.load_model("lost")
 
@@ -229,7 +231,7 @@ async def test_a_load_that_ends_without_the_model_is_noticed(client):
         ("PERMISSION_DENIED", "ADMIN_KEY_NEEDED", latentwire.AuthenticationError),
     ],
 )
-async def test_a_model_that_cannot_be_had_is_told_by_kind(client, servicer, code, reason, expected):
+async def test_an_unavailable_model_has_its_exception(client, servicer, code, reason, expected):
     info = error_details_pb2.ErrorInfo(reason=reason)
     servicer.failure = Abort(grpc.StatusCode[code], "no", (info,))
     with pytest.raises(expected) as caught:
@@ -267,7 +269,7 @@ async def test_wait_ready_returns_once_the_server_serves(client, servicer):
     await waiting
 
 
-async def test_wait_ready_says_why_it_gave_up(client, servicer):
+async def test_wait_ready_raises_the_reason_of_its_time_out(client, servicer):
     servicer.health = b"\x08\x02"
     with pytest.raises(latentwire.UnavailableError, match="still loading"):
         await client.wait_ready(0.1)
@@ -276,7 +278,7 @@ async def test_wait_ready_says_why_it_gave_up(client, servicer):
         await client.wait_ready(0.1, model="b")
 
 
-async def test_a_sync_stream_may_be_dropped(address, servicer):
+async def test_dropping_a_sync_stream_cancels_on_the_server(address, servicer):
     servicer.script = numbered(accepted(), Hang())
     with latentwire.Client(address) as client:
         stream = client.stream("p")
@@ -285,7 +287,7 @@ async def test_a_sync_stream_may_be_dropped(address, servicer):
         await eventually(servicer.call_ended.is_set)
 
 
-def test_both_clients_offer_the_same():
+def test_both_clients_have_the_same_methods():
     def signatures(client_type):
         return {
             name: inspect.signature(method).parameters.keys()
@@ -297,7 +299,7 @@ def test_both_clients_offer_the_same():
 
 
 def test_one_client_serves_several_threads(address, servicer):
-    servicer.script = numbered(accepted(), image(PICTURE), completed())
+    servicer.script = numbered(accepted(), image(IMAGE_DATA), completed())
     results: list[int] = []
     with latentwire.Client(address) as client:
         threads = [
@@ -312,8 +314,8 @@ def test_one_client_serves_several_threads(address, servicer):
 
 
 @pytest.mark.parametrize("loras", [{"cat": 1.0, "style": -0.5}, ["cat", ("style", -0.5)]])
-async def test_adapters_are_told_by_id_with_their_scales(client, servicer, loras):
-    servicer.script = numbered(accepted(), image(PICTURE), completed())
+async def test_loras_are_sent_by_id_with_their_scales(client, servicer, loras):
+    servicer.script = numbered(accepted(), image(IMAGE_DATA), completed())
     await client.generate("p", loras=loras)
     (request,) = servicer.requests
     sent = [(one.id, one.scale if one.HasField("scale") else 1.0) for one in request.loras]
@@ -321,6 +323,6 @@ async def test_adapters_are_told_by_id_with_their_scales(client, servicer, loras
 
 
 @pytest.mark.parametrize("loras", ["cat", [1], [("cat", "x")], 3])
-async def test_what_names_no_adapter_is_no_adapter(client, loras):
+async def test_invalid_loras_are_refused(client, loras):
     with pytest.raises(TypeError, match="loras"):
         await client.generate("p", loras=loras)

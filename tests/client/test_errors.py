@@ -1,4 +1,4 @@
-"""Both clients against a scripted server that fails: typed errors, and what is tried again."""
+"""Both clients against a scripted server that fails: typed errors and retries."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ async def test_each_status_has_its_exception(client, servicer, code, reason, err
     retry = details.RetryInfo()
     retry.retry_delay.FromMilliseconds(2500)
     servicer.script = numbered(
-        accepted(), Abort(grpc.StatusCode[code], "what happened", (info, retry))
+        accepted(), Abort(grpc.StatusCode[code], "the reason", (info, retry))
     )
-    with pytest.raises(error_type, match="what happened") as raised:
+    with pytest.raises(error_type, match="the reason") as raised:
         await client.generate("p")
     assert type(raised.value) is error_type
     assert raised.value.code is grpc.StatusCode[code]
@@ -50,7 +50,7 @@ async def test_each_status_has_its_exception(client, servicer, code, reason, err
         assert raised.value.error_id == "e1"
 
 
-async def test_all_violations_arrive(client, servicer):
+async def test_an_error_has_all_violations(client, servicer):
     bad = details.BadRequest()
     bad.field_violations.add(field="width", description="width is 7; allowed: 64 to 512")
     bad.field_violations.add(field="prompt", description="prompt is empty")
@@ -61,7 +61,7 @@ async def test_all_violations_arrive(client, servicer):
     assert "prompt is empty" in str(raised.value)
 
 
-async def test_details_that_are_no_status_do_not_hide_the_error(client, servicer):
+async def test_an_error_without_details_is_raised_too(client, servicer):
     servicer.script = [Abort(grpc.StatusCode.UNAVAILABLE, "going down")]
     with pytest.raises(latentwire.UnavailableError, match="going down") as raised:
         await client.generate("p")
@@ -69,7 +69,7 @@ async def test_details_that_are_no_status_do_not_hide_the_error(client, servicer
     assert raised.value.retry_after_s is None
 
 
-async def test_a_message_over_the_limit_is_not_called_a_full_queue(client, servicer):
+async def test_a_message_over_the_size_limit_is_not_reported_as_a_full_queue(client, servicer):
     data = bytes(5_000_000)
     servicer.script = numbered(accepted(), image(data), completed())
     with pytest.raises(latentwire.LatentwireError) as raised:

@@ -1,4 +1,4 @@
-"""Reading a description out of files that are not ours, damaged or hostile."""
+"""Descriptions read from foreign, damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_file_without_a_description_has_none(image_format):
     assert read_description(save(image_format)) is None
 
 
-def test_text_of_other_programs_is_not_ours():
+def test_text_of_other_programs_is_ignored():
     info = PngInfo()
     info.add_text("parameters", "a fox")
     assert read_description(save("PNG", pnginfo=info)) is None
@@ -57,7 +57,7 @@ def test_exif_of_both_byte_orders_is_read():
     assert read_description(save("JPEG", exif=exif.tobytes())) == "hello"
 
 
-def test_a_small_file_that_unpacks_to_much_does_not():
+def test_the_decompressed_size_of_a_description_is_limited():
     body = b"latentwire\0\1\0\0\0" + zlib.compress(b"x" * 5_000_000)
     chunk = struct.pack(">I", len(body)) + b"iTXt" + body + bytes(4)
     text = read_description(FILES[0][:33] + chunk)

@@ -1,4 +1,4 @@
-"""The clients and the command line against the real server, round a FakeModel."""
+"""The clients and the command line against the real server around a FakeModel."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def client(server):
 
 @pytest.fixture
 def cli_of(server, tmp_path, monkeypatch, capsys):
-    """Runs a command on a thread of this process; returns its exit code and what it complains."""
+    """Runs a command on a thread of this process; returns its exit code and its errors."""
     monkeypatch.chdir(tmp_path)
 
     async def run(*arguments: str) -> tuple[int, str]:
@@ -58,15 +58,15 @@ async def command(server, *arguments: str, cwd):
     )
 
 
-async def test_a_picture_comes_back(client):
+async def test_generate_returns_the_expected_image(client):
     (image,) = await client.generate("a red circle", **SMALL)
-    wanted = expected_pixels("a red circle", seed=5, guidance_scale=2.0)
-    difference = np.abs(np.asarray(image.pil()).astype(int) - wanted)
+    expected = expected_pixels("a red circle", seed=5, guidance_scale=2.0)
+    difference = np.abs(np.asarray(image.pil()).astype(int) - expected)
     assert difference.max() <= 1
     assert image.seed == 5
 
 
-async def test_the_effective_request_draws_the_same_again(client):
+async def test_the_effective_request_generates_the_same_images(client):
     events = [event async for event in client.stream("a red circle", **SMALL, num_images=2)]
     accepted, first = events[0], [event for event in events if isinstance(event, latentwire.Image)]
     second = await client.generate(accepted.effective_request)
@@ -80,7 +80,7 @@ def file_of(colour: str, mode: str = "RGB") -> bytes:
     return out.getvalue()
 
 
-async def test_the_echo_draws_the_same_once_the_files_are_put_back(client):
+async def test_the_effective_request_with_its_files_generates_the_same_image(client):
     files = {"image": file_of("navy"), "mask": file_of("white", "L")}
     events = [
         event
@@ -100,7 +100,7 @@ async def test_the_echo_draws_the_same_once_the_files_are_put_back(client):
     [{"strength": 0.5}, {"mask": b"x"}, {"mask_inverted": True, "image": b"x"}],
     ids=str,
 )
-async def test_what_belongs_to_a_picture_needs_one(client, options):
+async def test_options_of_a_source_image_need_one(client, options):
     with pytest.raises(TypeError, match="need"):
         await client.generate("a red circle", **options)
 
@@ -118,7 +118,7 @@ async def fixing_client(request):
 
 
 @pytest.mark.parametrize(
-    ("asked", "side", "told"),
+    ("value", "side", "expected"),
     [
         (None, 128, pb.HighResolutionFix(strength=0.5, width=64, height=64)),
         (True, 80, pb.HighResolutionFix(strength=0.5, width=64, height=64)),
@@ -127,15 +127,17 @@ async def fixing_client(request):
         (False, 128, pb.HighResolutionFix(disabled=True)),
     ],
 )
-async def test_the_high_resolution_fix_is_asked_for_and_declined(fixing_client, asked, side, told):
+async def test_the_high_resolution_fix_can_be_requested_and_declined(
+    fixing_client, value, side, expected
+):
     options = SMALL | {"width": side, "height": side, "validate_only": True}
     (accepted,) = [
-        event async for event in fixing_client.events("p", **options, high_resolution_fix=asked)
+        event async for event in fixing_client.events("p", **options, high_resolution_fix=value)
     ]
-    assert accepted.effective_request.high_resolution_fix == told
+    assert accepted.effective_request.high_resolution_fix == expected
 
 
-async def test_what_is_no_strength_of_the_high_resolution_fix_is_refused(fixing_client):
+async def test_an_invalid_high_resolution_fix_is_refused(fixing_client):
     with pytest.raises(TypeError, match="high_resolution_fix"):
         await fixing_client.generate("p", **SMALL, high_resolution_fix="on")
     with pytest.raises(latentwire.InvalidRequestError, match="high_resolution_fix"):
@@ -144,15 +146,15 @@ async def test_what_is_no_strength_of_the_high_resolution_fix_is_refused(fixing_
     assert (model.defaults.high_resolution_fix, model.defaults.high_noise_frac) == (0.5, None)
 
 
-async def test_the_command_starts_from_files(server, tmp_path):
+async def test_the_command_generates_from_files(server, tmp_path):
     (tmp_path / "in.png").write_bytes(file_of("navy"))
     (tmp_path / "mask.png").write_bytes(file_of("black", "L"))
     flags = "--image in.png --mask mask.png --mask-inverted --strength 0.5 -o out.png"
-    drawing = await command(server, "generate", "a red circle", *flags.split(), cwd=tmp_path)
-    _, errors = await drawing.communicate()
-    assert drawing.returncode == 0, errors
-    with PillowImage.open(tmp_path / "out.png") as drawn:
-        assert drawn.size == (64, 64)
+    process = await command(server, "generate", "a red circle", *flags.split(), cwd=tmp_path)
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    with PillowImage.open(tmp_path / "out.png") as image:
+        assert image.size == (64, 64)
 
     missing = await command(server, "generate", "p", "--image", "nowhere.png", cwd=tmp_path)
     _, errors = await missing.communicate()
@@ -160,7 +162,7 @@ async def test_the_command_starts_from_files(server, tmp_path):
     assert b"nowhere.png: No such file" in errors
 
 
-async def test_what_was_drawn_from_files_wants_them_again(client, cli_of, tmp_path):
+async def test_like_needs_the_source_files_of_the_image_again(client, cli_of, tmp_path):
     files = {"image": file_of("navy"), "mask": file_of("white", "L")}
     for name, file in files.items():
         (tmp_path / f"{name}.png").write_bytes(file)
@@ -170,37 +172,37 @@ async def test_what_was_drawn_from_files_wants_them_again(client, cli_of, tmp_pa
     (tmp_path / "edited.png").write_bytes(edited.data)
     (tmp_path / "masked.png").write_bytes(masked.data)
 
-    code, complaints = await cli_of("generate", "--like", "edited.png")
-    said = "edited.png: generated from an image, which it does not contain; add --image FILE"
-    assert (code, complaints) == (2, f"latentwire: {said}\n")
-    code, complaints = await cli_of("generate", "--like", "masked.png")
-    assert (code, complaints.count("--image FILE and --mask FILE")) == (2, 1)
-    code, complaints = await cli_of("generate", "--like", "masked.png", "--image", "image.png")
-    assert (code, complaints.endswith("add --mask FILE\n")) == (2, True)
-    given = ("--image", "image.png", "--mask", "mask.png", "-o", "again.png", "-q")
-    assert await cli_of("generate", "--like", "masked.png", *given) == (0, "")
+    code, errors = await cli_of("generate", "--like", "edited.png")
+    message = "edited.png: generated from an image, which it does not contain; add --image FILE"
+    assert (code, errors) == (2, f"latentwire: {message}\n")
+    code, errors = await cli_of("generate", "--like", "masked.png")
+    assert (code, errors.count("--image FILE and --mask FILE")) == (2, 1)
+    code, errors = await cli_of("generate", "--like", "masked.png", "--image", "image.png")
+    assert (code, errors.endswith("add --mask FILE\n")) == (2, True)
+    sources = ("--image", "image.png", "--mask", "mask.png", "-o", "again.png", "-q")
+    assert await cli_of("generate", "--like", "masked.png", *sources) == (0, "")
     assert (tmp_path / "again.png").read_bytes() == masked.data
 
 
-async def test_the_file_itself_draws_the_same_again(server, client, tmp_path):
+async def test_like_reproduces_a_file_from_its_own_metadata(server, client, tmp_path):
     (image,) = await client.generate("a red circle", **SMALL, scheduler="euler", guidance_scale=3)
     (tmp_path / "first.png").write_bytes(image.data)
     process = await command(
         server, "generate", "--like", "first.png", "-o", "second.png", cwd=tmp_path
     )
-    _, complaints = await process.communicate()
-    assert process.returncode == 0, complaints
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors
     assert (tmp_path / "second.png").read_bytes() == image.data
 
 
-async def test_steps_and_previews_stream_out(client):
+async def test_steps_and_previews_are_streamed(client):
     events = [event async for event in client.stream("a", **SMALL, preview_interval_steps=2)]
     steps = [event.step for event in events if isinstance(event, latentwire.Progress)]
     assert steps[-1] == 4
     previews = [event for event in events if isinstance(event, latentwire.Preview)]
     assert previews
-    with PillowImage.open(io.BytesIO(previews[0].data)) as picture:
-        assert picture.size == (64, 64)
+    with PillowImage.open(io.BytesIO(previews[0].data)) as preview:
+        assert preview.size == (64, 64)
 
 
 async def test_closing_the_stream_ends_the_generation(server, client):
@@ -211,7 +213,7 @@ async def test_closing_the_stream_ends_the_generation(server, client):
     server.model.let_go()
 
 
-async def test_cancel_by_name_ends_the_stream_with_its_own_error(server, client):
+async def test_cancelling_by_name_ends_the_stream_with_generation_cancelled(server, client):
     server.model.hold()
     events = client.stream("a", **SMALL)
     name = (await anext(events)).generation
@@ -223,7 +225,7 @@ async def test_cancel_by_name_ends_the_stream_with_its_own_error(server, client)
     assert (await client.generation(name)).state == "cancelled"
 
 
-async def test_all_violations_come_at_once(client):
+async def test_all_violations_are_raised_at_once(client):
     with pytest.raises(latentwire.InvalidRequestError) as raised:
         await client.generate("", width=63, num_inference_steps=100_000)
     fields = {violation.field for violation in raised.value.violations}
@@ -231,13 +233,13 @@ async def test_all_violations_come_at_once(client):
     assert all(violation.reason for violation in raised.value.violations)
 
 
-async def test_what_is_not_there_is_not_found(client):
+async def test_unknown_models_and_generations_are_not_found(client):
     for call in (client.model("none"), client.generation("none"), client.cancel("none")):
         with pytest.raises(latentwire.NotFoundError):
             await call
 
 
-async def test_the_server_tells_about_itself(client):
+async def test_the_server_describes_itself_and_its_model(client):
     await client.wait_ready(10)
     await client.wait_ready(10, model="fake")
     (model,) = await client.models()
@@ -253,25 +255,25 @@ async def test_a_model_is_loaded_and_unloaded():
         serving_models(ServedModel(id="a", preload=True), served) as server,
         latentwire.AsyncClient(server.address) as client,
     ):
-        told = []
-        model = await client.load_model("b", on_progress=lambda *progress: told.append(progress))
+        reports = []
+        model = await client.load_model("b", on_progress=lambda *progress: reports.append(progress))
         assert (model.name, model.state) == ("models/b", "ready")
-        assert told[-1][1] == 100 or told == [(0, 0)]
+        assert reports[-1][1] == 100 or reports == [(0, 0)]
         assert (await client.unload_model("b")).state == "unloaded"
         events = [event async for event in client.stream("a", model="b", **SMALL)]
         assert any(isinstance(event, latentwire.ModelLoading) for event in events)
         assert isinstance(events[-1], latentwire.Completed)
 
 
-async def test_of_a_model_that_failed_the_reason_is_shown_and_nothing_made_up(tmp_path):
+async def test_a_failed_model_is_shown_with_its_reason_and_without_defaults(tmp_path):
     error = ModelLoadError("model 'b': broken", reason="its weights are broken")
     served = ServedModel(id="b", preload=True, is_known=False, error=error)
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         pages = []
         for arguments in (["models", "b"], ["models"]):
             process = await command(server, *arguments, cwd=tmp_path)
-            out, complaints = await process.communicate()
-            assert process.returncode == 0, complaints
+            out, errors = await process.communicate()
+            assert process.returncode == 0, errors
             pages.append(out.decode().splitlines())
     page, listed = pages
     assert [line.split(maxsplit=1) for line in page if not line.startswith("display")] == [
@@ -295,11 +297,11 @@ async def test_wait_ready_waits_for_the_model():
 
 
 async def test_the_sync_client_works_too(server):
-    def draw() -> list[latentwire.Image]:
+    def generate() -> list[latentwire.Image]:
         with latentwire.Client(server.address) as client:
             return client.generate("a red circle", **SMALL)
 
-    (image,) = await asyncio.to_thread(draw)
+    (image,) = await asyncio.to_thread(generate)
     assert (image.width, image.height) == (64, 64)
 
 

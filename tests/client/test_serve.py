@@ -1,4 +1,4 @@
-"""``latentwire serve`` round two stand-ins: starting, watching over, stopping."""
+"""``latentwire serve`` with two stand-ins for the services: start, supervision, stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAKE_SERVICES = Path(__file__).parents[1] / "support/client/fake_services"
 
 @pytest.fixture
 def serve(tmp_path):
-    """Runs the command with stand-ins in the place of both services."""
+    """Runs the command with stand-ins for both services."""
 
     @contextmanager
     def run(*arguments: str, stderr: int = subprocess.PIPE, **settings: str):
@@ -74,7 +74,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
+def test_serve_prints_commands_to_try_and_stops_both_services_cleanly(serve, tmp_path, number):
     flags = ["--port", "40123", "--model", "some/model", "--config", "some.toml"]
     with serve(*flags, "--", "--max-queued", "3") as child:
         welcome = wait_until_ready(child)
@@ -93,28 +93,28 @@ def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
     assert bridge["argv"][-4:-2] == ["--config", "some.toml"]
 
 
-def test_waiting_writes_a_line_per_phase_and_none_per_probe(serve):
+def test_waiting_prints_a_line_per_phase_and_none_per_probe(serve):
     with serve("--port", "0", FAKE_UNREADY_PROBES="4") as child:
-        said = wait_until_ready(child).splitlines()
-    assert said[:4] == [
+        lines = wait_until_ready(child).splitlines()
+    assert lines[:4] == [
         "Starting the server, usually 5 to 20 s.",
         "Loading the model, usually seconds for each GB on disk, minutes for a download.",
         "",
-        said[3],
+        lines[3],
     ]
-    assert said[3].startswith("Latentwire is ready: gRPC on 127.0.0.1:40000, REST on http://")
+    assert lines[3].startswith("Latentwire is ready: gRPC on 127.0.0.1:40000, REST on http://")
 
 
 def test_a_terminal_has_one_status_line_that_leaves_the_cursor_at_its_start(serve):
     leader, follower = pty.openpty()
     with serve("--port", "0", stderr=follower, FAKE_UNREADY_PROBES="3", TERM="xterm") as child:
         os.close(follower)
-        said = b""
-        while b"openai.Image.create" not in said:
-            said += os.read(leader, 4096)
+        output = b""
+        while b"openai.Image.create" not in output:
+            output += os.read(leader, 4096)
         child.kill()
     os.close(leader)
-    before = said.decode().partition("\r\nLatentwire is ready")[0]
+    before = output.decode().partition("\r\nLatentwire is ready")[0]
     assert "\n" not in before
     frames = before.split("\r")
     assert any("Starting the server: " in frame for frame in frames)
@@ -123,12 +123,12 @@ def test_a_terminal_has_one_status_line_that_leaves_the_cursor_at_its_start(serv
 
 
 class LoadingServicer(ScriptedServicer):
-    """A server that has not begun to load its default model when it is first asked."""
+    """A server that has not begun to load its default model at the first call."""
 
     def ListModels(self, request, context):
         default = model("a", is_default=True)
-        asked_before = self.num_unary_calls > 0
-        default.state = pb.MODEL_STATE_LOADING if asked_before else pb.MODEL_STATE_UNLOADED
+        is_loading = self.num_unary_calls > 0
+        default.state = pb.MODEL_STATE_LOADING if is_loading else pb.MODEL_STATE_UNLOADED
         self.num_unary_calls += 1
         return pb.ListModelsResponse(models=[default])
 
@@ -139,23 +139,23 @@ class LoadingServicer(ScriptedServicer):
         yield pb.LoadModelResponse(model=model("a"))
 
 
-async def test_the_load_of_the_default_model_is_followed(monkeypatch, capsys):
+async def test_the_progress_of_the_default_models_load_is_shown(monkeypatch, capsys):
     monkeypatch.setattr(start_up, "_PROGRESS_S", 0.0)
-    said = []
+    printed = []
 
-    def has_said(text: str) -> bool:
-        said.append(capsys.readouterr().err)
-        return text in "".join(said)
+    def has_printed(text: str) -> bool:
+        printed.append(capsys.readouterr().err)
+        return text in "".join(printed)
 
     with serving(LoadingServicer()) as address:
         async with start_up.StartUpDisplay() as display:
             display.begin("Starting the server", usually="some seconds")
             await display.follow_load(address)
-            await eventually(lambda: has_said("3 of 3 MiB, warming up"))
-    assert "\nLoading models/a, usually " in "".join(said)
+            await eventually(lambda: has_printed("3 of 3 MiB, warming up"))
+    assert "\nLoading models/a, usually " in "".join(printed)
 
 
-def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
+def test_a_dead_server_is_restarted_on_its_port(serve, tmp_path):
     with serve("--port", "0") as child:
         wait_until_ready(child)
         (server,) = starts(tmp_path, "server")
@@ -169,14 +169,14 @@ def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
     assert starts(tmp_path, "server")[1]["argv"][-2:] == ["--port", "40000"]
 
 
-def test_a_start_up_error_ends_with_its_line_and_status_2(serve, tmp_path):
+def test_a_start_up_error_exits_with_its_line_and_2(serve, tmp_path):
     with serve("--model", "missing") as child:
         assert child.stderr.read().splitlines()[1:] == ["latentwire-server: no such model"]
         assert child.wait(scaled(40)) == 2
     assert starts(tmp_path, "bridge") == []
 
 
-def test_a_server_that_never_came_up_is_not_started_again(serve):
+def test_a_server_that_fails_at_start_is_not_restarted(serve):
     with serve("--model", "broken") as child:
         assert child.wait(scaled(40)) == 1
 
@@ -190,7 +190,7 @@ def test_no_child_outlives_the_command(serve, tmp_path):
         eventually_sync(lambda: not any(map(is_alive, children)))
 
 
-def test_without_the_services_it_says_what_to_install(monkeypatch, capsys):
+def test_without_the_services_serve_prints_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert main(["serve"]) == 2
     assert "pip install 'latentwire[server,bridge]'" in capsys.readouterr().err

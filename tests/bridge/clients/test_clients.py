@@ -1,7 +1,7 @@
-"""OpenAI's clients, old and new, and LangChain's: each goes through the same scenarios unchanged.
+"""OpenAI's clients, old and new, and LangChain's: each runs the same scenarios unchanged.
 
-Each runs once, in an environment of its own, before a real bridge and a real server round a
-FakeModel; what its user saw is then looked at.
+Each runs once, in its own environment, against a real bridge and a real server around a
+FakeModel. The tests examine what the user of the client got.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tests.support.bridge.client_programs import (
     NODE,
     OLDER,
     ROOT,
-    Ask,
+    ClientCall,
     Program,
 )
 from tests.support.bridge.client_scenarios import (
     LEAVES_AT_STEP,
     PROMPT,
-    RED,
     SEED,
     outcomes_of,
     staged,
 )
+from tests.support.bridge.images import RED
 from tests.support.fakes import expected_pixels
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(180)]
 
 NUM_STEPS = 4
-"""Of the FakeModel, unless asked otherwise."""
+"""The default of the FakeModel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Outcomes:
         return self.by_name[name]
 
 
-def ways_of(*programs: Program) -> list:
+def modes_of(*programs: Program) -> list:
     return [
         pytest.param((program, is_async), id=f"{program.name}, {'async' if is_async else 'sync'}")
         for program in programs
@@ -68,7 +68,7 @@ def ways_of(*programs: Program) -> list:
 
 @pytest.fixture(scope="module")
 def run() -> Callable[[Program], Mapping[bool, Mapping[str, Outcome]]]:
-    """Runs a client through its scenarios, the first time that it is asked for."""
+    """Runs a client through its scenarios when they are first needed."""
     done: dict[str, Mapping[bool, Mapping[str, Outcome]]] = {}
 
     def outcomes(program: Program) -> Mapping[bool, Mapping[str, Outcome]]:
@@ -79,14 +79,14 @@ def run() -> Callable[[Program], Mapping[bool, Mapping[str, Outcome]]]:
     return outcomes
 
 
-@pytest.fixture(scope="module", params=ways_of(LEGACY, OLDER, NEWEST, NODE))
+@pytest.fixture(scope="module", params=modes_of(LEGACY, OLDER, NEWEST, NODE))
 def outcomes(request, run) -> Outcomes:
     program, is_async = request.param
     program.check()
     return Outcomes(program=program, by_name=run(program)[is_async])
 
 
-since_1_0 = pytest.mark.parametrize("outcomes", ways_of(OLDER, NEWEST, NODE), indirect=True)
+since_1_0 = pytest.mark.parametrize("outcomes", modes_of(OLDER, NEWEST, NODE), indirect=True)
 
 
 def pixels_in(data: bytes) -> np.ndarray:
@@ -98,20 +98,20 @@ def decoded(b64_json: str) -> np.ndarray:
     return pixels_in(base64.b64decode(b64_json, validate=True))
 
 
-def assert_drawn(pixels: np.ndarray, *, index: int = 0, **fields: object) -> None:
-    """Compares with the picture by arithmetic."""
+def assert_expected(pixels: np.ndarray, *, index: int = 0, **fields: object) -> None:
+    """Compares with the image that the FakeModel must have made."""
     fields = {"guidance_scale": 2.0, **fields}
     expected = expected_pixels(PROMPT, seed=SEED + index, **fields)
     np.testing.assert_allclose(pixels.astype(int), expected.astype(int), atol=1)
 
 
 def assert_edited(pixels: np.ndarray) -> None:
-    """The left half is as it was, to the pixel; the right half is drawn."""
+    """The left half is unchanged to the pixel, the right half is new."""
     assert (pixels[:, :32] == RED).all()
     assert (pixels[:, 40:] != RED).any(axis=-1).mean() > 0.9
 
 
-def test_the_clients_are_those_that_are_pinned(outcomes):
+def test_the_clients_have_the_pinned_versions(outcomes):
     package = json.loads((ROOT / "package.json").read_text())
     pinned = {
         LEGACY: "0.28.1",
@@ -120,46 +120,46 @@ def test_the_clients_are_those_that_are_pinned(outcomes):
         NODE: package["devDependencies"]["openai"],
     }
 
-    assert outcomes["models"].told["version"] == pinned[outcomes.program]
+    assert outcomes["models"].seen["version"] == pinned[outcomes.program]
 
 
-def test_a_request_with_every_field_is_drawn_and_comes_as_data_and_as_a_url(outcomes):
+def test_a_request_with_every_field_returns_both_data_and_a_url(outcomes):
     answer = outcomes["every field"].answer
 
     (datum,), (file,) = answer["data"], outcomes["every field"].files
-    assert_drawn(decoded(datum["b64_json"]))
+    assert_expected(decoded(datum["b64_json"]))
     assert base64.b64decode(datum["b64_json"]) == file
     assert (datum["seed"], answer["size"], answer["output_format"]) == (SEED, "64x64", "png")
     assert answer["usage"]["output_tokens"] == NUM_STEPS
 
 
-def test_several_pictures_of_a_size_come_as_data(outcomes):
+def test_several_images_of_a_given_size_are_returned_as_data(outcomes):
     answer = outcomes["b64"].answer
 
     assert answer["size"] == "96x64"
     assert len(answer["data"]) == 2
     for index, datum in enumerate(answer["data"]):
         assert "url" not in datum
-        assert_drawn(decoded(datum["b64_json"]), index=index, width=96)
+        assert_expected(decoded(datum["b64_json"]), index=index, width=96)
 
 
-def test_several_pictures_come_as_urls(outcomes):
+def test_several_images_are_returned_as_urls(outcomes):
     files = outcomes["url"].files
 
     assert len(files) == 2
     assert not any("b64_json" in datum for datum in outcomes["url"].answer["data"])
     for index, data in enumerate(files):
-        assert_drawn(pixels_in(data), index=index)
+        assert_expected(pixels_in(data), index=index)
 
 
-def test_extensions_are_honoured_and_null_is_absent(outcomes):
+def test_extensions_are_honoured_and_null_counts_as_absent(outcomes):
     (datum,) = outcomes["extensions"].answer["data"]
 
     assert outcomes["extensions"].num_calls == 2
-    assert_drawn(decoded(datum["b64_json"]), guidance_scale=1.5, negative_prompt="blue")
+    assert_expected(decoded(datum["b64_json"]), guidance_scale=1.5, negative_prompt="blue")
 
 
-def test_an_edit_draws_in_the_mask_only(outcomes):
+def test_an_edit_changes_the_masked_area_only(outcomes):
     data = outcomes["edit"].answer["data"]
 
     assert len(data) == 2
@@ -168,14 +168,14 @@ def test_an_edit_draws_in_the_mask_only(outcomes):
         assert_edited(decoded(datum["b64_json"]))
 
 
-def test_a_variation_is_drawn(outcomes):
+def test_a_variation_takes_fewer_steps(outcomes):
     (datum,) = outcomes["variation"].answer["data"]
 
     assert decoded(datum["b64_json"]).shape == (64, 64, 3)
     assert 0 < outcomes["variation"].num_calls < NUM_STEPS
 
 
-def test_models_are_listed_and_found(outcomes):
+def test_models_are_listed_and_retrieved(outcomes):
     names = [model["id"] for model in outcomes["models"].answer["data"]]
 
     assert names[:2] == ["fake", "fake-alias"]
@@ -184,8 +184,8 @@ def test_models_are_listed_and_found(outcomes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a user is to see of an error."""
+class ExpectedError:
+    """An error as the user of a client must see it."""
 
     status: int
     modern: str
@@ -195,38 +195,38 @@ class Told:
     message: str
 
 
-NO_PICTURE = Told(
+NO_IMAGE = ExpectedError(
     status=400, modern="BadRequestError", legacy="InvalidRequestError", code="invalid_value",
     param="image", message="'image': image is no image that can be read; allowed: PNG, JPEG, WebP",
 )  # fmt: skip
-NO_MODEL = Told(
+NO_MODEL = ExpectedError(
     status=404, modern="NotFoundError", legacy="InvalidRequestError", code="model_not_found",
     param="model", message="unknown; there is: fake, fake-alias",
 )  # fmt: skip
 ERRORS = {
-    "bad size": Told(
+    "bad size": ExpectedError(
         status=400, modern="BadRequestError", legacy="InvalidRequestError", code="invalid_value",
         param="size",
         message="'size': width 100 is no multiple of 8; the nearest that work: 96 and 104",
     ),
-    "too many": Told(
+    "too many": ExpectedError(
         status=400, modern="BadRequestError", legacy="InvalidRequestError", code="invalid_value",
         param="n", message="n is 99; allowed: 1 to 10",
     ),
-    "edit of no picture": NO_PICTURE,
-    "variation of no picture": NO_PICTURE,
+    "edit of no image": NO_IMAGE,
+    "variation of no image": NO_IMAGE,
     "no such model": NO_MODEL,
-    "drawn by no such model": NO_MODEL,
-    "wrong key": Told(
+    "generation by no such model": NO_MODEL,
+    "wrong key": ExpectedError(
         status=401, modern="AuthenticationError", legacy="AuthenticationError",
         code="invalid_api_key",
         message="the API key is missing or wrong: send it as 'Authorization: Bearer <key>'",
     ),
-    "full": Told(
+    "full": ExpectedError(
         status=429, modern="RateLimitError", legacy="RateLimitError", code="rate_limit_exceeded",
         message="the queue is full, with 1 waiting",
     ),
-    "failure": Told(
+    "failure": ExpectedError(
         status=500, modern="InternalServerError", legacy="APIError", code="non_finite_output",
         message="the model gave NaN or infinity at step 1",
     ),
@@ -234,7 +234,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_has_the_class_that_users_catch_and_says_what_is_wrong(outcomes, name):
+def test_an_error_has_the_class_that_users_catch_and_a_helpful_message(outcomes, name):
     error, expected = outcomes[name].error, ERRORS[name]
     is_legacy = outcomes.program.is_legacy
 
@@ -243,34 +243,34 @@ def test_an_error_has_the_class_that_users_catch_and_says_what_is_wrong(outcomes
     assert error["status"] == expected.status
     assert error["param"] == expected.param
     assert error["request_id"].startswith("req_")
-    # 0.28 keeps the code of this class only.
+    # 0.28 keeps the code only in this class.
     if not is_legacy or expected.legacy == "InvalidRequestError":
         assert error["code"] == expected.code
 
 
 @pytest.mark.parametrize("name", [name for name in ERRORS if name not in {"full", "failure"}])
-def test_what_is_refused_takes_no_step_and_is_asked_once(outcomes, name):
+def test_a_refused_request_takes_no_step_and_is_not_retried(outcomes, name):
     assert outcomes[name].num_calls == 0
     assert outcomes[name].statuses == [ERRORS[name].status]
 
 
-def test_what_would_only_fail_again_is_not_repeated(outcomes):
+def test_a_failed_generation_is_not_retried(outcomes):
     assert outcomes["failure"].statuses == [500]
     assert outcomes["failure"].num_calls == 2
 
 
 @since_1_0
-def test_a_client_that_finds_the_queue_full_comes_again_and_is_drawn_once(outcomes):
+def test_a_client_retries_while_the_queue_is_full_and_generates_once(outcomes):
     outcome = outcomes["full for a while"]
 
-    assert_drawn(decoded(outcome.answer["data"][0]["b64_json"]))
+    assert_expected(decoded(outcome.answer["data"][0]["b64_json"]))
     assert 429 in outcome.statuses
-    # Its own, and those of the two that filled the queue.
+    # Its own steps, and those of the two requests that filled the queue.
     assert outcome.num_calls == 3 * NUM_STEPS
 
 
 @since_1_0
-def test_partial_images_and_pictures_stream_out(outcomes):
+def test_a_stream_has_partial_and_completed_images(outcomes):
     events = outcomes["stream"].events
 
     partials = [event for event in events if event["type"] == "image_generation.partial_image"]
@@ -282,7 +282,7 @@ def test_partial_images_and_pictures_stream_out(outcomes):
     assert all(decoded(event["b64_json"]).shape == (64, 64, 3) for event in partials)
     assert sorted(event["image_index"] for event in completed) == [0, 1]
     for event in completed:
-        assert_drawn(decoded(event["b64_json"]), index=event["image_index"])
+        assert_expected(decoded(event["b64_json"]), index=event["image_index"])
         assert event["usage"]["output_tokens"] == 6
     if outcomes.program is not NODE:
         assert {event["class"] for event in partials} == {"ImageGenPartialImageEvent"}
@@ -290,7 +290,7 @@ def test_partial_images_and_pictures_stream_out(outcomes):
 
 
 @since_1_0
-def test_an_edit_streams_out_too(outcomes):
+def test_an_edit_can_be_streamed(outcomes):
     partial, completed = outcomes["streamed edit"].events
 
     assert (partial["type"], partial["partial_image_index"]) == ("image_edit.partial_image", 0)
@@ -302,15 +302,15 @@ def test_an_edit_streams_out_too(outcomes):
 
 
 @since_1_0
-def test_a_stream_is_refused_before_it_opens(outcomes):
+def test_an_invalid_request_is_refused_before_its_stream_opens(outcomes):
     error = outcomes["stream of a bad size"].error
 
     assert (error["class"], error["param"]) == ("BadRequestError", "size")
 
 
 @since_1_0
-def test_a_failure_on_the_way_is_raised_from_the_stream_and_not_repeated(outcomes):
-    outcome = outcomes["failure on the way"]
+def test_a_failure_mid_stream_is_raised_from_the_stream_and_not_retried(outcomes):
+    outcome = outcomes["failure mid stream"]
 
     assert outcome.error["class"] == "APIError"
     assert outcome.error["code"] == "non_finite_output"
@@ -319,7 +319,7 @@ def test_a_failure_on_the_way_is_raised_from_the_stream_and_not_repeated(outcome
 
 
 @since_1_0
-def test_closing_a_stream_early_stops_the_drawing(outcomes):
+def test_closing_a_stream_early_stops_the_generation(outcomes):
     (event,) = outcomes["left early"].events
 
     assert event["type"] == "image_generation.partial_image"
@@ -327,27 +327,27 @@ def test_closing_a_stream_early_stops_the_drawing(outcomes):
 
 
 @since_1_0
-def test_whoever_waits_no_longer_has_nothing_drawn_any_more(outcomes):
+def test_a_client_that_times_out_stops_the_generation(outcomes):
     outcome = outcomes["impatient"]
 
-    # Those that tell how long they wait mostly hear that it was too short.
+    # Clients that send their time-out mostly get a 504 before it ends.
     timeouts = {"APITimeoutError", "APIConnectionTimeoutError"}
     assert outcome.error["class"] in timeouts or outcome.error["status"] == 504
     assert outcome.num_calls == 1
 
 
-def test_langchains_wrapper_returns_the_urls_of_its_pictures():
+def test_langchains_wrapper_returns_the_urls_of_its_images():
     LANGCHAIN.check()
-    ask = Ask(fields={"prompt": PROMPT, "n": 2, "size": "64x64"})
+    call = ClientCall(fields={"prompt": PROMPT, "n": 2, "size": "64x64"})
 
-    async def drawn() -> list[tuple[int, bytes]]:
+    async def downloads() -> list[tuple[int, bytes]]:
         async with staged() as stage, LANGCHAIN.running() as client:
-            told = await client.told(ask.line(stage.bridge.url, is_async=False))
-            paths = [url.removeprefix(stage.bridge.url) for url in told["urls"]]
+            seen = await client.outcome_of(call.line(stage.bridge.url, is_async=False))
+            paths = [url.removeprefix(stage.bridge.url) for url in seen["urls"]]
             answers = [await stage.bridge.get(path) for path in paths]
         return [(answer.status, answer.data) for answer in answers]
 
-    first, second = asyncio.run(drawn())
+    first, second = asyncio.run(downloads())
 
     assert first[0] == second[0] == 200
     assert pixels_in(first[1]).shape == pixels_in(second[1]).shape == (64, 64, 3)

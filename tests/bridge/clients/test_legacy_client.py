@@ -1,4 +1,4 @@
-"""The original service's page, by ``openai`` 0.28.1, for which it was written."""
+"""The page of the original service, run with ``openai`` 0.28.1, for which it was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.clients
 
 PAGE_ADDRESS = "http://localhost:9225"
 
-# The page's snippet as printed, but for its two lines that install packages.
+# The snippet as printed, without its two lines that install packages.
 PAGE = """
 import io
 import base64
@@ -50,11 +50,11 @@ EXAMPLES = (
     "3d hiper-realistic rick sanchez and morty",
     "Synthwave brad pitt wearing headphones, animated, trending on artstation, portrait",
 )
-"""The page's four example prompts."""
+"""The four example prompts of the page."""
 
 
 async def run(script: str, *, bridge, cwd: Path) -> None:
-    """Runs a script against the bridge of the test, whose port is its only change."""
+    """Runs a script with the port of the test's bridge as its only change."""
     assert PAGE_ADDRESS in script
     script = script.replace(PAGE_ADDRESS, f"http://localhost:{bridge.port}")
     process = await asyncio.create_subprocess_exec(
@@ -74,14 +74,14 @@ async def test_the_page_of_the_original_service_works_as_printed(bridge, tmp_pat
     assert int.from_bytes(data[16:20]) == int.from_bytes(data[20:24]) == 512
 
 
-async def test_the_pages_four_examples_are_drawn(bridge, server, tmp_path):
+async def test_the_four_examples_of_the_page_generate(bridge, server, tmp_path):
     LEGACY.check()
     assert IRON_MAN in PAGE
     pages = [
         PAGE.replace(IRON_MAN, prompt).replace("iron_man", f"example_{number}")
         for number, prompt in enumerate(EXAMPLES, start=1)
     ]
-    # Its prose writes the path in the singular, which a program may have taken over.
+    # The text of the page has the path in the singular, which programs may have copied.
     singular = 'openai.Image.class_url = classmethod(lambda cls: "/image")\n'
     program = "\n".join([*pages[:2], singular, *pages[2:]])
     await run(program, bridge=bridge, cwd=tmp_path)

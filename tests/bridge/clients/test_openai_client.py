@@ -1,4 +1,4 @@
-"""What the newest ``openai`` client does besides the scenarios of all of them."""
+"""The newest ``openai`` client, beyond the scenarios of all clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ async def client(bridge):
         yield client
 
 
-async def test_a_base_url_without_version_works_too(bridge):
+async def test_a_base_url_without_a_version_works_too(bridge):
     async with openai.AsyncOpenAI(base_url=bridge.url, api_key="random-string") as client:
         response = await client.images.generate(prompt="a", response_format="url")
 
@@ -20,7 +20,7 @@ async def test_a_base_url_without_version_works_too(bridge):
     assert response.data[0].url
 
 
-async def test_models_are_listed_and_found(client):
+async def test_models_are_listed_and_retrieved(client):
     models = [model.id async for model in await client.models.list()]
 
     assert models[:2] == ["fake", "fake-alias"]
@@ -40,6 +40,6 @@ async def test_models_are_listed_and_found(client):
         assert raised.value.code == "model_not_found"
 
 
-async def test_an_edit_of_megabytes_hears_the_refusal(client):
+async def test_the_refusal_of_a_large_edit_reaches_the_client(client):
     with pytest.raises(openai.BadRequestError):
         await client.images.edit(prompt="a", image=b"\x89PNG" + bytes(5_000_000))

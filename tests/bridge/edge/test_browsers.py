@@ -1,4 +1,4 @@
-"""Which web pages may call a bridge on somebody's machine: none, unless they are named."""
+"""Web pages may not call a local bridge, except from the origins that the operator names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUR_HEADERS = ("x-ratelimit-", "x-request-id", "request-id", "openai-", "retry-a
 
 
 @pytest.mark.parametrize("origin", [FOREIGN, "null", "http://localhost:3000", ""])
-async def test_a_page_is_refused_before_anything_is_drawn(bridge, server, origin):
+async def test_a_web_page_is_refused_before_anything_is_generated(bridge, server, origin):
     answer = await bridge.send(
         "POST", "/v1/images/generations", json={"prompt": "a"}, headers={"Origin": origin}
     )
@@ -31,7 +31,7 @@ async def test_a_page_is_refused_before_anything_is_drawn(bridge, server, origin
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
-async def test_what_pages_may_send_unasked_is_refused_without_an_origin_too(bridge, server, kind):
+async def test_content_types_that_need_no_preflight_are_refused(bridge, server, kind):
     answer = await bridge.send(
         "POST", "/v1/images/generations", data=b'{"prompt": "a"}', headers={"Content-Type": kind}
     )
@@ -43,7 +43,7 @@ async def test_what_pages_may_send_unasked_is_refused_without_an_origin_too(brid
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:9225", "localhost.evil.example", "a b", "user@localhost"]
 )
-async def test_a_page_that_made_its_name_our_address_is_refused(bridge, host):
+async def test_a_host_that_was_rebound_to_our_address_is_refused(bridge, host):
     answer = await bridge.get("/v1/models", headers={"Host": host})
 
     assert answer.status == 403
@@ -53,37 +53,37 @@ async def test_a_page_that_made_its_name_our_address_is_refused(bridge, host):
 @pytest.mark.parametrize(
     "host", ["localhost", "LocalHost:1", "127.0.0.1:80", "[::1]:9225", "ai.localhost", "10.1.2.3"]
 )
-async def test_addresses_and_localhost_are_no_tricks(bridge, host):
+async def test_ip_addresses_and_localhost_are_allowed_hosts(bridge, host):
     assert (await bridge.get("/v1/models", headers={"Host": host})).status == 200
 
 
-async def test_the_operator_may_name_hosts(server):
-    named = {"allowed_hosts": "gateway", "public_url": "https://images.example"}
-    async with bridging(server.address, **named) as bridge:
+async def test_the_operator_can_allow_hosts(server):
+    settings = {"allowed_hosts": "gateway", "public_url": "https://images.example"}
+    async with bridging(server.address, **settings) as bridge:
         for host in ("gateway", "gateway:9225", "images.example"):
             assert (await bridge.get("/healthz", headers={"Host": host})).status == 200
         assert (await bridge.get("/healthz", headers={"Host": "other"})).status == 403
 
 
-async def test_a_bridge_for_a_network_takes_any_host(server):
+async def test_a_bridge_that_listens_on_all_interfaces_accepts_any_host(server):
     async with bridging(server.address, host="0.0.0.0") as bridge:
         url = f"http://127.0.0.1:{bridge.port}/healthz"
         async with bridge.session.get(url, headers={"Host": "bridge.cluster"}) as response:
             assert response.status == 200
 
 
-async def test_pages_of_a_named_origin_may_call(server):
+async def test_web_pages_of_an_allowed_origin_may_call(server):
     async with bridging(server.address, cors_origins=f"{ALLOWED}/, https://b.example") as bridge:
-        asked = {
+        preflight = {
             "Origin": ALLOWED,
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": SDK_HEADERS,
         }
-        preflight = await bridge.send("OPTIONS", "/v1/images/generations", headers=asked)
-        assert preflight.status == 204
-        assert preflight.headers["Access-Control-Allow-Origin"] == ALLOWED
-        assert preflight.headers["Access-Control-Allow-Headers"] == SDK_HEADERS
-        assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+        allowed = await bridge.send("OPTIONS", "/v1/images/generations", headers=preflight)
+        assert allowed.status == 204
+        assert allowed.headers["Access-Control-Allow-Origin"] == ALLOWED
+        assert allowed.headers["Access-Control-Allow-Headers"] == SDK_HEADERS
+        assert "POST" in allowed.headers["Access-Control-Allow-Methods"]
 
         answer = await bridge.get("/v1/models", headers={"Origin": ALLOWED})
         assert answer.status == 200
@@ -91,23 +91,23 @@ async def test_pages_of_a_named_origin_may_call(server):
         assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"]
         assert answer.headers["Vary"] == "Origin"
 
-        drawn = await bridge.send(
+        generated = await bridge.send(
             "POST",
             "/v1/images/generations",
             json={"prompt": "a"},
             headers={"Origin": ALLOWED, "Idempotency-Key": "one", "Authorization": "Bearer any"},
         )
-        assert drawn.status == 200
-        exposed = drawn.headers["Access-Control-Expose-Headers"].split(", ")
-        told = {name.lower() for name in drawn.headers if name.lower().startswith(OUR_HEADERS)}
-        assert len(told) >= 7
-        assert told <= set(exposed)
+        assert generated.status == 200
+        exposed = generated.headers["Access-Control-Expose-Headers"].split(", ")
+        sent = {name.lower() for name in generated.headers if name.lower().startswith(OUR_HEADERS)}
+        assert len(sent) >= 7
+        assert sent <= set(exposed)
 
         failed = await bridge.get("/v1/models/unknown", headers={"Origin": ALLOWED})
         assert failed.status == 404
         assert failed.headers["Access-Control-Allow-Origin"] == ALLOWED
 
-        other = await bridge.send("OPTIONS", "/v1/models", headers={**asked, "Origin": FOREIGN})
+        other = await bridge.send("OPTIONS", "/v1/models", headers={**preflight, "Origin": FOREIGN})
         assert other.status == 403
 
 
@@ -119,7 +119,7 @@ def test_a_star_allows_every_origin():
     assert policy.cors_headers(FOREIGN)["Access-Control-Allow-Origin"] == FOREIGN
 
 
-def test_programs_send_no_origin_and_are_not_asked():
+def test_programs_without_an_origin_are_checked_by_host_only():
     policy = BrowserPolicy(allowed_hosts=frozenset())
 
     policy.check(host=None, origin=None)

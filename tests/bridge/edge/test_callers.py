@@ -1,4 +1,4 @@
-"""What a caller's headers tell the server: the key, and how long the caller waits."""
+"""Headers of callers that the bridge passes to the server: the key and the time-out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.client.scripted_server import accepted, completed, image, num
 from tests.support.eventually import eventually
 
 
-async def test_the_callers_key_goes_to_the_server_and_to_no_other_call(scripted_bridge, servicer):
+async def test_the_key_of_a_caller_is_sent_with_its_own_calls_only(scripted_bridge, servicer):
     servicer.script = numbered(accepted(), image(b"image"), completed())
     for key in ("one", "two"):
         await scripted_bridge.generate_as(key)
@@ -18,12 +18,12 @@ async def test_the_callers_key_goes_to_the_server_and_to_no_other_call(scripted_
     await scripted_bridge.get("/v1/models", headers={"Authorization": "Bearer three"})
 
     sent = [metadata.get("authorization") for metadata in servicer.metadata]
-    # Each draws, and some ask for the state of the queue too.
+    # Each request generates, and some also query the state of the queue.
     assert list(dict.fromkeys(sent)) == ["Bearer one", "Bearer two", None, "Bearer three"]
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "k" * 5_000])
-async def test_a_key_that_cannot_be_right_is_refused_here(scripted_bridge, servicer, key):
+async def test_a_malformed_key_is_refused_by_the_bridge(scripted_bridge, servicer, key):
     answer = await scripted_bridge.generate_as(key)
 
     assert answer.status == 401
@@ -31,11 +31,11 @@ async def test_a_key_that_cannot_be_right_is_refused_here(scripted_bridge, servi
     assert servicer.requests == []
 
 
-async def test_any_key_is_accepted_while_the_server_wants_none(bridge):
+async def test_any_key_is_accepted_if_the_server_has_none(bridge):
     assert (await bridge.generate_as("random-string")).status == 200
 
 
-async def test_a_server_with_keys_wants_one_on_every_route_that_draws_or_tells(keyed_bridge):
+async def test_a_server_with_keys_requires_one_for_generations_and_models(keyed_bridge):
     for call in (
         keyed_bridge.generate(),
         keyed_bridge.generate_as("wrong"),
@@ -49,12 +49,12 @@ async def test_a_server_with_keys_wants_one_on_every_route_that_draws_or_tells(k
     assert (await keyed_bridge.get("/readyz")).status == 200
 
 
-async def test_openais_patience_is_the_servers_deadline(bridge, server):
+async def test_the_time_out_of_openais_client_becomes_the_servers_deadline(bridge, server):
     server.model.hold()
     async with openai.AsyncOpenAI(
         base_url=f"{bridge.url}/v1", api_key="any", timeout=1.0, max_retries=2
     ) as client:
-        # The answer comes before the client gives up, which would make it ask twice more.
+        # The answer comes before the client times out, which would make it retry twice.
         with pytest.raises(openai.InternalServerError) as raised:
             await client.images.generate(prompt="a red circle")
 
@@ -70,7 +70,7 @@ async def test_openais_patience_is_the_servers_deadline(bridge, server):
         {"x-stainless-read-timeout": "nonsense", "x-stainless-timeout": "1"},
     ],
 )
-async def test_the_shortest_patience_told_is_the_servers_deadline(bridge, server, headers):
+async def test_the_shortest_time_out_in_the_headers_becomes_the_deadline(bridge, server, headers):
     server.model.hold()
     answer = await bridge.send(
         "POST", "/v1/images/generations", json={"prompt": "a"}, headers=headers
@@ -80,9 +80,9 @@ async def test_the_shortest_patience_told_is_the_servers_deadline(bridge, server
 
 
 @pytest.mark.parametrize("name", ["x-stainless-read-timeout", "x-stainless-timeout"])
-@pytest.mark.parametrize("told", ["nonsense", "nan", "-1", "0", "inf", ""])
-async def test_a_patience_that_is_none_is_ignored(bridge, name, told):
-    headers = {name: told}
+@pytest.mark.parametrize("value", ["nonsense", "nan", "-1", "0", "inf", ""])
+async def test_an_invalid_time_out_is_ignored(bridge, name, value):
+    headers = {name: value}
     answer = await bridge.send(
         "POST", "/v1/images/generations", json={"prompt": "a"}, headers=headers
     )
@@ -91,13 +91,13 @@ async def test_a_patience_that_is_none_is_ignored(bridge, name, told):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"), [({}, 10.0), ({"x-stainless-read-timeout": "600"}, 10.0)]
+    ("headers", "expected"), [({}, 10.0), ({"x-stainless-read-timeout": "600"}, 10.0)]
 )
-def test_streams_are_not_silent_for_long(told, expected):
-    assert keep_alive_s(told, most_s=10.0) == expected
+def test_a_stream_is_kept_alive_at_least_as_often_as_configured(headers, expected):
+    assert keep_alive_s(headers, most_s=10.0) == expected
 
 
-async def test_a_stream_may_take_longer_than_its_reader_waits_for_a_piece(bridge, server):
+async def test_a_stream_may_take_longer_than_the_read_time_out_of_its_client(bridge, server):
     server.model.call_s = 0.3
     async with openai.AsyncOpenAI(
         base_url=f"{bridge.url}/v1", api_key="any", timeout=0.6, max_retries=0

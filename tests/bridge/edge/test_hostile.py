@@ -1,4 +1,4 @@
-"""Whatever a body holds: never a 5xx, always OpenAI's envelope, and nothing is drawn."""
+"""Hostile bodies: never a 5xx, always OpenAI's envelope, and nothing is generated."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_a_body_that_is_no_object_is_refused(bridge, server, name):
+async def test_a_body_that_is_not_a_valid_json_object_is_refused(bridge, server, name):
     answer = await bridge.send("POST", PATH, data=BODIES[name], headers=JSON)
 
     assert answer.status == 400, answer.data
@@ -108,7 +108,7 @@ async def test_a_body_that_is_no_object_is_refused(bridge, server, name):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-async def test_a_bad_value_is_refused_by_its_fields_name(bridge, server, name):
+async def test_an_invalid_value_is_refused_with_the_name_of_its_field(bridge, server, name):
     fields, param = FIELDS[name]
 
     answer = await bridge.generate(**fields)
@@ -121,7 +121,7 @@ async def test_a_bad_value_is_refused_by_its_fields_name(bridge, server, name):
     assert server.model.calls == []
 
 
-async def test_a_number_beyond_floats_is_refused(bridge):
+async def test_a_number_beyond_the_range_of_floats_is_refused(bridge):
     body = b'{"prompt": "a", "guidance_scale": 1e400}'
 
     answer = await bridge.send("POST", PATH, data=body, headers=JSON)
@@ -130,7 +130,7 @@ async def test_a_number_beyond_floats_is_refused(bridge):
     assert answer.error["param"] == "guidance_scale"
 
 
-async def test_a_byte_order_mark_is_no_harm(bridge):
+async def test_a_byte_order_mark_is_accepted(bridge):
     body = b'\xef\xbb\xbf{"prompt": "a red circle"}'
 
     assert (await bridge.send("POST", PATH, data=body, headers=JSON)).status == 200
@@ -145,7 +145,7 @@ async def test_unknown_fields_are_ignored(bridge):
 @pytest.mark.parametrize(
     "content_type", ["application/json", "application/json; charset=utf-8", "application/x+json"]
 )
-async def test_json_is_taken_under_its_names(bridge, content_type):
+async def test_the_content_types_of_json_are_accepted(bridge, content_type):
     answer = await bridge.send(
         "POST", PATH, data=b'{"prompt": "a"}', headers={"Content-Type": content_type}
     )
@@ -153,7 +153,7 @@ async def test_json_is_taken_under_its_names(bridge, content_type):
     assert answer.status == 200
 
 
-async def test_a_body_without_a_type_is_taken_as_json(bridge):
+async def test_a_body_without_a_content_type_is_read_as_json(bridge):
     answer = await bridge.send(
         "POST", PATH, data=b'{"prompt": "a"}', skip_auto_headers=["Content-Type"]
     )
@@ -165,7 +165,7 @@ async def test_a_body_without_a_type_is_taken_as_json(bridge):
     "content_type",
     ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x"],
 )
-async def test_other_types_are_refused_with_what_to_send(bridge, server, content_type):
+async def test_other_content_types_are_refused_with_the_one_to_send(bridge, server, content_type):
     answer = await bridge.send(
         "POST", PATH, data=b'{"prompt": "a"}', headers={"Content-Type": content_type}
     )
@@ -185,7 +185,7 @@ async def test_a_body_that_is_too_large_is_refused(bridge):
     assert_clean(answer)
 
 
-async def test_a_compressed_body_counts_as_what_it_becomes(bridge):
+async def test_a_compressed_body_counts_by_its_decompressed_size(bridge):
     bomb = gzip.compress(b" " * 50_000_000)
     headers = {**JSON, "Content-Encoding": "gzip"}
 
@@ -197,7 +197,7 @@ async def test_a_compressed_body_counts_as_what_it_becomes(bridge):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_compressed_body_that_is_none_is_refused(bridge, encoding):
+async def test_a_body_that_is_not_compressed_as_declared_is_refused(bridge, encoding):
     headers = {**JSON, "Content-Encoding": encoding}
 
     answer = await bridge.send("POST", PATH, data=b'{"prompt": "a"}', headers=headers)
@@ -207,11 +207,11 @@ async def test_a_compressed_body_that_is_none_is_refused(bridge, encoding):
     assert_clean(answer)
 
 
-def test_the_table_of_bodies_would_hurt_a_naive_parser():
-    """Keeps the table honest: Python's own parser raises, or takes what no API should take."""
-    taken = {"NaN", "infinity", "twice", "null", "array", "string", "number", "boolean", "UTF-16"}
+def test_pythons_own_parser_fails_on_these_bodies_or_accepts_too_much():
+    """Keeps harmless bodies out of the table."""
+    parsed = {"NaN", "infinity", "twice", "null", "array", "string", "number", "boolean", "UTF-16"}
     for name, body in BODIES.items():
-        if name in taken:
+        if name in parsed:
             json.loads(body)
             continue
         with pytest.raises((ValueError, RecursionError)):

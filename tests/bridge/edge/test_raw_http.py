@@ -1,4 +1,4 @@
-"""Whatever bytes arrive: an answer in OpenAI's envelope, and the bridge goes on."""
+"""Malformed HTTP: every answer is in OpenAI's envelope, and the bridge keeps serving."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RAW = {
 
 
 @pytest.mark.parametrize("name", RAW)
-async def test_bytes_that_are_hardly_http_get_an_envelope(server, name):
+async def test_malformed_http_is_refused_in_the_envelope(server, name):
     async with bridging(server.address, allowed_hosts="*") as bridge:
         answer = await bridge.send_raw(RAW[name])
 
@@ -54,7 +54,7 @@ async def test_bytes_that_are_hardly_http_get_an_envelope(server, name):
         assert (await bridge.get("/healthz")).status == 200
 
 
-async def test_half_a_body_costs_a_connection_for_a_while_only(server):
+async def test_an_unfinished_body_is_refused_after_a_time_out(server):
     half = request_of(f"POST {PATH} HTTP/1.1", "Host: localhost", "Content-Length: 99", body=b"{")
     async with bridging(server.address, body_timeout_s=0.2) as bridge:
         answer = await bridge.send_raw(half)
@@ -64,7 +64,7 @@ async def test_half_a_body_costs_a_connection_for_a_while_only(server):
         assert answer.headers["x-should-retry"] == "false"
 
 
-async def test_idle_and_half_open_connections_leave_the_bridge_answering(bridge):
+async def test_idle_and_unfinished_connections_do_not_block_the_bridge(bridge):
     opened = [await asyncio.open_connection("127.0.0.1", bridge.port) for _ in range(200)]
     try:
         for _, writer in opened[::2]:
@@ -91,9 +91,7 @@ async def test_idle_and_half_open_connections_leave_the_bridge_answering(bridge)
         ("PUT", "/healthz", 405),
     ],
 )
-async def test_urls_and_methods_that_are_not_served_are_refused_in_the_envelope(
-    bridge, method, path, status
-):
+async def test_unknown_paths_and_methods_are_refused_in_the_envelope(bridge, method, path, status):
     answer = await bridge.send(method, path)
 
     assert answer.status == status
@@ -104,13 +102,13 @@ async def test_urls_and_methods_that_are_not_served_are_refused_in_the_envelope(
 
 
 @pytest.mark.parametrize(
-    ("sent", "is_taken"),
+    ("sent", "is_kept"),
     [("mine-42", True), ("a" * 129, False), ("with space", False), ("naïve", False)],
 )
-async def test_a_sane_request_id_is_kept(bridge, sent, is_taken):
+async def test_a_valid_request_id_is_kept(bridge, sent, is_kept):
     answer = await bridge.get("/healthz", headers={"x-request-id": sent})
 
-    assert (answer.headers["x-request-id"] == sent) is is_taken
+    assert (answer.headers["x-request-id"] == sent) is is_kept
     assert answer.headers["x-request-id"]
 
 
@@ -125,5 +123,5 @@ async def test_a_sane_request_id_is_kept(bridge, sent, is_taken):
         ("", "/"),
     ],
 )
-def test_paths_have_one_form(path, canonical):
+def test_paths_have_a_canonical_form(path, canonical):
     assert canonical_path(path) == canonical

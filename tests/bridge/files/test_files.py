@@ -1,4 +1,4 @@
-"""The files behind image URLs: bounded, expiring, private, and gone with their bridge."""
+"""The files behind image URLs: limited, expiring, private, and removed with their bridge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store_in(folder, clock, *, max_files=3, max_bytes=100, ttl_s=60.0) -> FileSt
     return FileStore(folder, max_files=max_files, max_bytes=max_bytes, ttl_s=ttl_s, clock=clock)
 
 
-def test_a_file_is_kept_under_a_name_that_cannot_be_guessed(tmp_path, clock):
+def test_a_file_is_stored_under_a_name_that_cannot_be_guessed(tmp_path, clock):
     store = store_in(tmp_path, clock)
 
     names = {store.put(b"same", media_type="image/png") for _ in range(3)}
@@ -44,7 +44,7 @@ def test_a_file_is_kept_under_a_name_that_cannot_be_guessed(tmp_path, clock):
         assert stored.media_type == "image/png"
 
 
-def test_beyond_the_number_of_files_the_oldest_leave(tmp_path, clock):
+def test_the_oldest_files_are_removed_beyond_the_limit_of_files(tmp_path, clock):
     store = store_in(tmp_path, clock)
 
     names = [store.put(b"x", media_type="image/png") for _ in range(5)]
@@ -53,7 +53,7 @@ def test_beyond_the_number_of_files_the_oldest_leave(tmp_path, clock):
     assert len(list(tmp_path.iterdir())) == len(store._files) == 3
 
 
-def test_beyond_the_bytes_the_oldest_leave(tmp_path, clock):
+def test_the_oldest_files_are_removed_beyond_the_limit_of_bytes(tmp_path, clock):
     store = store_in(tmp_path, clock)
 
     names = [store.put(bytes(40), media_type="image/png") for _ in range(3)]
@@ -62,7 +62,7 @@ def test_beyond_the_bytes_the_oldest_leave(tmp_path, clock):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 80
 
 
-def test_a_file_that_alone_is_too_much_is_not_kept(tmp_path, clock):
+def test_a_file_larger_than_the_limit_is_not_stored(tmp_path, clock):
     store = store_in(tmp_path, clock)
 
     name = store.put(bytes(200), media_type="image/png")
@@ -71,7 +71,7 @@ def test_a_file_that_alone_is_too_much_is_not_kept(tmp_path, clock):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_gone_when_its_time_is_over(tmp_path, clock):
+def test_a_file_expires(tmp_path, clock):
     store = store_in(tmp_path, clock)
     old = store.put(b"old", media_type="image/png")
     clock.now += 40
@@ -86,7 +86,7 @@ def test_a_file_is_gone_when_its_time_is_over(tmp_path, clock):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"young"]
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, clock):
+def test_a_failed_write_leaves_no_entry(tmp_path, clock):
     store = store_in(tmp_path / "gone", clock)
 
     with pytest.raises(OSError, match="gone"):
@@ -111,7 +111,7 @@ TRICKS = (
 )
 
 
-async def test_no_path_leads_to_another_file(server, tmp_path):
+async def test_no_path_reaches_another_file(server, tmp_path):
     async with bridging(server.address, files_folder=tmp_path) as bridge:
         answer = await bridge.generate(response_format="url")
         name = answer.json["data"][0]["url"].rpartition("/")[2]
@@ -130,7 +130,7 @@ async def test_no_path_leads_to_another_file(server, tmp_path):
             path = trick.format(name=name)
             request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             answer = await bridge.send_raw(request.encode())
-            # A slash at the end is no trick: paths have one form.
+            # A slash at the end is legitimate: paths have a canonical form.
             assert answer.status == (200 if trick == "/files/{name}/" else 404), path
             if answer.status == 404:
                 assert answer.error["type"] == "invalid_request_error"
@@ -140,7 +140,7 @@ async def test_no_path_leads_to_another_file(server, tmp_path):
         assert any(path.endswith(name) for path in opened), "the detector sees nothing"
 
 
-async def test_a_full_disk_costs_the_urls_and_not_the_images(server, tmp_path):
+async def test_without_a_writable_folder_only_the_urls_are_missing(server, tmp_path):
     async with bridging(server.address, files_folder=tmp_path) as bridge:
         (folder,) = tmp_path.iterdir()
         folder.rmdir()
@@ -155,7 +155,7 @@ async def test_a_full_disk_costs_the_urls_and_not_the_images(server, tmp_path):
         assert str(tmp_path) not in only_url.data.decode()
 
 
-async def test_files_end_with_their_bridge(server, tmp_path):
+async def test_files_are_removed_with_their_bridge(server, tmp_path):
     async with bridging(server.address, files_folder=tmp_path) as bridge:
         await bridge.generate()
         (folder,) = tmp_path.iterdir()
@@ -176,13 +176,13 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_bridge_left_is_removed_at_the_next_start(tmp_path):
+def test_the_folder_of_a_killed_bridge_is_removed_at_the_next_start(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as process:
-        left = process.stdout.readline().strip()
+        abandoned = process.stdout.readline().strip()
         with closing(PrivateFolder(tmp_path)) as living:
-            assert {str(path) for path in tmp_path.iterdir()} == {left, str(living.path)}
+            assert {str(path) for path in tmp_path.iterdir()} == {abandoned, str(living.path)}
 
             process.kill()
             process.wait()
@@ -191,7 +191,7 @@ def test_what_a_killed_bridge_left_is_removed_at_the_next_start(tmp_path):
             assert list(tmp_path.iterdir()) == [living.path]
 
 
-def test_folders_that_are_not_ours_to_remove_stay(tmp_path):
+def test_files_and_links_with_the_name_of_our_folders_stay(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").write_text("mine")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-async def test_a_caller_who_leaves_has_nothing_drawn_any_more(bridge, server):
+async def test_a_caller_that_disconnects_stops_its_generation(bridge, server):
     server.model.hold()
     leaving = asyncio.create_task(bridge.generate(prompt="unwanted"))
     await eventually(lambda: len(server.model.calls) == 1)
@@ -47,7 +47,7 @@ async def test_a_caller_who_leaves_has_nothing_drawn_any_more(bridge, server):
     assert len(server.model.calls_with("wanted")) == 4
 
 
-async def test_a_caller_who_leaves_while_queued_is_never_drawn(server):
+async def test_a_queued_generation_whose_caller_disconnects_never_starts(server):
     async with serving(max_running=1) as small, bridging(small.address) as bridge:
         small.model.hold()
         running = asyncio.create_task(bridge.generate(prompt="first"))
@@ -64,7 +64,7 @@ async def test_a_caller_who_leaves_while_queued_is_never_drawn(server):
         assert small.model.calls_with("unwanted") == []
 
 
-async def test_a_full_queue_is_told_with_when_to_come_again():
+async def test_a_full_queue_is_reported_with_a_retry_delay():
     async with (
         serving(max_running=1, max_queued=1) as small,
         bridging(small.address) as bridge,
@@ -83,12 +83,12 @@ async def test_a_full_queue_is_told_with_when_to_come_again():
         assert [answer.status for answer in await asyncio.gather(*calls)] == [200, 200]
 
 
-async def test_probes_are_answered_and_ask_the_server_once_a_second(scripted_bridge, servicer):
-    num_asked = 0
+async def test_probes_query_the_server_at_most_once_a_second(scripted_bridge, servicer):
+    num_checks = 0
 
     def count(request: bytes, context: object) -> bytes:
-        nonlocal num_asked
-        num_asked += 1
+        nonlocal num_checks
+        num_checks += 1
         return b"\x08\x01"
 
     servicer.check_health = count
@@ -96,11 +96,11 @@ async def test_probes_are_answered_and_ask_the_server_once_a_second(scripted_bri
 
     assert {answer.status for answer in answers} == {200}
     assert answers[0].json == {"status": "ready"}
-    assert num_asked <= 2
+    assert num_checks <= 2
     assert (await scripted_bridge.get("/healthz")).json == {"status": "ok"}
 
 
-async def test_probes_are_not_logged_but_a_change_of_readiness_is(caplog):
+async def test_changes_of_readiness_are_logged_and_probes_are_not(caplog):
     caplog.set_level(logging.INFO, logger="latentwire_bridge")
     async with serving(loads=False) as loading, bridging(loading.address) as bridge:
         for _ in range(3):
@@ -110,17 +110,19 @@ async def test_probes_are_not_logged_but_a_change_of_readiness_is(caplog):
         loading.app._health.stop()
         await eventually_status(bridge, "/readyz", 503)
 
-    said = [record for record in caplog.records if record.name.startswith("latentwire_bridge.")]
-    assert [record.getMessage() for record in said if "readyz" in record.getMessage()] == []
+    logged = [record for record in caplog.records if record.name.startswith("latentwire_bridge.")]
+    assert [record.getMessage() for record in logged if "readyz" in record.getMessage()] == []
     assert [
-        (record.levelname, record.getMessage()) for record in said if "ready" in record.getMessage()
+        (record.levelname, record.getMessage())
+        for record in logged
+        if "ready" in record.getMessage()
     ] == [
         ("INFO", "server is ready"),
         ("WARNING", "server is not ready reason=not ready after 0.5 s: still loading"),
     ]
 
 
-async def test_a_server_that_still_loads_is_not_ready_and_healthy_is_the_bridge_only():
+async def test_while_the_server_loads_the_bridge_is_healthy_but_not_ready():
     async with serving(loads=False) as loading, bridging(loading.address) as bridge:
         answer = await bridge.get("/readyz")
 
@@ -140,7 +142,7 @@ async def eventually_status(bridge, path: str, status: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_503_while_the_server_is_down_and_service_within_a_second_of_its_return():
+async def test_requests_fail_with_503_while_the_server_is_down_and_work_after_its_return():
     servicer = ScriptedServicer()
     servicer.script = numbered(accepted(), image(b"image"), completed())
     with serving_script(servicer) as address:
@@ -158,7 +160,7 @@ async def test_503_while_the_server_is_down_and_service_within_a_second_of_its_r
 
 @asynccontextmanager
 async def started(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Runs a bridge as a process of its own, which does not outlive the test."""
+    """Runs a bridge as its own process, which ends with the test at the latest."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "latentwire_bridge", *arguments, env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -172,7 +174,7 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[asyncio.
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "complaint"),
     [
         ({"files_folder": "/no/such/folder"}, "/no/such/folder"),
         ({"host": "203.0.113.1"}, "203.0.113.1"),
@@ -181,19 +183,19 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[asyncio.
         ({"port_file": "/no/such/folder/port"}, "/no/such/folder/port"),
     ],
 )
-async def test_what_cannot_be_had_stops_the_start_in_one_line(settings, named):
+async def test_an_unusable_setting_stops_the_start_with_one_line(settings, complaint):
     loaded = await asyncio.to_thread(Settings.load, {"port": 0, **settings})
 
-    with pytest.raises(SettingsError, match=named) as refused:
+    with pytest.raises(SettingsError, match=complaint) as refused:
         async with running(loaded):
             pass
 
     assert "\n" not in str(refused.value)
 
 
-async def test_a_port_that_is_taken_is_one_line_too():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+async def test_a_port_in_use_stops_the_start_with_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         async with started("--port", str(port)) as process:
             _, errors = await process.communicate()
 
@@ -202,7 +204,7 @@ async def test_a_port_that_is_taken_is_one_line_too():
     assert errors.decode().strip().count("\n") == 0
 
 
-async def test_sigterm_lets_a_request_finish_and_ends_with_0(server, tmp_path):
+async def test_sigterm_lets_a_request_finish_and_exits_with_0(server, tmp_path):
     port_file = tmp_path / "port"
     flags = ["--port", "0", "--port-file", str(port_file), "--server", server.address]
     async with started(*flags, "--files-folder", str(tmp_path)) as process:
@@ -237,5 +239,5 @@ async def eventually_refused(port: int) -> None:
             except ConnectionRefusedError:
                 return
             except ConnectionResetError:
-                continue  # it waited to be accepted when the port was closed
+                continue  # it was waiting to be accepted when the port was closed
             writer.close()

@@ -1,4 +1,4 @@
-"""The real bridge in the test's own event loop."""
+"""The real bridge in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAKS = (" at 0x", "Traceback", "<class", "site-packages", "pydantic", "aiohttp"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back over HTTP."""
+    """An HTTP response."""
 
     status: int
     headers: Any
@@ -36,7 +36,7 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error in OpenAI's envelope, which must be whole."""
+        """The error in OpenAI's envelope, which must be complete."""
         assert self.status >= 400, self.data
         assert self.headers["Content-Type"].startswith("application/json")
         assert set(self.json) == {"error"}
@@ -101,7 +101,7 @@ async def bridging(server: str, **settings: object) -> AsyncIterator[Bridge]:
 
 
 def assert_clean(answer: Answer) -> None:
-    """Holds for every response: no innards, and the headers that clients read."""
+    """Checks that a response leaks no internals and has the headers that clients read."""
     text = answer.data.decode()
     assert not any(leak in text for leak in LEAKS), text
     assert answer.headers["Server"] == "latentwire"

@@ -1,4 +1,4 @@
-"""OpenAI's clients, each a process in an environment of its own that is asked line by line."""
+"""OpenAI's clients as processes in their own environments, driven by one line per call."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ OLDER_PYTHON = ROOT / ".venv-openai-1.97/bin/python"
 NODE_PACKAGE = ROOT / "node_modules/openai"
 KEY = "right"
 LINE_LIMIT = 2**24
-"""Bytes; a line carries pictures."""
+"""Bytes; a line can contain several images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One call of a client, in the words that all of them share."""
+class ClientCall:
+    """One call of a client, in terms that all clients share."""
 
-    call: str = "generate"
+    method: str = "generate"
     fields: Mapping[str, object] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
-    """What OpenAI's API has no word for."""
+    """Fields that OpenAI's API does not have."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     stream: bool = False
     leave_after: int | None = None
-    """How many events of the stream are read before it is closed; None: all."""
+    """The number of events to read before closing the stream; None: all."""
     key: str = KEY
     timeout_s: float = 30.0
     max_retries: int = 0
 
     def line(self, bridge_url: str, *, is_async: bool) -> bytes:
-        # With and without a slash at the end, both of which people write.
+        # Users write both forms, with and without a slash at the end.
         base_url = f"{bridge_url}/v1/" if is_async else f"{bridge_url}/v1"
         client = {"base_url": base_url, "api_key": self.key}
         client |= {"timeout": self.timeout_s, "max_retries": self.max_retries}
-        asked = {
+        message = {
             "client": client,
-            "call": self.call,
+            "method": self.method,
             "is_async": is_async,
             "fields": self.fields,
             "extra": self.extra,
@@ -59,7 +59,7 @@ class Ask:
             "stream": self.stream,
             "leave_after": self.leave_after,
         }
-        return json.dumps(asked).encode() + b"\n"
+        return json.dumps(message).encode() + b"\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +70,19 @@ class Program:
     runtime: Path
     program: str
     needs: Path
-    """What is there once ``make setup-tests`` has set the environment up."""
+    """A path that exists once ``make setup-tests`` has set the environment up."""
     is_legacy: bool = False
     modes: tuple[bool, ...] = (False, True)
-    """Whether it is used by coroutines: each way in turn."""
+    """Whether it is used by coroutines; each mode is tested."""
 
     def check(self) -> None:
-        """Skips the test where the environment is missing; where all are set up, fails it."""
+        """Skips the test if the environment is missing; in continuous integration, fails it."""
         if self.needs.exists() and self.runtime.exists():
             return
-        said = f"{self.name} is not set up: `make setup-tests` does it"
+        message = f"{self.name} is not set up: `make setup-tests` does it"
         if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
+            pytest.fail(message)
+        pytest.skip(message)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Running]:
@@ -100,15 +100,15 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A client that waits for what it is to do."""
+    """A client process that waits for calls."""
 
     process: asyncio.subprocess.Process
 
-    async def told(self, line: bytes) -> dict[str, Any]:
-        """Returns what the client's user sees of one call."""
+    async def outcome_of(self, line: bytes) -> dict[str, Any]:
+        """Returns what the user of the client gets from one call."""
         self.process.stdin.write(line)
         answer = await self.process.stdout.readline()
-        assert answer, "the client died: its last words are above"
+        assert answer, "the client died; its standard error is above"
         return json.loads(answer)
 
 

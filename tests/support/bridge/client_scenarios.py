@@ -1,9 +1,8 @@
-"""What every one of OpenAI's clients goes through, and what surrounds it meanwhile."""
+"""The scenarios that every one of OpenAI's clients runs, and their circumstances."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from blockbuster import blockbuster_ctx
-from PIL import Image
 
 from latentwire_server.engine.handover.device_task import DeviceTask
 from tests.support.bridge.bridging import Bridge, bridging
-from tests.support.bridge.client_programs import KEY, Ask
+from tests.support.bridge.client_programs import KEY, ClientCall
+from tests.support.bridge.images import file_of, half_transparent
 from tests.support.eventually import eventually
 from tests.support.server.serving import Serving, serving
 
@@ -26,33 +25,23 @@ if TYPE_CHECKING:
 
 PROMPT = "a red circle"
 SEED = 7
-RED = (200, 40, 40)
 STEP_S = 0.1
-"""Whoever reads more slowly than steps are taken gets the newest partial image only."""
-PATIENCE_S = 1.0
+"""A client that reads more slowly than the model takes steps gets only the newest partial image."""
+CLIENT_TIMEOUT_S = 1.0
 LEAVES_AT_STEP = 5
-
-
-def half_transparent() -> bytes:
-    """OpenAI's mask, and a picture that is its own: the right half is to be edited."""
-    image = Image.new("RGBA", (64, 64), (*RED, 255))
-    image.paste((*RED, 0), (32, 0, 64, 64))
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A real server with room for one generation and one that waits, and a bridge before it."""
+    """A bridge in front of a real server with room for one running and one queued generation."""
 
     server: Serving
     bridge: Bridge
     statuses: list[int]
-    """Of every answer of the bridge, in order."""
+    """The statuses of all answers of the bridge, in order."""
 
     @property
-    def num_at_work(self) -> int:
+    def num_unfinished(self) -> int:
         status = self.server.app._engine.status()
         return status.running_count + status.queued_count
 
@@ -60,20 +49,20 @@ class Stage:
     def num_calls(self) -> int:
         return len(self.server.model.calls)
 
-    async def quiet(self) -> None:
-        """Returns when nothing is at work and the device thread is through with its last call.
+    async def settled(self) -> None:
+        """Returns when no generation is left and the device thread has made its last call.
 
-        A generation that its client leaves has ended at once, though the call that its rows are
-        planned in is still to come; and an error reaches the client before what caused it ends.
+        A generation that its client leaves ends at once, though a call with its rows may be planned
+        already; and an error reaches the client before the call that caused it ends.
         """
-        await eventually(lambda: self.num_at_work == 0)
+        await eventually(lambda: self.num_unfinished == 0)
         task: DeviceTask[None] = DeviceTask(lambda: None)
         self.server.app._engine._inbox.put_task(task)
         await asyncio.wrap_future(task.result)
 
 
 class _Statuses(logging.Handler):
-    """Hears of every answer of the bridge in its log."""
+    """Collects the status of every answer from the log of the bridge."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,11 +103,11 @@ async def slow_steps(stage: Stage) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def held(stage: Stage) -> AsyncIterator[None]:
-    """Nothing gets done; whoever leaves must be forgotten nevertheless."""
+    """The model is held; a generation whose client leaves must end nevertheless."""
     stage.server.model.hold()
     try:
         yield
-        await eventually(lambda: stage.num_at_work == 0)
+        await eventually(lambda: stage.num_unfinished == 0)
     finally:
         stage.server.model.let_go()
 
@@ -131,12 +120,12 @@ async def held_at_a_step(stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def crowded(stage: Stage) -> AsyncIterator[None]:
-    """No room, for one who runs and one who waits."""
+async def full_queue(stage: Stage) -> AsyncIterator[None]:
+    """One generation runs and one waits, so that there is no room."""
     stage.server.model.hold()
     others = [asyncio.create_task(stage.bridge.generate_as(KEY)) for _ in range(2)]
     try:
-        await eventually(lambda: stage.num_at_work == 2)
+        await eventually(lambda: stage.num_unfinished == 2)
         yield
     finally:
         stage.server.model.let_go()
@@ -144,22 +133,22 @@ async def crowded(stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def crowded_until_told(stage: Stage) -> AsyncIterator[None]:
-    """Room as soon as somebody was told that there is none."""
+async def full_queue_until_refused(stage: Stage) -> AsyncIterator[None]:
+    """The queue has room as soon as a request was refused."""
 
     async def make_room() -> None:
         await eventually(lambda: 429 in stage.statuses[num_before:])
         stage.server.model.let_go()
 
     num_before = len(stage.statuses)
-    async with crowded(stage), asyncio.TaskGroup() as tasks:
+    async with full_queue(stage), asyncio.TaskGroup() as tasks:
         tasks.create_task(make_room())
         yield
 
 
 @asynccontextmanager
-async def broken_numbers(stage: Stage) -> AsyncIterator[None]:
-    """The denoiser fails at its second step."""
+async def nan_from_the_denoiser(stage: Stage) -> AsyncIterator[None]:
+    """The denoiser returns NaN from its second step on."""
     second = stage.num_calls + 2
     fault = (lambda call: call.number >= second, lambda pred, _: torch.full_like(pred, torch.nan))
     stage.server.model.faults.append(fault)
@@ -169,58 +158,58 @@ async def broken_numbers(stage: Stage) -> AsyncIterator[None]:
         stage.server.model.faults.clear()
 
 
-def as_it_is(stage: Stage) -> AbstractAsyncContextManager[None]:
+def unchanged(stage: Stage) -> AbstractAsyncContextManager[None]:
     del stage
     return nullcontext()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scenario:
-    ask: Ask
-    around: Callable[[Stage], AbstractAsyncContextManager[None]] = as_it_is
+    call: ClientCall
+    around: Callable[[Stage], AbstractAsyncContextManager[None]] = unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a scenario, on both sides."""
+    """The outcome of a scenario, on both sides."""
 
-    told: Mapping[str, Any]
-    """What the client's user sees."""
+    seen: Mapping[str, Any]
+    """What the user of the client gets."""
     num_calls: int
-    """Denoiser calls that were made for it, the crowd's included."""
+    """Denoiser calls during the scenario, for requests that fill the queue too."""
     statuses: list[int]
-    """What the bridge answered, to the crowd too."""
+    """The statuses that the bridge answered, to requests that fill the queue too."""
     files: list[bytes]
-    """What is behind the URLs of the answer."""
+    """The files at the URLs of the answer."""
 
     @property
     def answer(self) -> Mapping[str, Any]:
-        assert "answer" in self.told, self.told
-        return self.told["answer"]
+        assert "answer" in self.seen, self.seen
+        return self.seen["answer"]
 
     @property
     def events(self) -> list[Mapping[str, Any]]:
-        assert "events" in self.told, self.told
-        return self.told["events"]
+        assert "events" in self.seen, self.seen
+        return self.seen["events"]
 
     @property
     def error(self) -> Mapping[str, Any]:
-        assert "error" in self.told, self.told
-        return self.told["error"]
+        assert "error" in self.seen, self.seen
+        return self.seen["error"]
 
 
-def _drawing(**options: Any) -> Ask:
+def _generating(**options: Any) -> ClientCall:
     fields = {"prompt": PROMPT, **options.pop("fields", {})}
-    return Ask(fields=fields, extra={"seed": SEED, **options.pop("extra", {})}, **options)
+    return ClientCall(fields=fields, extra={"seed": SEED, **options.pop("extra", {})}, **options)
 
 
-_PICTURE = {"image": half_transparent()}
-_MASKED = {**_PICTURE, "mask": half_transparent()}
+_IMAGE = {"image": file_of(half_transparent())}
+_MASKED = {**_IMAGE, "mask": file_of(half_transparent())}
 _ONE_PARTIAL = {"partial_images": 1}
 
 SCENARIOS: Mapping[str, Scenario] = {
     "every field": Scenario(
-        ask=_drawing(
+        _generating(
             fields={
                 "model": "gpt-image-1",
                 "quality": "medium",
@@ -233,34 +222,36 @@ SCENARIOS: Mapping[str, Scenario] = {
             }
         )
     ),
-    "b64": Scenario(ask=_drawing(fields={"n": 2, "size": "96x64", "response_format": "b64_json"})),
-    "url": Scenario(ask=_drawing(fields={"n": 2, "response_format": "url"})),
+    "b64": Scenario(_generating(fields={"n": 2, "size": "96x64", "response_format": "b64_json"})),
+    "url": Scenario(_generating(fields={"n": 2, "response_format": "url"})),
     "extensions": Scenario(
-        ask=_drawing(
+        _generating(
             fields={"n": None, "size": None},
             extra={"steps": "2", "guidance_scale": "1.5", "negative_prompt": "blue"},
         )
     ),
-    "edit": Scenario(ask=_drawing(call="edit", fields={"n": 2, "size": "64x64"}, files=_MASKED)),
-    "variation": Scenario(ask=Ask(call="vary", fields={"n": 1, "size": "64x64"}, files=_PICTURE)),
-    "models": Scenario(ask=Ask(call="list")),
-    "model": Scenario(ask=Ask(call="retrieve", fields={"model": "models/fake"})),
-    "no such model": Scenario(ask=Ask(call="retrieve", fields={"model": "org/unknown"})),
-    "drawn by no such model": Scenario(ask=_drawing(fields={"model": "unknown"})),
-    "bad size": Scenario(ask=_drawing(fields={"size": "100x100"})),
-    "too many": Scenario(ask=_drawing(fields={"n": 99})),
-    "edit of no picture": Scenario(ask=_drawing(call="edit", files={"image": b"\x89PNG"})),
-    "variation of no picture": Scenario(ask=Ask(call="vary", files={"image": b"\x89PNG"})),
-    "wrong key": Scenario(ask=_drawing(key="wrong")),
-    "full": Scenario(ask=_drawing(), around=crowded),
-    "failure": Scenario(ask=_drawing(max_retries=2), around=broken_numbers),
+    "edit": Scenario(_generating(method="edit", fields={"n": 2, "size": "64x64"}, files=_MASKED)),
+    "variation": Scenario(
+        ClientCall(method="vary", fields={"n": 1, "size": "64x64"}, files=_IMAGE)
+    ),
+    "models": Scenario(ClientCall(method="list")),
+    "model": Scenario(ClientCall(method="retrieve", fields={"model": "models/fake"})),
+    "no such model": Scenario(ClientCall(method="retrieve", fields={"model": "org/unknown"})),
+    "generation by no such model": Scenario(_generating(fields={"model": "unknown"})),
+    "bad size": Scenario(_generating(fields={"size": "100x100"})),
+    "too many": Scenario(_generating(fields={"n": 99})),
+    "edit of no image": Scenario(_generating(method="edit", files={"image": b"\x89PNG"})),
+    "variation of no image": Scenario(ClientCall(method="vary", files={"image": b"\x89PNG"})),
+    "wrong key": Scenario(_generating(key="wrong")),
+    "full": Scenario(_generating(), around=full_queue),
+    "failure": Scenario(_generating(max_retries=2), around=nan_from_the_denoiser),
 }
 """For all clients."""
 
 SCENARIOS_SINCE_1_0: Mapping[str, Scenario] = {
     **SCENARIOS,
     "stream": Scenario(
-        ask=_drawing(
+        _generating(
             stream=True,
             fields={"partial_images": 2, "n": 2, "size": "64x64"},
             extra={"num_inference_steps": 6},
@@ -268,25 +259,27 @@ SCENARIOS_SINCE_1_0: Mapping[str, Scenario] = {
         around=slow_steps,
     ),
     "streamed edit": Scenario(
-        ask=_drawing(call="edit", stream=True, fields=_ONE_PARTIAL, files=_MASKED),
+        _generating(method="edit", stream=True, fields=_ONE_PARTIAL, files=_MASKED),
         around=slow_steps,
     ),
-    "stream of a bad size": Scenario(ask=_drawing(stream=True, fields={"size": "100x100"})),
-    "failure on the way": Scenario(ask=_drawing(stream=True, max_retries=2), around=broken_numbers),
+    "stream of a bad size": Scenario(_generating(stream=True, fields={"size": "100x100"})),
+    "failure mid stream": Scenario(
+        _generating(stream=True, max_retries=2), around=nan_from_the_denoiser
+    ),
     "left early": Scenario(
-        ask=_drawing(
+        _generating(
             stream=True, fields=_ONE_PARTIAL, extra={"num_inference_steps": 8}, leave_after=1
         ),
         around=held_at_a_step,
     ),
-    "full for a while": Scenario(ask=_drawing(max_retries=5), around=crowded_until_told),
-    "impatient": Scenario(ask=_drawing(timeout_s=PATIENCE_S), around=held),
+    "full for a while": Scenario(_generating(max_retries=5), around=full_queue_until_refused),
+    "impatient": Scenario(_generating(timeout_s=CLIENT_TIMEOUT_S), around=held),
 }
-"""For those that stream images, repeat requests by themselves, and let one say how long to wait."""
+"""For the clients that can stream images, retry by themselves and have a time-out."""
 
 
 async def outcomes_of(program: Program) -> dict[bool, dict[str, Outcome]]:
-    """Returns what came of all scenarios, by name, for each way in which the client is used."""
+    """Returns the outcomes of all scenarios by name, for each mode of the client."""
     scenarios = SCENARIOS if program.is_legacy else SCENARIOS_SINCE_1_0
     async with staged() as stage, program.running() as client:
         return {
@@ -303,12 +296,12 @@ async def outcome_of(
 ) -> Outcome:
     num_calls, num_statuses = stage.num_calls, len(stage.statuses)
     async with scenario.around(stage):
-        told = await client.told(scenario.ask.line(stage.bridge.url, is_async=is_async))
-    await stage.quiet()
+        seen = await client.outcome_of(scenario.call.line(stage.bridge.url, is_async=is_async))
+    await stage.settled()
     num_calls, statuses = stage.num_calls - num_calls, stage.statuses[num_statuses:]
-    urls = [datum["url"] for datum in told.get("answer", {}).get("data", []) if "url" in datum]
+    urls = [datum["url"] for datum in seen.get("answer", {}).get("data", []) if "url" in datum]
     files = [await fetched(url, stage) for url in urls]
-    return Outcome(told=told, num_calls=num_calls, statuses=statuses, files=files)
+    return Outcome(seen=seen, num_calls=num_calls, statuses=statuses, files=files)
 
 
 async def fetched(url: str, stage: Stage) -> bytes:

@@ -1,4 +1,4 @@
-"""The two clients behind one face, so that each test runs with both."""
+"""Both clients behind the same interface, so that a test runs with each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class InThreads:
-    """Runs the sync client's calls off the event loop, so that one test drives both clients."""
+    """Runs the calls of the sync client off the event loop."""
 
     def __init__(self, client: latentwire.Client) -> None:
         self._client = client

@@ -1,6 +1,6 @@
-"""Draws with LangChain's ``DallEAPIWrapper`` what standard input asks for; tells what it returns.
+"""Runs the calls on standard input with LangChain's ``DallEAPIWrapper``; prints the results.
 
-A line of JSON each way. Runs in the environment of its client and imports nothing of ours.
+One line of JSON per call and result. It runs in the environment of its client, without our code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from langchain_community.utilities.dalle_image_generator import DallEAPIWrapper
 
 for line in sys.stdin:
-    asked = json.loads(line)
-    fields = asked["fields"]
-    wrapper = DallEAPIWrapper(**asked["client"], n=fields["n"], size=fields["size"])
+    call = json.loads(line)
+    fields = call["fields"]
+    wrapper = DallEAPIWrapper(**call["client"], n=fields["n"], size=fields["size"])
     print(json.dumps({"urls": wrapper.run(fields["prompt"]).split("\n")}), flush=True)

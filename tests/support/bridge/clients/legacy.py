@@ -1,6 +1,6 @@
-"""Does with ``openai`` 0.28 what standard input asks for; tells what its user sees.
+"""Runs the calls on standard input with ``openai`` 0.28; prints what its user gets.
 
-A line of JSON each way. Runs in the environment of its client and imports nothing of ours.
+One line of JSON per call and result. It runs in the environment of its client, without our code.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ METHODS = {
 }
 
 
-def told(asked):
-    client = asked["client"]
+def run(call):
+    client = call["client"]
     openai.api_base, openai.api_key = client["base_url"], client["api_key"]
-    arguments = {**asked["fields"], **asked["extra"]}
-    if "model" in arguments and asked["call"] == "retrieve":
+    arguments = {**call["fields"], **call["extra"]}
+    if "model" in arguments and call["method"] == "retrieve":
         arguments["id"] = arguments.pop("model")
-    arguments |= {name: base64.b64decode(data) for name, data in asked["files"].items()}
-    call, call_async = METHODS[asked["call"]]
-    answer = asyncio.run(call_async(**arguments)) if asked["is_async"] else call(**arguments)
+    arguments |= {name: base64.b64decode(data) for name, data in call["files"].items()}
+    method, async_method = METHODS[call["method"]]
+    answer = asyncio.run(async_method(**arguments)) if call["is_async"] else method(**arguments)
     return {"answer": answer.to_dict_recursive(), "class": type(answer).__name__}
 
 
@@ -47,7 +47,7 @@ def error_of(error):
 
 for line in sys.stdin:
     try:
-        outcome = told(json.loads(line))
+        outcome = run(json.loads(line))
     except openai.error.OpenAIError as error:
         outcome = {"error": error_of(error)}
     print(json.dumps({"version": openai.VERSION, **outcome}), flush=True)

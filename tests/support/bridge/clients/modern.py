@@ -1,6 +1,6 @@
-"""Does with ``openai`` 1.97 and later what standard input asks for; tells what its user sees.
+"""Runs the calls on standard input with ``openai`` 1.97 or later; prints what its user gets.
 
-A line of JSON each way. Runs in the environment of its client and imports nothing of ours.
+One line of JSON per call and result. It runs in the environment of its client, without our code.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from itertools import islice
 import openai
 
 
-def told(asked):
-    with openai.OpenAI(**asked["client"]) as client:
-        answer = method_of(client, asked["call"])(**arguments_of(asked))
-        if not asked["stream"]:
+def run(call):
+    with openai.OpenAI(**call["client"]) as client:
+        answer = method_of(client, call["method"])(**arguments_of(call))
+        if not call["stream"]:
             return whole(answer)
         with answer as stream:
-            return {"events": [seen(event) for event in islice(stream, asked["leave_after"])]}
+            return {"events": [seen(event) for event in islice(stream, call["leave_after"])]}
 
 
-async def told_async(asked):
-    async with openai.AsyncOpenAI(**asked["client"]) as client:
-        answer = await method_of(client, asked["call"])(**arguments_of(asked))
-        if not asked["stream"]:
+async def run_async(call):
+    async with openai.AsyncOpenAI(**call["client"]) as client:
+        answer = await method_of(client, call["method"])(**arguments_of(call))
+        if not call["stream"]:
             return whole(answer)
         events = []
         async with answer as stream:
             async for event in stream:
                 events.append(seen(event))
-                if len(events) == asked["leave_after"]:
+                if len(events) == call["leave_after"]:
                     break
         return {"events": events}
 
 
-def method_of(client, call):
+def method_of(client, name):
     return {
         "generate": client.images.generate,
         "edit": client.images.edit,
         "vary": client.images.create_variation,
         "list": client.models.list,
         "retrieve": client.models.retrieve,
-    }[call]
+    }[name]
 
 
-def arguments_of(asked):
-    files = {name: base64.b64decode(data) for name, data in asked["files"].items()}
-    extra = {"extra_body": asked["extra"]} if asked["extra"] else {}
-    stream = {"stream": True} if asked["stream"] else {}
-    return {**asked["fields"], **files, **extra, **stream}
+def arguments_of(call):
+    files = {name: base64.b64decode(data) for name, data in call["files"].items()}
+    extra = {"extra_body": call["extra"]} if call["extra"] else {}
+    stream = {"stream": True} if call["stream"] else {}
+    return {**call["fields"], **files, **extra, **stream}
 
 
 def whole(answer):
@@ -75,9 +75,9 @@ def error_of(error):
 
 
 for line in sys.stdin:
-    asked = json.loads(line)
+    call = json.loads(line)
     try:
-        outcome = asyncio.run(told_async(asked)) if asked["is_async"] else told(asked)
+        outcome = asyncio.run(run_async(call)) if call["is_async"] else run(call)
     except openai.APIError as error:
         outcome = {"error": error_of(error)}
     print(json.dumps({"version": openai.__version__, **outcome}), flush=True)

@@ -1,42 +1,42 @@
-// Does with `openai` for Node.js what standard input asks for; tells what its user sees.
-// A line of JSON each way.
+// Runs the calls on standard input with `openai` for Node.js; prints what its user gets.
+// One line of JSON per call and result.
 
 import { createInterface } from "node:readline";
 
 import OpenAI, { APIError, toFile } from "openai";
 import { VERSION } from "openai/version";
 
-async function told(asked) {
-  const { base_url, api_key, timeout, max_retries } = asked.client;
+async function run(call) {
+  const { base_url, api_key, timeout, max_retries } = call.client;
   const client = new OpenAI({
     baseURL: base_url,
     apiKey: api_key,
     timeout: timeout * 1000,
     maxRetries: max_retries,
   });
-  const answer = await answerOf(client, asked);
-  if (!asked.stream) {
+  const answer = await answerOf(client, call);
+  if (!call.stream) {
     return { answer };
   }
   const events = [];
   for await (const event of answer) {
     events.push(event);
-    if (events.length === asked.leave_after) {
+    if (events.length === call.leave_after) {
       break;
     }
   }
   return { events };
 }
 
-async function answerOf(client, asked) {
-  const body = { ...asked.fields, ...asked.extra };
-  for (const [name, data] of Object.entries(asked.files)) {
+async function answerOf(client, call) {
+  const body = { ...call.fields, ...call.extra };
+  for (const [name, data] of Object.entries(call.files)) {
     body[name] = await toFile(Buffer.from(data, "base64"), `${name}.png`, { type: "image/png" });
   }
-  if (asked.stream) {
+  if (call.stream) {
     body.stream = true;
   }
-  switch (asked.call) {
+  switch (call.method) {
     case "generate":
       return client.images.generate(body);
     case "edit":
@@ -65,7 +65,7 @@ function errorOf(error) {
 for await (const line of createInterface({ input: process.stdin })) {
   let outcome;
   try {
-    outcome = await told(JSON.parse(line));
+    outcome = await run(JSON.parse(line));
   } catch (error) {
     if (!(error instanceof APIError)) {
       throw error;

@@ -1,4 +1,4 @@
-"""Stands in for the real bridge: ready, after as many probes as the test wants to fail."""
+"""Stands in for the real bridge: ready after a given number of failed probes."""
 
 from __future__ import annotations
 

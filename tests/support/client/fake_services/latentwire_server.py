@@ -1,4 +1,4 @@
-"""Stands in for the real server: tells what it was started with, and ends when told how."""
+"""Stands in for the real server: records its starts and exits as its ``--model`` demands."""
 
 from __future__ import annotations
 

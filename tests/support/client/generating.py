@@ -1,4 +1,4 @@
-"""What the scripted server draws for the tests of the command line."""
+"""The scripted server's generations in the tests of the command line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DESCRIPTION = json.dumps(
 FORMATS = {pb.IMAGE_FORMAT_JPEG: "jpeg", pb.IMAGE_FORMAT_WEBP: "webp"}
 
 
-def picture(image_format: str = "png") -> bytes:
+def image_file(image_format: str = "png") -> bytes:
     return encode_image(PIXELS, image_format=image_format, quality=90, description=DESCRIPTION).data
 
 
-def draw(request: pb.GenerateImageRequest) -> list:
+def generate(request: pb.GenerateImageRequest) -> list:
     image_format = FORMATS.get(request.output.format, "png")
     num_images = request.num_images or 1
     preview = encode_preview(PIXELS, width=8, height=8, max_side=8)
@@ -38,7 +38,7 @@ def draw(request: pb.GenerateImageRequest) -> list:
         *([pb.GenerateImageResponse(preview=pb.Preview(data=preview.data))] * shows_previews),
         progress(2, 2),
         *(
-            image(picture(image_format), index=index, media_type=f"image/{image_format}")
+            image(image_file(image_format), index=index, media_type=f"image/{image_format}")
             for index in range(num_images)
         ),
         completed(num_images),
