@@ -24,7 +24,7 @@ from latentwire_server.engine.queue.admission import DRAINING_RETRY_S
 from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.request_warnings import warnings_of
 from latentwire_server.requests.validation import canonical_uuid
-from latentwire_server.service.paging import id_of, page_of
+from latentwire_server.service.paging import page_of, required_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -191,8 +191,7 @@ class GenerationService:
         self, message: pb.GetGenerationRequest, *, owner: str
     ) -> pb.GetGenerationResponse:
         """Returns a generation of the caller."""
-        id_ = id_of(message.name, collection="generations")
-        snapshot = self._engine.get(id_, owner=owner)
+        snapshot = self._engine.get(_id_of(message), owner=owner)
         return pb.GetGenerationResponse(generation=resources.generation_to_proto(snapshot))
 
     def list_generations(
@@ -215,8 +214,7 @@ class GenerationService:
         self, message: pb.CancelGenerationRequest, *, owner: str
     ) -> pb.CancelGenerationResponse:
         """Cancels a generation of the caller."""
-        id_ = id_of(message.name, collection="generations")
-        snapshot = self._engine.cancel(id_, owner=owner)
+        snapshot = self._engine.cancel(_id_of(message), owner=owner)
         return pb.CancelGenerationResponse(generation=resources.generation_to_proto(snapshot))
 
     def list_models(self, message: pb.ListModelsRequest) -> pb.ListModelsResponse:
@@ -237,7 +235,6 @@ class GenerationService:
         """Returns the server's version, limits and load."""
         facts = self._facts
         load = self._engine.status(default_model=self._catalogue.default_id)
-        wait_s = self._engine.wait_s()
         model = self._catalogue.default_model
         return pb.GetServerInfoResponse(
             version=facts.version,
@@ -257,8 +254,12 @@ class GenerationService:
             denoiser_place_count=load.denoiser_place_count,
             denoiser_backend=model.backend_name if model else "",
             compiled_shapes=model.compiled_shapes if model else (),
-            estimated_wait=None if wait_s is None else duration(wait_s),
+            estimated_wait=duration(self._engine.wait_s()),
         )
+
+
+def _id_of(message: pb.GetGenerationRequest | pb.CancelGenerationRequest) -> str:
+    return required_name(message.name, collection="generations").removeprefix("generations/")
 
 
 async def _accepted_alone(accepted: pb.Accepted) -> Responses:
