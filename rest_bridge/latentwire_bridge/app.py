@@ -135,7 +135,7 @@ def _browsers(settings: Settings) -> BrowserPolicy:
     if settings.public_url is not None:
         hosts.add(urlsplit(settings.public_url).hostname or "")
     if not (is_loopback(settings.host) or settings.allowed_hosts):
-        # Whoever opens the bridge to a network knows its names there; we do not.
+        # The bridge cannot know its own names on a network.
         hosts.add(ANY)
     return BrowserPolicy(
         cors_origins=frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins),

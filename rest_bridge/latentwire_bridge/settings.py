@@ -1,7 +1,7 @@
 """The bridge's settings: read once, frozen.
 
-``latentwire._services.settings`` says where they come from. Nothing else in the bridge reads the
-environment.
+``latentwire._services.settings`` reads them from flags, environment and file. Nothing else in the
+bridge reads the environment.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def responses(
     """Returns the messages of one event: several for an image that exceeds ``max_data_bytes``.
 
     Args:
-        event: what happened.
-        max_data_bytes: the most image bytes in one message.
-        sha256: of the image's data, where ``event`` is an image.
+        event: What happened.
+        max_data_bytes: The most image bytes in one message.
+        sha256: Of the image's data, where ``event`` is an image.
     """
     match event:
         case Accepted():

@@ -21,7 +21,7 @@ def chosen_models(settings: Settings) -> tuple[LoadableModel, ...]:
     """Returns the models that the settings name, the default one first.
 
     Raises:
-        SettingsError: one names a folder, a file or a package that is not there.
+        SettingsError: One names a folder, a file or a package that is not there.
     """
     _check_folder(settings.embeddings_folder, field="embeddings_folder")
     for index, entry in enumerate(settings.entries):

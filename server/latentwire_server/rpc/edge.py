@@ -145,7 +145,7 @@ class _Call:
         collector; here its ``finally`` runs at once, which frees the device.
         """
         if not isinstance(responses, AsyncGenerator):
-            # A coroutine that writes by itself, such as grpcio-health-checking's Watch.
+            # A coroutine that writes its own responses, such as grpcio-health-checking's Watch.
             await cast("Awaitable[None]", responses)
             return
         async with aclosing(responses):

@@ -1,7 +1,7 @@
 """What the RPCs do, as coroutines and async generators that raise domain errors.
 
 Knows messages, not transports: an adapter passes the caller and the time left, and turns domain
-errors into statuses. Event loop only; what may take long goes to a thread.
+errors into statuses. Event loop only; slow work runs on threads.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ class GenerationService:
     ) -> Responses:
         """Returns a generator of every event of a generation. Closing it leaves the generation.
 
-        A generation that everybody has left is cancelled, unless its ``disconnect_policy`` says
-        otherwise.
+        A generation without readers is cancelled, unless its ``disconnect_policy`` is CONTINUE.
         """
         opening = self._open(message, owner=owner, time_remaining_s=time_remaining_s)
         return self._delivered(opening)
@@ -107,8 +106,8 @@ class GenerationService:
     ) -> Responses:
         """Starts a generation, or joins the one that has the same request id.
 
-        Coroutines come before the generators, which may wait long: what they return holds neither
-        the caller's files nor the model.
+        A coroutine that returns a generator: the generator may wait long, and must hold neither the
+        caller's files nor the model.
         """
         request_id = canonical_uuid(message.request_id)
         if request_id is None or message.validate_only:

@@ -1,7 +1,7 @@
 """Everything an operator may set, read once by ``__main__`` and handed down in parts.
 
-``latentwire._services.settings`` says where settings come from. Nothing else in the server reads
-the environment.
+``latentwire._services.settings`` reads them from flags, environment and file. Nothing else in the
+server reads the environment.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _check_source(request: pb.GenerateImageRequest, arguments: argparse.Namespac
 
 
 def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
-    """Returns the flags that are named after options, and those that stand for one otherwise."""
+    """Returns the options: flags with the name of one as they are, the others converted."""
     given = {
         name: value
         for name, value in vars(arguments).items()

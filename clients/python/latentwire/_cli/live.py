@@ -127,7 +127,7 @@ class HalfBlocks:
 
 
 class StatusLine:
-    """One line on standard error that is redrawn in place.
+    """One line on standard error that is updated in place.
 
     It leaves the cursor at its start, so that a line from another process replaces it.
     """

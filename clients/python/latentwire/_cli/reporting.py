@@ -34,7 +34,7 @@ _PLAIN_PROGRESS_SHARE: Final = 0.1
 
 
 class Reporter:
-    """Reports one generation, as long as its context lasts. This one reports nothing."""
+    """Reports one generation, within its context. This class reports nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +114,7 @@ class PlainReporter(Reporter):
 
 
 def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per kind
-    """Returns the lines that tell people about an event; may be empty."""
+    """Returns the lines that describe an event; may be empty."""
     match event:
         case Accepted():
             seeds = ", ".join(map(str, event.seeds))
