@@ -18,7 +18,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from latentwire_server.models.model_options import EMBEDDED_FOLDER
-from latentwire_server.settings.user_folders import user_cache
+from latentwire_server.settings.files import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from latentwire_server.models.loading.model_files import ModelFiles
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.draft import RequestDraft
-from latentwire_server.settings.user_folders import user_cache
+from latentwire_server.settings.files import user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path

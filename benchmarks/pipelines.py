@@ -22,7 +22,7 @@ from latentwire_server.models.denoiser.openvino import OpenVinoCompiler
 from latentwire_server.models.denoiser.unet_call import UnetInput
 from latentwire_server.models.precision import choose_device, choose_dtype
 from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
-from latentwire_server.settings.user_folders import user_cache
+from latentwire_server.settings.files import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

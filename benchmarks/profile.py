@@ -12,7 +12,7 @@ from benchmarks.architectures import model_folder
 from latentwire_server.models.loading.model_files import ModelFiles
 from latentwire_server.models.model_options import ModelEntry
 from latentwire_server.models.protocol import DenoiserInput
-from latentwire_server.settings.user_folders import user_cache
+from latentwire_server.settings.files import user_cache
 
 _NUM_CALLS = 5
 

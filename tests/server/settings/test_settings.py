@@ -11,8 +11,7 @@ from latentwire_server.app import read_refused_words
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.model_options import ModelEntry, ModelOptions
 from latentwire_server.registry.chosen_models import chosen_models
-from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.key_files import read_admin_keys, read_api_keys
+from latentwire_server.settings.files import SettingsError, read_keys
 from latentwire_server.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _api_keys(settings: Settings) -> tuple[str, ...]:
+    return read_keys(settings.api_keys, "api_keys_file", settings.api_keys_file)
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
@@ -48,7 +51,7 @@ def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
     assert settings.engine.batching is Batching.REPRODUCIBLE
     assert settings.limit_overrides == {"max_side": 512}
     assert settings.model_aliases == ("x", "y")
-    assert read_api_keys(settings) == ("a", "b")
+    assert _api_keys(settings) == ("a", "b")
     assert settings.insecure
 
 
@@ -72,7 +75,7 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
     flags: dict[str, object], says: list[str]
 ):
     with pytest.raises(SettingsError) as caught:
-        read_api_keys(Settings.load(flags))
+        _api_keys(Settings.load(flags))
     text = str(caught.value)
     assert "\n" not in text
     for part in says:
@@ -176,8 +179,12 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
     (folder / "keys").write_text("# ours\nc\n")
     monkeypatch.setenv("LATENTWIRE_ADMIN_KEYS", "a, b")
     settings = Settings.parse(["--admin-keys-file", "keys"])
-    assert read_admin_keys(settings) == ("a", "b", "c")
-    assert read_api_keys(settings) == ()
+    assert read_keys(settings.admin_keys, "admin_keys_file", settings.admin_keys_file) == (
+        "a",
+        "b",
+        "c",
+    )
+    assert _api_keys(settings) == ()
 
 
 @pytest.mark.parametrize(

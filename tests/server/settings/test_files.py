@@ -1,4 +1,4 @@
-"""The user's folders."""
+"""The folder for files that can be made again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from latentwire_server.settings.user_folders import user_cache
+from latentwire_server.settings.files import user_cache
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
