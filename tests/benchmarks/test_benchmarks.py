@@ -1,4 +1,4 @@
-"""What the figures of `make bench` rest on: arrivals, percentiles, ratios, and who agrees."""
+"""What the figures of `make bench` rest on: arrivals, percentiles, ratios and agreement."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from benchmarks.workload import (
 WORKLOADS = sorted(Path("benchmarks/workloads").glob("*.toml"))
 
 
-class Counting:
-    """A system that draws nothing, and notes how many it is asked for at once."""
+class CountingSystem:
+    """Generates nothing, and records how many requests it gets at once."""
 
     name = "counting"
 
@@ -62,7 +62,7 @@ def _kind(**fields: object) -> Kind:
 
 
 @pytest.mark.parametrize("path", WORKLOADS, ids=lambda path: path.stem)
-def test_every_workload_of_the_project_reads(path: Path) -> None:
+def test_every_workload_of_the_project_can_be_read(path: Path) -> None:
     workload = read_workload(path)
     assert workload.closed
     assert requests_of(workload, num_requests=3, seed=0)
@@ -81,27 +81,27 @@ def test_arrivals_are_a_poisson_process() -> None:
     requests = requests_of(_workload(_kind()), num_requests=4000, seed=1, rate=5.0)
     gaps = np.diff([one.arrival_s for one in requests])
     assert gaps.mean() == pytest.approx(0.2, rel=0.1)
-    # Of an exponential distribution the deviation equals the mean.
+    # The standard deviation of an exponential distribution equals its mean.
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
 
 
 async def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:
-    system = Counting()
+    system = CountingSystem()
     requests = requests_of(_workload(_kind()), num_requests=20, seed=0)
-    drawn = await closed_loop(system, requests, num_clients=3)
+    finished = await closed_loop(system, requests, num_clients=3)
     assert system.most_running == 3
-    assert len(drawn.outcomes) == 20
+    assert len(finished.outcomes) == 20
 
 
-async def test_an_open_loop_waits_for_nobody() -> None:
-    system = Counting()
+async def test_an_open_loop_does_not_wait_for_results() -> None:
+    system = CountingSystem()
     requests = requests_of(_workload(_kind()), num_requests=20, seed=0, rate=1e6)
-    drawn = await open_loop(system, requests)
+    finished = await open_loop(system, requests)
     assert system.most_running > 3
-    assert len(drawn.outcomes) == 20
+    assert len(finished.outcomes) == 20
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50, 95, 99]
     assert percentile([], 0.5) is None
@@ -118,7 +118,7 @@ def test_only_completed_requests_count_as_images() -> None:
     assert (summary.num_late, summary.num_refused, summary.num_cancelled) == (1, 1, 0)
 
 
-def test_ratios_compare_neighbours_in_time() -> None:
+def test_ratios_compare_measurements_of_the_same_round() -> None:
     def measurement(system: str, number: int, seconds: float) -> Measurement:
         outcomes = (Outcome(latency_s=seconds, outcome="completed"),)
         summary = summarise(Run(outcomes=outcomes, elapsed_s=seconds))
@@ -133,19 +133,17 @@ def test_ratios_compare_neighbours_in_time() -> None:
     ("difference", "in_float32", "is_good"),
     [(0, True, True), (2, True, True), (3, True, False), (3, False, True), (60, False, False)],
 )
-def test_pictures_that_differ_are_told_apart(
-    difference: int, *, in_float32: bool, is_good: bool
-) -> None:
-    picture = np.full((64, 64, 3), 100, np.uint8)
-    other = picture.copy()
+def test_different_images_are_detected(difference: int, *, in_float32: bool, is_good: bool) -> None:
+    image = np.full((64, 64, 3), 100, np.uint8)
+    other = image.copy()
     other[:8] += np.uint8(difference)
-    agreement = compare(Image.fromarray(picture), Image.fromarray(other))
+    agreement = compare(Image.fromarray(image), Image.fromarray(other))
     assert agreement.max_difference == difference
     assert agreement.is_good(in_float32=in_float32) is is_good
 
 
-class Queue:
-    """A system that serves one at a time, in order of arrival; a step takes a hundredth second."""
+class QueueSystem:
+    """Serves one request at a time, in order of arrival; a step takes a hundredth of a second."""
 
     name = "queue"
 
@@ -160,48 +158,48 @@ class Queue:
         return Outcome(latency_s=latency_s, outcome="completed")
 
 
-async def test_an_interruption_tells_a_queue_from_fair_shares() -> None:
+async def test_an_interruption_distinguishes_a_queue_from_fair_shares() -> None:
     long = Kind(width=64, height=64, num_inference_steps=60)
     short = Kind(width=64, height=64, num_inference_steps=3)
     case = Interruption(long=long, short=short)
-    found = [await interrupt(Queue(), case, number=number) for number in range(3)]
-    # Arrivals are spread over the long one; a queue makes each wait for the rest of it.
+    found = [await interrupt(QueueSystem(), case, number=number) for number in range(3)]
+    # Arrivals are spread over the long request; a queue makes each wait for the rest of it.
     assert max(one.short_s for one in found) > 4 * found[0].short_alone_s
     assert len({round(one.short_s, 2) for one in found}) > 1
     assert all(one.slowdown < 2 for one in found)
 
 
-class Drawing:
-    """A system whose pictures are grey all over, and which counts what it is asked."""
+class GreySystem:
+    """Generates images of a single grey, and counts its requests."""
 
     is_float32 = True
 
-    def __init__(self, name: str, grey: int, *, listens: bool = True) -> None:
+    def __init__(self, name: str, grey: int, *, uses_seed: bool = True) -> None:
         self.name = name
-        self._listens = listens
+        self._uses_seed = uses_seed
         self._grey = grey
         self.description: dict[str, str] = {}
-        self.num_drawn = 0
+        self.num_generated = 0
 
     async def draw(self, request: Request) -> Outcome:
-        self.num_drawn += 1
+        self.num_generated += 1
         return Outcome(latency_s=1.0, outcome="completed")
 
     async def draw_image(self, request: Request) -> tuple[Image.Image, Outcome]:
-        grey = self._grey + (request.seed % 100 if self._listens else 0)
+        grey = self._grey + (request.seed % 100 if self._uses_seed else 0)
         image = Image.new("RGB", (64, 64), (grey,) * 3)
         return image, Outcome(latency_s=1.0, outcome="completed")
 
 
-async def test_nothing_is_measured_where_pictures_differ() -> None:
-    service, baseline = Drawing("service", 100), Drawing("D32", 103)
+async def test_nothing_is_measured_if_the_images_differ() -> None:
+    service, baseline = GreySystem("service", 100), GreySystem("D32", 103)
     with pytest.raises(Disagreement, match="kind 0: service and D32 draw different pictures"):
         await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
-    assert service.num_drawn == baseline.num_drawn == 0
+    assert service.num_generated == baseline.num_generated == 0
 
 
-async def test_nothing_is_measured_where_any_seed_draws_the_same() -> None:
-    service, baseline = (Drawing(name, 100, listens=False) for name in ("service", "D32"))
+async def test_nothing_is_measured_if_every_seed_generates_the_same_image() -> None:
+    service, baseline = (GreySystem(name, 100, uses_seed=False) for name in ("service", "D32"))
     with pytest.raises(Disagreement, match="kind 0: every seed draws the same picture"):
         await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
 

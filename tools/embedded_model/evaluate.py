@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from tests.support.embedded.drawing import (
+from tests.support.embedded.generation import (
     GUIDANCE_SCALE,
     MODEL,
-    draw,
+    generate,
     held_out_pairs,
     load_pipeline,
     score,
     shuffled,
 )
-from tests.support.embedded.picture_check import problems
+from tests.support.embedded.image_check import problems
 
 
 def main() -> int:
@@ -27,8 +27,8 @@ def main() -> int:
     pairs = held_out_pairs()[:: options.every]
     pipeline = load_pipeline(options.model, scheduler=options.scheduler)
     started = time.monotonic()
-    drawn = draw(pipeline, pairs, side=options.side, guidance_scale=options.guidance)
-    pictures = list(drawn)
+    generated = generate(pipeline, pairs, side=options.side, guidance_scale=options.guidance)
+    pictures = list(generated)
     elapsed_s = time.monotonic() - started
     kinds: Counter[tuple[str, bool]] = Counter()
     for number, (pair, picture) in enumerate(zip(pairs, pictures, strict=True)):

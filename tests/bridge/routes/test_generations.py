@@ -12,9 +12,9 @@ from PIL import Image
 
 from latentwire_server.models.info import LoraInfo
 from tests.bridge.openai.test_streaming import events_in
-from tests.server.requests.test_drawn_size import LargeModel
 from tests.support.bridge.bridging import bridging
 from tests.support.fakes import FakeModel, expected_pixels
+from tests.support.server.large_model import LargeModel
 from tests.support.server.serving import serving
 
 

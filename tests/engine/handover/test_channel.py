@@ -62,7 +62,7 @@ def queued(ahead_count: int) -> Queued:
 
 
 class Reader:
-    """A channel and what its owner was told."""
+    """A channel, and the reasons that it gave for closing."""
 
     def __init__(self, *, send_timeout_s: float = 60.0) -> None:
         self.reasons: list[GenerationError] = []
@@ -110,7 +110,7 @@ async def test_each_image_has_a_preview_slot_of_its_own() -> None:
     assert await reader.read_all() == [preview(0, 3), preview(1, 3), COMPLETED]
 
 
-async def test_an_unread_place_in_the_queue_is_replaced_by_the_newest() -> None:
+async def test_an_unread_queue_position_is_replaced_by_the_newest() -> None:
     reader = Reader()
     for ahead_count in (3, 2, 1):
         reader.channel.publish(queued(ahead_count))
@@ -126,7 +126,7 @@ async def test_an_event_that_is_read_in_time_is_not_replaced() -> None:
         assert await reader.channel.receive() == progress(step)
 
 
-async def test_an_error_comes_after_the_images_before_it_and_instead_of_progress() -> None:
+async def test_an_error_follows_earlier_images_and_replaces_progress() -> None:
     reader = Reader()
     reader.channel.publish(ACCEPTED)
     reader.channel.publish(progress(1))
@@ -186,7 +186,7 @@ async def test_closing_wakes_a_waiting_reader() -> None:
         await receiving
 
 
-async def test_a_reader_that_reads_nothing_ends_as_a_slow_reader() -> None:
+async def test_a_reader_that_never_reads_ends_as_a_slow_reader() -> None:
     reader = Reader(send_timeout_s=0.02)
     reader.channel.publish(image(0))
     await eventually(lambda: reader.reasons)

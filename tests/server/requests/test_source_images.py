@@ -1,4 +1,4 @@
-"""Drawing that starts from a picture, over a real channel."""
+"""Generation that starts from an image, over a real channel."""
 
 from __future__ import annotations
 
@@ -20,42 +20,24 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import (
     Serving,
+    error_details,
     events_of,
     images_of,
     kind,
     request,
     serving,
-    told,
 )
-
-
-def picture(width: int = 64, height: int = 64) -> Image.Image:
-    image = Image.new("RGB", (width, height), (200, 40, 40))
-    image.paste((30, 60, 220), (0, 0, width // 2, height))
-    return image
-
-
-def file_of(image: Image.Image, file_format: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    image.save(out, file_format)
-    return out.getvalue()
+from tests.support.server.source_images import file_of, from_image, two_coloured
 
 
 def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def from_picture(image: Image.Image | None = None, **fields: object) -> pb.GenerateImageRequest:
-    options = {"strength": fields.pop("strength")} if "strength" in fields else {}
-    data = file_of(image or picture())
-    source = pb.ImageToImage(image=pb.InputImage(data=data), **options)
-    return request(image_to_image=source, **fields)
-
-
 def in_mask(mask: Image.Image, **fields: object) -> pb.GenerateImageRequest:
     options = {name: fields.pop(name) for name in ("strength", "mask_inverted") if name in fields}
     part = pb.Inpainting(
-        image=pb.InputImage(data=file_of(picture(*mask.size))),
+        image=pb.InputImage(data=file_of(two_coloured(*mask.size))),
         mask=pb.InputImage(data=file_of(mask)),
         **options,
     )
@@ -74,14 +56,14 @@ async def violations_of(server: Serving, sent: pb.GenerateImageRequest) -> dict[
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert server.model.calls == []
     assert server.model.num_encoded_images == 0
-    return told(caught.value).reasons
+    return error_details(caught.value).reasons
 
 
-async def test_little_strength_leaves_the_picture_nearly_as_it_was(server: Serving):
-    original = np.asarray(picture()).astype(int)
+async def test_low_strength_leaves_the_image_nearly_unchanged(server: Serving):
+    original = np.asarray(two_coloured()).astype(int)
     differences = []
     for strength in (0.25, 0.5, 1.0):
-        sent = from_picture(strength=strength, num_inference_steps=8, seed=1)
+        sent = from_image(strength=strength, num_inference_steps=8, seed=1)
         (image,) = images_of(await events_of(server.stub.GenerateImage(sent)))
         differences.append(np.abs(pixels(image) - original).mean())
     assert differences == sorted(differences)
@@ -94,7 +76,7 @@ async def test_little_strength_leaves_the_picture_nearly_as_it_was(server: Servi
 async def test_strength_is_the_share_of_the_steps_that_are_taken(
     server: Serving, strength: float, num_inference_steps: int, taken: int
 ):
-    sent = from_picture(strength=strength, num_inference_steps=num_inference_steps)
+    sent = from_image(strength=strength, num_inference_steps=num_inference_steps)
     responses = await events_of(server.stub.GenerateImage(sent))
     steps = [one.progress for one in responses if kind(one) == "progress"]
     assert {step.step_count for step in steps} == {taken}
@@ -105,7 +87,7 @@ async def test_strength_is_the_share_of_the_steps_that_are_taken(
     assert effective.image_to_image.strength == pytest.approx(strength)
 
 
-async def test_the_echo_names_the_files_by_their_digests(server: Serving):
+async def test_the_effective_request_identifies_files_by_digest(server: Serving):
     sent = in_mask(right_half(), mask_inverted=True)
     accepted = (await events_of(server.stub.GenerateImage(sent)))[0].accepted
     part = accepted.effective_request.inpainting
@@ -116,25 +98,25 @@ async def test_the_echo_names_the_files_by_their_digests(server: Serving):
 
 
 @pytest.mark.parametrize("is_inverted", [False, True])
-async def test_what_is_not_redrawn_comes_back_pixel_for_pixel(server: Serving, is_inverted: bool):
+async def test_pixels_outside_the_mask_come_back_unchanged(server: Serving, is_inverted: bool):
     sent = in_mask(right_half(), mask_inverted=is_inverted, num_images=2, guidance_scale=1.0)
     images = images_of(await events_of(server.stub.GenerateImage(sent)))
     assert len(images) == 2
-    kept, redrawn = (slice(0, 32), slice(32, 64))[:: -1 if is_inverted else 1]
-    original = np.asarray(picture()).astype(int)
+    kept, masked = (slice(0, 32), slice(32, 64))[:: -1 if is_inverted else 1]
+    original = np.asarray(two_coloured()).astype(int)
     for data in images:
-        drawn = pixels(data)
-        assert (drawn[:, kept] == original[:, kept]).all()
-        assert np.abs(drawn[:, redrawn] - original[:, redrawn]).mean() > 20
+        generated = pixels(data)
+        assert (generated[:, kept] == original[:, kept]).all()
+        assert np.abs(generated[:, masked] - original[:, masked]).mean() > 20
 
 
-async def test_a_masks_edge_is_soft_on_its_inside_unless_told_otherwise():
+async def test_the_mask_edge_is_soft_on_the_inside_unless_disabled():
     edges = {}
     for feather in (0, 8):
         async with serving(mask_feather=feather) as server:
             sent = in_mask(right_half(), guidance_scale=1.0, seed=3)
             (image,) = images_of(await events_of(server.stub.GenerateImage(sent)))
-            edges[feather] = np.abs(pixels(image) - np.asarray(picture()))[:, 32].mean()
+            edges[feather] = np.abs(pixels(image) - np.asarray(two_coloured()))[:, 32].mean()
     assert edges[8] < edges[0] / 4
 
 
@@ -148,15 +130,15 @@ async def test_a_masks_edge_is_soft_on_its_inside_unless_told_otherwise():
         ((9, 9), {}, (64, 64)),
     ],
 )
-async def test_the_size_is_the_pictures_own_unless_told(
+async def test_the_size_follows_the_source_image_unless_given(
     server: Serving, size: tuple[int, int], given: dict[str, int], expected: tuple[int, int]
 ):
-    sent = from_picture(picture(*size), **given)
+    sent = from_image(two_coloured(*size), **given)
     (image,) = images_of(await events_of(server.stub.GenerateImage(sent)))
     assert Image.open(io.BytesIO(image)).size == expected
 
 
-async def test_all_that_is_wrong_is_told_at_once(server: Serving):
+async def test_all_violations_are_reported_at_once(server: Serving):
     broken = request(
         inpainting=pb.Inpainting(
             image=pb.InputImage(data=b"GIF89a"), mask=pb.InputImage(), strength=1.5
@@ -171,18 +153,18 @@ async def test_all_that_is_wrong_is_told_at_once(server: Serving):
     }
 
 
-async def test_a_picture_needs_no_words(server: Serving):
-    sent = from_picture(prompt="", strength=0.5)
+async def test_image_to_image_needs_no_prompt(server: Serving):
+    sent = from_image(prompt="", strength=0.5)
     assert len(images_of(await events_of(server.stub.GenerateImage(sent)))) == 1
 
 
 async def test_a_mask_of_another_size_is_refused(server: Serving):
     sent = in_mask(right_half())
-    sent.inpainting.image.data = file_of(picture(128, 64))
+    sent.inpainting.image.data = file_of(two_coloured(128, 64))
     assert await violations_of(server, sent) == {"inpainting.mask": "SIZE_DIFFERS"}
 
 
-async def test_a_mask_that_leaves_nothing_to_draw_is_refused(server: Serving):
+async def test_a_mask_that_selects_nothing_is_refused(server: Serving):
     sent = in_mask(Image.new("L", (64, 64), 255), mask_inverted=True)
     assert await violations_of(server, sent) == {"inpainting.mask": "NOTHING_TO_DRAW"}
 
@@ -190,14 +172,14 @@ async def test_a_mask_that_leaves_nothing_to_draw_is_refused(server: Serving):
 @pytest.mark.parametrize(
     ("box", "size"),
     [
-        # Of 8x8 pixels the latents follow the first.
+        # A latent follows the first of its 8x8 pixels.
         ((9, 9, 16, 16), {}),
         ((0, 1, 64, 8), {}),
-        # All of it is cut off from the wide picture.
+        # All of it is cropped from the wide image.
         ((0, 0, 10, 64), {"width": 64, "height": 128}),
     ],
 )
-async def test_a_mask_of_which_nothing_reaches_the_latents_is_refused(
+async def test_a_mask_that_does_not_reach_the_latents_is_refused(
     server: Serving, box: tuple[int, int, int, int], size: dict[str, int]
 ):
     mask = Image.new("L", (64, 64), 0)
@@ -207,54 +189,54 @@ async def test_a_mask_of_which_nothing_reaches_the_latents_is_refused(
     }
 
 
-async def test_what_a_small_mask_names_is_redrawn(server: Serving):
+async def test_the_area_of_a_small_mask_is_regenerated(server: Serving):
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (40, 40, 48, 48))
     (image,) = images_of(await events_of(server.stub.GenerateImage(in_mask(mask))))
-    changed = np.abs(pixels(image) - np.asarray(picture()).astype(int)).max(-1)
+    changed = np.abs(pixels(image) - np.asarray(two_coloured()).astype(int)).max(-1)
     assert changed[44, 44] > 20
     assert not changed[np.asarray(mask) == 0].any()
 
 
-def test_the_least_strength_that_is_named_is_enough():
-    info, data = FakeModel().info, file_of(picture())
+def test_the_suggested_minimum_strength_is_accepted():
+    info, data = FakeModel().info, file_of(two_coloured())
 
-    def told(strength: float, num_inference_steps: int) -> list[str]:
+    def descriptions(strength: float, num_inference_steps: int) -> list[str]:
         draft = SourceDraft(kind="image_to_image", image=data, strength=strength)
         opened = open_source(draft, info, num_steps=num_inference_steps)
         return [violation.description for violation in opened.violations]
 
     for num_inference_steps in range(2, 200):
-        (told_,) = told(0.0001, num_inference_steps)
-        named = re.search(r"allowed: ([\d.]+) and more", told_)
+        (description,) = descriptions(0.0001, num_inference_steps)
+        named = re.search(r"allowed: ([\d.]+) and more", description)
         assert named is not None
-        assert told(float(named[1]), num_inference_steps) == []
+        assert descriptions(float(named[1]), num_inference_steps) == []
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 1.01, float("nan"), float("inf")])
 async def test_a_strength_out_of_range_is_refused(server: Serving, strength: float):
-    reasons = await violations_of(server, from_picture(strength=strength))
+    reasons = await violations_of(server, from_image(strength=strength))
     assert reasons == {"image_to_image.strength": "OUT_OF_RANGE"}
 
 
 async def test_a_strength_that_leaves_no_step_is_refused(server: Serving):
-    reasons = await violations_of(server, from_picture(strength=0.1, num_inference_steps=9))
+    reasons = await violations_of(server, from_image(strength=0.1, num_inference_steps=9))
     assert reasons == {"image_to_image.strength": "NO_STEP_LEFT"}
 
 
-async def test_a_picture_too_large_to_decode_is_refused(server: Serving):
-    sent = from_picture(Image.new("1", (4097, 4096)))
+async def test_an_image_too_large_to_decode_is_refused(server: Serving):
+    sent = from_image(Image.new("1", (4097, 4096)))
     assert await violations_of(server, sent) == {"image_to_image.image": "TOO_LARGE"}
 
 
-async def test_pictures_are_forgotten_once_they_are_drawn(server: Serving):
+async def test_source_images_are_released_after_the_generation(server: Serving):
     sent = in_mask(right_half(1024, 1024), width=1024, height=1024, guidance_scale=1.0)
     responses = await events_of(server.stub.GenerateImage(sent))
     name = responses[0].generation
 
     def held() -> int:
         gc.collect()
-        # By its very type: asking some objects of torch what they are makes them warn.
+        # By exact type: isinstance() makes some of torch's objects warn.
         return sum(one.pixels.nbytes for one in gc.get_objects() if type(one) is Source)
 
     await eventually(lambda: held() == 0)
@@ -262,11 +244,11 @@ async def test_pictures_are_forgotten_once_they_are_drawn(server: Serving):
     assert asked.generation.name == name
 
 
-async def test_equal_prompts_with_other_pictures_are_not_drawn_as_one():
+async def test_equal_prompts_with_different_source_images_give_different_images():
     async with serving(FakeModel()) as server:
         server.model.hold()
         sent = [
-            from_picture(Image.new("RGB", (64, 64), colour), seed=1, strength=0.5)
+            from_image(Image.new("RGB", (64, 64), colour), seed=1, strength=0.5)
             for colour in ("red", "green")
         ]
         calls = [server.stub.GenerateImage(one) for one in sent]

@@ -1,7 +1,7 @@
 """Checks whether an image shows what was asked for, from the pixels alone.
 
 Independent of the code that renders the training images, and imports nothing from it: the colours,
-shapes and places below are this file's own idea of the words. Regions are found by colour; a
+shapes and places below are this file's own definitions. Regions are found by colour; a
 region's shape is the template that covers it best.
 """
 
@@ -34,8 +34,8 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 
 MIN_OVERLAP = 0.7
 _GRID = 64
-_MIN_AREA = 0.006  # of the picture
-_MAX_STRAY = 0.01  # of the picture
+_MIN_AREA = 0.006  # of the image
+_MAX_STRAY = 0.01  # of the image
 _MAX_COLOUR_ERROR = 75.0  # in RGB, between a region's median and the table
 
 
@@ -64,7 +64,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A connected piece of one colour: its mask, cropped, and where it lies in the picture."""
+    """A connected piece of one colour: its mask, cropped, and where it lies in the image."""
 
     mask: Mask
     x: float
@@ -72,9 +72,9 @@ class Region:
     diameter: float
 
 
-def problems(picture: Image.Image, expected: Expectation) -> list[str]:
-    """Returns what is wrong with the picture, empty where it shows what was asked for."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64)
+def problems(image: Image.Image, expected: Expectation) -> list[str]:
+    """Returns the problems of the image; empty if it shows what was asked for."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     colours = [expected.background, *(item.colour for item in expected.objects)]
     labels = _nearest(pixels, colours)
     found = [*_background_problems(pixels, expected.background), *_stray_problems(pixels, colours)]
@@ -137,7 +137,7 @@ def _stray_problems(pixels: Pixels, colours: list[str]) -> list[str]:
     stray = _distances(pixels, colours).min(axis=-1) > 1.2 * _MAX_COLOUR_ERROR
     width = 2 * max(1, min(stray.shape) // 128) + 1
     share = float(ndimage.binary_opening(stray, np.ones((width, width))).mean())
-    return [f"{share:.1%} of the picture has another colour"] if share > _MAX_STRAY else []
+    return [f"{share:.1%} of the image has another colour"] if share > _MAX_STRAY else []
 
 
 def _object_problems(
@@ -172,7 +172,7 @@ def _region(mask: Mask) -> Region:
 
 
 def _size_problems(region: Region, item: ExpectedObject, *, num_objects: int) -> list[str]:
-    """Small and large are meant for the room there is: two objects have less."""
+    """Small and large depend on the available room: two objects have less."""
     below, above = (0.35, 0.45) if num_objects == 1 else (0.3, 0.33)
     fits = region.diameter < below if item.size == "small" else region.diameter > above
     if fits:
@@ -213,48 +213,46 @@ def _overlap(first: Mask, second: Mask) -> float:
 
 @cache
 def _templates() -> dict[str, Mask]:
-    """Each shape filling a square grid, drawn from this file's own definitions."""
+    """Returns each shape as a mask that fills a square grid, by this file's own definitions."""
     side = 512
 
     def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
         image = Image.new("L", (side, side))
         return image, ImageDraw.Draw(image)
 
-    pictures: dict[str, Image.Image] = {}
+    images: dict[str, Image.Image] = {}
     for name in ("circle", "square", "triangle", "star", "heart", "ring", "cross", "diamond"):
-        pictures[name], draw = blank()
+        images[name], pen = blank()
         match name:
             case "circle":
-                draw.ellipse((0, 0, side, side), fill=255)
+                pen.ellipse((0, 0, side, side), fill=255)
             case "square":
-                draw.rectangle((0, 0, side, side), fill=255)
+                pen.rectangle((0, 0, side, side), fill=255)
             case "triangle":
-                draw.polygon([(side / 2, 0), (side, side), (0, side)], fill=255)
+                pen.polygon([(side / 2, 0), (side, side), (0, side)], fill=255)
             case "star":
-                draw.polygon(_pentagram(side), fill=255)
+                pen.polygon(_pentagram(side), fill=255)
             case "heart":
-                draw.ellipse((0, 0, side * 0.53, side * 0.55), fill=255)
-                draw.ellipse((side * 0.47, 0, side, side * 0.55), fill=255)
-                draw.polygon(
+                pen.ellipse((0, 0, side * 0.53, side * 0.55), fill=255)
+                pen.ellipse((side * 0.47, 0, side, side * 0.55), fill=255)
+                pen.polygon(
                     [(side * x, side * y) for x, y in ((0.03, 0.38), (0.5, 0.2), (0.97, 0.38))]
                     + [(side / 2, side)],
                     fill=255,
                 )
             case "ring":
-                draw.ellipse((0, 0, side, side), fill=255)
-                draw.ellipse((side / 4, side / 4, side * 3 / 4, side * 3 / 4), fill=0)
+                pen.ellipse((0, 0, side, side), fill=255)
+                pen.ellipse((side / 4, side / 4, side * 3 / 4, side * 3 / 4), fill=0)
             case "cross":
-                draw.rectangle((side / 3, 0, side * 2 / 3, side), fill=255)
-                draw.rectangle((0, side / 3, side, side * 2 / 3), fill=255)
+                pen.rectangle((side / 3, 0, side * 2 / 3, side), fill=255)
+                pen.rectangle((0, side / 3, side, side * 2 / 3), fill=255)
             case "diamond":
                 half = side / 2
-                draw.polygon([(half, 0), (side, half), (half, side), (0, half)], fill=255)
-    pictures["crescent"], draw = blank()
-    draw.ellipse((0, 0, side * 4 / 3, side), fill=255)
-    draw.ellipse((side * 0.45, side * 0.07, side * 1.6, side * 0.93), fill=0)
-    return {
-        name: np.asarray(image.resize((_GRID, _GRID))) > 127 for name, image in pictures.items()
-    }
+                pen.polygon([(half, 0), (side, half), (half, side), (0, half)], fill=255)
+    images["crescent"], pen = blank()
+    pen.ellipse((0, 0, side * 4 / 3, side), fill=255)
+    pen.ellipse((side * 0.45, side * 0.07, side * 1.6, side * 0.93), fill=0)
+    return {name: np.asarray(image.resize((_GRID, _GRID))) > 127 for name, image in images.items()}
 
 
 def _pentagram(side: int) -> list[tuple[float, float]]:

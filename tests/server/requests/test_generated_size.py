@@ -1,9 +1,8 @@
-"""What a caller gets from a model that draws small pictures larger."""
+"""Small sizes with a model that generates them larger."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,28 +10,14 @@ import pytest
 from PIL import Image
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.support.fakes import FakeModel, expected_pixels
+from tests.support.fakes import expected_pixels
+from tests.support.server.large_model import LargeModel
 from tests.support.server.serving import Serving, events_of, images_of, kind, request, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from latentwire_server.models.info import ModelInfo
-
 SMALL = {"width": 64, "height": 64, "guidance_scale": 1, "seed": 3}
-
-
-class LargeModel(FakeModel):
-    """Draws at 128x128 what is asked for at less than 96x96."""
-
-    @property
-    def info(self) -> ModelInfo:
-        plain = super().info
-        return replace(
-            plain,
-            limits=replace(plain.limits, min_drawn_pixels=96 * 96),
-            defaults=replace(plain.defaults, width=128, height=128),
-        )
 
 
 @pytest.fixture
@@ -41,7 +26,9 @@ async def server() -> AsyncIterator[Serving]:
         yield running
 
 
-async def drawn(server: Serving, sent: pb.GenerateImageRequest) -> list[pb.GenerateImageResponse]:
+async def generate(
+    server: Serving, sent: pb.GenerateImageRequest
+) -> list[pb.GenerateImageResponse]:
     return await events_of(server.stub.GenerateImage(sent))
 
 
@@ -55,8 +42,8 @@ def file_of(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-async def test_a_small_picture_is_the_large_one_made_smaller(server: Serving):
-    responses = await drawn(server, request("a", **SMALL))
+async def test_a_small_image_is_a_large_one_scaled_down(server: Serving):
+    responses = await generate(server, request("a", **SMALL))
     (file,) = images_of(responses)
     large = expected_pixels("a", seed=3, width=128, height=128)
     small = Image.fromarray(large).resize((64, 64), Image.Resampling.LANCZOS)
@@ -70,43 +57,45 @@ async def test_a_small_picture_is_the_large_one_made_smaller(server: Serving):
     assert "64x64" in warning.message
 
 
-async def test_what_the_effective_request_says_draws_the_same_bytes(server: Serving):
-    first = await drawn(server, request("a", **SMALL))
+async def test_the_effective_request_generates_the_same_bytes(server: Serving):
+    first = await generate(server, request("a", **SMALL))
     effective = first[0].accepted.effective_request
     assert (effective.width, effective.height) == (64, 64)
-    second = await drawn(server, effective)
+    second = await generate(server, effective)
     assert second[0].accepted.effective_request == effective
     assert images_of(second) == images_of(first)
 
 
-async def test_previews_are_as_large_as_the_picture(server: Serving):
+async def test_previews_have_the_delivered_size(server: Serving):
     sent = request("a", **SMALL, events=pb.Events(preview_interval_steps=1))
-    previews = [one.preview for one in await drawn(server, sent) if kind(one) == "preview"]
+    previews = [one.preview for one in await generate(server, sent) if kind(one) == "preview"]
     assert {(one.width, one.height) for one in previews} == {(64, 64)}
 
 
-async def test_what_a_mask_keeps_comes_back_pixel_for_pixel(server: Serving):
-    picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
-    mask = np.zeros_like(picture)
+async def test_pixels_outside_the_mask_come_back_unchanged(server: Serving):
+    original = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    mask = np.zeros_like(original)
     mask[:, 32:] = 255
     inpainting = pb.Inpainting(
-        image=pb.InputImage(data=file_of(picture)), mask=pb.InputImage(data=file_of(mask))
+        image=pb.InputImage(data=file_of(original)), mask=pb.InputImage(data=file_of(mask))
     )
-    (file,) = images_of(await drawn(server, request("a", **SMALL, inpainting=inpainting)))
-    assert (pixels_of(file)[:, :32] == picture[:, :32]).all()
-    assert (pixels_of(file)[:, 40:] != picture[:, 40:]).any()
+    (file,) = images_of(await generate(server, request("a", **SMALL, inpainting=inpainting)))
+    assert (pixels_of(file)[:, :32] == original[:, :32]).all()
+    assert (pixels_of(file)[:, 40:] != original[:, 40:]).any()
 
 
-async def test_a_picture_to_start_from_is_drawn_larger_too(server: Serving):
+async def test_image_to_image_is_generated_larger_too(server: Serving):
     grey = np.full((64, 64, 3), 128, np.uint8)
     source = pb.ImageToImage(image=pb.InputImage(data=file_of(grey)), strength=0.5)
-    responses = await drawn(server, request("a", guidance_scale=1, seed=3, image_to_image=source))
+    responses = await generate(
+        server, request("a", guidance_scale=1, seed=3, image_to_image=source)
+    )
     assert [one.reason for one in responses[0].accepted.warnings] == ["DRAWN_LARGER"]
     assert pixels_of(images_of(responses)[0]).shape == (64, 64, 3)
 
 
-async def test_large_pictures_are_drawn_as_they_are_and_the_model_tells_the_rule(server: Serving):
-    responses = await drawn(server, request("a", width=128, height=128, seed=1))
+async def test_large_images_keep_their_size_and_the_model_lists_the_limit(server: Serving):
+    responses = await generate(server, request("a", width=128, height=128, seed=1))
     assert list(responses[0].accepted.warnings) == []
     model = (await server.stub.GetModel(pb.GetModelRequest())).model
     assert model.limits.min_drawn_pixels == 96 * 96
