@@ -1,4 +1,4 @@
-"""``/openapi.json``: valid, served to anybody, and complete."""
+"""``/openapi.json``: valid, complete, and served without a key."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from latentwire_bridge.openai.schema import (
 )
 from latentwire_bridge.openai.source_images import IMAGE_FIELDS, MASK_FIELDS
 from latentwire_bridge.settings import Settings
-from tests.bridge.openai.test_schema import attempted, bodies
 from tests.support.bridge.bridging import Answer, bridging
 from tests.support.bridge.described import DESCRIPTION, assert_described, body_schema, plain
+from tests.support.bridge.request_bodies import bodies, result_or_refusal
 
 PATH = "/openapi.json"
 KINDS = {"generations": GenerationBody, "edits": EditBody, "variations": VariationBody}
-PICTURES = (*IMAGE_FIELDS, *MASK_FIELDS)
+IMAGE_NAMES = (*IMAGE_FIELDS, *MASK_FIELDS)
 PAGE = {"Origin": "https://app.example"}
 # Read by HTTP itself, or described as the key.
 STANDARD = {
@@ -54,12 +54,12 @@ def fields_of(kind: str, media_type: str = "application/json") -> dict:
     return body_schema(f"/images/{kind}", media_type)["properties"]
 
 
-def test_it_is_openapi_3_1():
+def test_the_description_is_valid_openapi_3_1():
     OpenAPIV31SpecValidator(DESCRIPTION).validate()
     assert DESCRIPTION["openapi"].startswith("3.1.")
 
 
-async def test_it_is_served_without_a_key_and_kept_by_whoever_has_it(keyed_bridge):
+async def test_the_description_is_served_without_a_key_and_can_be_cached(keyed_bridge):
     first = await keyed_bridge.get(PATH)
     assert first.status == 200
     assert first.json == DESCRIPTION
@@ -70,7 +70,7 @@ async def test_it_is_served_without_a_key_and_kept_by_whoever_has_it(keyed_bridg
     assert other.status == 200
 
 
-async def test_pages_may_read_it_where_they_may_call(server):
+async def test_web_pages_that_may_call_the_bridge_may_read_the_description(server):
     async with bridging(server.address, cors_origins=PAGE["Origin"]) as bridge:
         allowed = await bridge.get(PATH, headers=PAGE)
         assert allowed.status == 200
@@ -80,15 +80,15 @@ async def test_pages_may_read_it_where_they_may_call(server):
         assert (refused.status, refused.error["code"]) == (403, "origin_not_allowed")
 
 
-async def test_it_tells_this_bridges_address_and_limits(server):
+async def test_the_description_has_the_address_and_the_limits_of_its_bridge(server):
     settings = {"public_url": "https://images.example/ai", "max_body_bytes": 12_345}
     async with bridging(server.address, **settings) as bridge:
-        told = (await bridge.get(PATH)).json
-    assert [one["url"] for one in told["servers"]] == [
+        description = (await bridge.get(PATH)).json
+    assert [one["url"] for one in description["servers"]] == [
         "https://images.example/ai/v1",
         "https://images.example/ai",
     ]
-    body = told["paths"]["/images/generations"]["post"]["requestBody"]
+    body = description["paths"]["/images/generations"]["post"]["requestBody"]
     assert "12345 bytes" in body["description"]
 
 
@@ -109,7 +109,7 @@ async def test_every_route_is_described(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data"])
-def test_every_field_is_described_by_all_its_names(kind, media_type):
+def test_every_field_is_described_under_all_its_names(kind, media_type):
     if (kind, media_type) == ("generations", "multipart/form-data"):
         return
     fields = fields_of(kind, media_type)
@@ -120,13 +120,13 @@ def test_every_field_is_described_by_all_its_names(kind, media_type):
 
 @given(sent=bodies)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_taken_is_described_as_taken(sent, kind):
+def test_every_accepted_body_matches_the_description(sent, kind):
     schema = {"properties": fields_of(kind), "components": DESCRIPTION["components"]}
-    # Pictures are taken out before a request is made of the rest; a blank prompt is the server's.
-    sent = {name: value for name, value in sent.items() if name not in (*PICTURES, "prompt")}
-    wanted = attempted(partial(parse_request, kind=KINDS[kind]), {"prompt": "a", **sent})
+    # Images are removed before the body is parsed; a blank prompt is left to the server.
+    sent = {name: value for name, value in sent.items() if name not in (*IMAGE_NAMES, "prompt")}
+    parsed = result_or_refusal(partial(parse_request, kind=KINDS[kind]), {"prompt": "a", **sent})
 
-    if not isinstance(wanted, ApiError):
+    if not isinstance(parsed, ApiError):
         json_body = json.loads(json.dumps({"prompt": "a", **sent}))
         Draft202012Validator(schema).validate(plain(json_body, schema))
 
@@ -136,14 +136,14 @@ def test_what_is_taken_is_described_as_taken(sent, kind):
     [("n", "2"), ("n", 2.0), ("n", None), ("n", ""), ("quality", "HD"), ("size", "64 X 64"),
      ("output_format", "JPG"), ("guidance_scale", "1e0"), ("svg", False)],
 )  # fmt: skip
-async def test_more_spellings_are_taken_than_described(bridge, field, spelling):
+async def test_more_spellings_are_accepted_than_described(bridge, field, spelling):
     assert (await bridge.generate(**{field: spelling})).status == 200
     schema = body_schema("/images/generations")
     described = plain({"prompt": "a", field: spelling}, schema)
     Draft202012Validator({**schema, "components": DESCRIPTION["components"]}).validate(described)
 
 
-async def test_defaults_are_what_absence_means(bridge):
+async def test_described_defaults_are_those_of_absent_fields(bridge):
     defaults = {
         name: field["default"]
         for name, field in fields_of("generations").items()
@@ -154,11 +154,11 @@ async def test_defaults_are_what_absence_means(bridge):
     for name, default in defaults.items():
         answer = await bridge.generate(seed=3, num_inference_steps=2, **{name: default})
         assert answer.status == 200, (name, answer.data)
-        assert _pictures(answer.json) == _pictures(plain), name
+        assert _images(answer.json) == _images(plain), name
         assert answer.json["size"] == plain["size"]
 
 
-def _pictures(answer: dict) -> list[str]:
+def _images(answer: dict) -> list[str]:
     return [datum["b64_json"] for datum in answer["data"]]
 
 
@@ -187,7 +187,7 @@ def test_every_header_that_pages_may_read_is_described():
     assert exposed <= described
 
 
-async def test_an_answer_that_is_not_described_is_noticed(bridge):
+async def test_an_answer_that_deviates_from_the_description_is_caught(bridge):
     path = "/v1/images/generations"
     answer = await bridge.generate(response_format="b64_json")
     body = answer.json

@@ -1,4 +1,4 @@
-"""The live bridge against its own description, called by schemathesis in hundreds of ways."""
+"""The live bridge against its own description, with hundreds of calls made by schemathesis."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import json
 import os
 import sys
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.bridge.described import DESCRIPTION
 from tests.support.time_limits import scaled
+from tests.support.tooling import ROOT
 
-REPOSITORY = Path(__file__).parents[3]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance",
     "response_headers_conformance", "response_schema_conformance", "wrong_data_rejection",
@@ -27,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(360)]
 
 
 async def schemathesis_on(bridge, folder: Path, location: str, *flags: str) -> tuple[int, str]:
-    """Returns the exit code and what it printed; what was sent is in ``folder / "har"``."""
+    """Returns the exit code and the output; the requests are recorded in ``folder / "har"``."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", location, "--url", f"{bridge.url}/v1"),
         *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--no-color"),
@@ -39,7 +42,7 @@ async def schemathesis_on(bridge, folder: Path, location: str, *flags: str) -> t
         env={
             **os.environ,
             "SCHEMATHESIS_HOOKS": "tests.support.bridge.schemathesis_hooks",
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         },
     )
     try:
@@ -65,7 +68,7 @@ def statuses_in(folder: Path) -> Counter[tuple[str, str, int]]:
     )
 
 
-async def test_the_bridge_does_what_it_says_and_nothing_else(bridge, tmp_path):
+async def test_the_bridge_answers_exactly_as_described(bridge, tmp_path):
     code, printed = await schemathesis_on(
         bridge, tmp_path, f"{bridge.url}/openapi.json", "--max-examples", "12"
     )
@@ -81,41 +84,43 @@ async def test_the_bridge_does_what_it_says_and_nothing_else(bridge, tmp_path):
             assert statuses[f"/v1/images/{path}", kind, 400] >= 3, statuses
 
 
-def _created_is_text(told):
-    told["components"]["schemas"]["ImagesAnswer"]["properties"]["created"] = {"type": "string"}
+def _describe_created_as_text(description):
+    description["components"]["schemas"]["ImagesAnswer"]["properties"]["created"] = {
+        "type": "string"
+    }
 
 
-def _nothing_is_refused(told):
-    del told["paths"]["/images/generations"]["post"]["responses"]["400"]
+def _describe_no_refusal(description):
+    del description["paths"]["/images/generations"]["post"]["responses"]["400"]
 
 
-def _n_is_at_most_3(told):
-    properties = told["components"]["schemas"]["GenerationBody"]["properties"]
+def _describe_n_as_at_most_3(description):
+    properties = description["components"]["schemas"]["GenerationBody"]["properties"]
     properties["n"] = {"type": "integer", "minimum": 1, "maximum": 3}
 
 
-def _has_another_header(told):
-    told["components"]["headers"]["openai-version"]["schema"] = {"type": "integer"}
+def _describe_a_header_as_a_number(description):
+    description["components"]["headers"]["openai-version"]["schema"] = {"type": "integer"}
 
 
 @pytest.mark.parametrize(
-    ("lie", "found"),
+    ("change", "complaint"),
     [
-        (_created_is_text, "Response violates schema"),
-        (_nothing_is_refused, "Undocumented status code"),
-        (_n_is_at_most_3, "Schema-violating request accepted"),
-        (_has_another_header, "Response header does not conform to the schema"),
+        (_describe_created_as_text, "Response violates schema"),
+        (_describe_no_refusal, "Undocumented status code"),
+        (_describe_n_as_at_most_3, "Schema-violating request accepted"),
+        (_describe_a_header_as_a_number, "Response header does not conform to the schema"),
     ],
 )
-async def test_a_description_that_lies_is_caught(bridge, tmp_path, lie, found):
-    told = json.loads(json.dumps(DESCRIPTION))
-    lie(told)
+async def test_a_wrong_description_is_caught(bridge, tmp_path, change, complaint):
+    description = json.loads(json.dumps(DESCRIPTION))
+    change(description)
     file = tmp_path / "openapi.json"
-    await asyncio.to_thread(file.write_text, json.dumps(told))
+    await asyncio.to_thread(file.write_text, json.dumps(description))
 
     code, printed = await schemathesis_on(
         bridge, tmp_path, str(file), "--max-examples", "5", "--include-path", "/images/generations"
     )
 
     assert code == 1, printed[-8_000:]
-    assert found in printed
+    assert complaint in printed

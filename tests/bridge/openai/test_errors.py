@@ -1,4 +1,4 @@
-"""How a failed call reaches an HTTP caller, and what OpenAI's own client makes of it."""
+"""Failed calls as HTTP errors, and the exceptions that OpenAI's own client raises for them."""
 
 from __future__ import annotations
 
@@ -8,42 +8,23 @@ from dataclasses import dataclass
 import grpc
 import openai
 import pytest
-from google.protobuf import duration_pb2
-from google.rpc import error_details_pb2
 
 from tests.support.bridge.bridging import LEAKS, Answer, bridging
-from tests.support.client.scripted_server import Abort, accepted, completed, image, numbered
+from tests.support.client.scripted_server import (
+    Abort,
+    accepted,
+    completed,
+    failure,
+    image,
+    numbered,
+)
 
 Code = grpc.StatusCode
 
 
-def failure(
-    code: grpc.StatusCode,
-    reason: str = "",
-    message: str = "said by the server",
-    *,
-    retry_after_s: float | None = None,
-    **violations: tuple[str, str],
-) -> Abort:
-    details = []
-    if reason:
-        details.append(error_details_pb2.ErrorInfo(reason=reason, domain="latentwire.v1"))
-    if violations:
-        bad = error_details_pb2.BadRequest()
-        for field, (why, description) in violations.items():
-            path = field.replace("__", ".")
-            bad.field_violations.add(field=path, reason=why, description=description)
-        details.append(bad)
-    if retry_after_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(retry_after_s * 1_000))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return Abort(code, message, tuple(details))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A failed call, and how it is told."""
+    """A failed call and its HTTP error."""
 
     abort: Abort
     status: int
@@ -51,11 +32,11 @@ class Case:
     raised: type[openai.APIStatusError]
     type_: str = "invalid_request_error"
     message: str | None = None
-    """Where the bridge does not say what the server said."""
+    """Set where the bridge replaces the server's message."""
     retry_after: str | None = None
     is_final: bool = False
     num_calls: int = 1
-    """How often OpenAI's client calls, which it does three times unless told otherwise."""
+    """How often OpenAI's client calls: three times, unless a header forbids retries."""
 
 
 CASES = {
@@ -119,7 +100,7 @@ CASES = {
         raised=openai.UnprocessableEntityError,
         is_final=True,
     ),
-    "cancelled by somebody": Case(
+    "cancelled": Case(
         abort=failure(Code.CANCELLED, "CANCELLED_BY_REQUEST"),
         status=409,
         code="generation_cancelled",
@@ -146,9 +127,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_each_failure_has_its_status_its_envelope_and_its_headers(
-    scripted_bridge, servicer, name
-):
+async def test_each_failure_has_its_status_envelope_and_headers(scripted_bridge, servicer, name):
     case = CASES[name]
     servicer.script = [case.abort]
 
@@ -163,7 +142,7 @@ async def test_each_failure_has_its_status_its_envelope_and_its_headers(
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_openais_client_raises_its_own_error_and_asks_again_only_where_it_helps(
+async def test_openais_client_raises_its_own_error_and_retries_only_where_it_helps(
     scripted_bridge, servicer, name
 ):
     case = CASES[name]
@@ -180,7 +159,7 @@ async def test_openais_client_raises_its_own_error_and_asks_again_only_where_it_
     assert len(servicer.requests) == case.num_calls
 
 
-async def test_violations_are_told_by_openais_names_all_of_them(scripted_bridge, servicer):
+async def test_all_violations_are_reported_with_openais_field_names(scripted_bridge, servicer):
     servicer.script = [
         failure(
             Code.INVALID_ARGUMENT,
@@ -210,7 +189,9 @@ async def test_violations_are_told_by_openais_names_all_of_them(scripted_bridge,
         ("PROMPT_REFUSED", "content_policy_violation"),
     ],
 )
-async def test_a_violations_reason_is_openais_code(scripted_bridge, servicer, reason, code):
+async def test_the_reason_of_a_violation_becomes_openais_code(
+    scripted_bridge, servicer, reason, code
+):
     servicer.script = [failure(Code.INVALID_ARGUMENT, reason, loras=(reason, "why"))]
 
     answer = await scripted_bridge.generate()
@@ -220,9 +201,7 @@ async def test_a_violations_reason_is_openais_code(scripted_bridge, servicer, re
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK])
-async def test_a_text_without_a_reason_may_be_anybodys_and_stays_inside(
-    scripted_bridge, servicer, code
-):
+async def test_a_message_without_a_reason_is_not_passed_on(scripted_bridge, servicer, code):
     text = "Traceback (most recent call last): /srv/secret.py <class 'torch.Tensor'> at 0x7f"
     servicer.script = [Abort(code, text)]
 
@@ -233,13 +212,13 @@ async def test_a_text_without_a_reason_may_be_anybodys_and_stays_inside(
     assert not any(leak in answer.data.decode() for leak in LEAKS)
 
 
-@pytest.mark.parametrize(("told_s", "seconds", "milliseconds"), [
+@pytest.mark.parametrize(("retry_after_s", "seconds", "milliseconds"), [
     (0.5, "1", "500"), (7.2, "8", "7200"), (4_000, "60", "60000"), (0, "1", "1000"),
 ])  # fmt: skip
 async def test_retry_after_is_in_whole_seconds_and_at_most_a_minute(
-    scripted_bridge, servicer, told_s, seconds, milliseconds
+    scripted_bridge, servicer, retry_after_s, seconds, milliseconds
 ):
-    servicer.script = [failure(Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_after_s=told_s)]
+    servicer.script = [failure(Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_after_s=retry_after_s)]
 
     answer = await scripted_bridge.generate()
 
@@ -247,7 +226,7 @@ async def test_retry_after_is_in_whole_seconds_and_at_most_a_minute(
     assert answer.headers["retry-after-ms"] == milliseconds
 
 
-async def test_a_stream_that_breaks_its_own_rules_is_the_servers_fault(scripted_bridge, servicer):
+async def test_a_corrupt_stream_is_a_server_error(scripted_bridge, servicer):
     wrong = hashlib.sha256(b"another image").digest()
     servicer.script = numbered(accepted(), image(b"image", sha256=wrong), completed())
 
@@ -258,7 +237,7 @@ async def test_a_stream_that_breaks_its_own_rules_is_the_servers_fault(scripted_
     assert "SHA" not in answer.error["message"]
 
 
-async def test_images_that_a_filter_withheld_are_a_policy_violation(scripted_bridge, servicer):
+async def test_withholding_every_image_is_a_policy_violation(scripted_bridge, servicer):
     withheld = image(b"", finish_reason=2, sha256=b"", size_bytes=0)
     servicer.script = numbered(accepted(), withheld, completed())
 
@@ -268,7 +247,7 @@ async def test_images_that_a_filter_withheld_are_a_policy_violation(scripted_bri
     assert answer.error["code"] == "content_policy_violation"
 
 
-async def test_images_that_are_left_are_shown_and_the_withheld_ones_told(scripted_bridge, servicer):
+async def test_withheld_images_become_warnings_beside_the_others(scripted_bridge, servicer):
     withheld = image(b"", index=1, finish_reason=2, sha256=b"", size_bytes=0)
     servicer.script = numbered(
         accepted(), image(b"0"), withheld, image(b"2", index=2), completed(3)
@@ -291,7 +270,7 @@ async def test_images_that_are_left_are_shown_and_the_withheld_ones_told(scripte
     ]
 
 
-async def test_a_server_that_is_not_there_is_told_without_its_address(unused_port):
+async def test_an_unreachable_server_is_reported_without_its_address(unused_port):
     async with bridging(f"127.0.0.1:{unused_port()}") as bridge:
         answers: list[Answer] = [
             await bridge.generate(),
@@ -308,14 +287,14 @@ async def test_a_server_that_is_not_there_is_told_without_its_address(unused_por
         assert (await bridge.get("/healthz")).status == 200
 
 
-async def test_a_fault_of_the_bridge_is_told_by_an_id_that_its_log_has(
+async def test_an_internal_error_carries_the_id_under_which_it_is_logged(
     scripted_bridge, servicer, caplog, monkeypatch
 ):
-    def broken(*_args: object, **_options: object) -> None:
+    def failing(*_args: object, **_options: object) -> None:
         text = "at 0x7f00, see /home/me"
         raise RuntimeError(text)
 
-    monkeypatch.setattr("latentwire_bridge.routes.images.generate_options", broken)
+    monkeypatch.setattr("latentwire_bridge.routes.images.generate_options", failing)
 
     answer = await scripted_bridge.generate()
 

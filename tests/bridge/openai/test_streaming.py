@@ -1,4 +1,4 @@
-"""Images as server-sent events: the bytes, and what OpenAI's own client makes of them."""
+"""Images as server-sent events: the bytes, and how OpenAI's own client reads them."""
 
 from __future__ import annotations
 
@@ -16,40 +16,20 @@ from google.rpc import error_details_pb2
 from PIL import Image
 
 from tests.support.bridge.bridging import bridging
+from tests.support.bridge.event_streams import events_in
+from tests.support.bridge.images import data_url, file_of, plain_image
 from tests.support.client.scripted_server import Abort, accepted, numbered, progress
 from tests.support.fakes import FakeSafetyChecker
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 STEP_S = 0.1
-OF_ALL = {"type", "b64_json", "created_at", "size", "quality", "background", "output_format"}
+COMMON_FIELDS = {"type", "b64_json", "created_at", "size", "quality", "background", "output_format"}
 
 
-def picture_in(event: dict) -> Image.Image:
+def image_in(event: dict) -> Image.Image:
     image = Image.open(io.BytesIO(base64.b64decode(event["b64_json"], validate=True)))
     image.load()
     return image
-
-
-def file_of(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
-
-
-def events_in(data: bytes) -> list[dict]:
-    """Reads a whole stream strictly: nothing but events of two lines, and comments."""
-    assert data.endswith(b"\n\n")
-    events = []
-    for block in data.decode().removesuffix("\n\n").split("\n\n"):
-        if block.startswith(":"):
-            assert "\n" not in block
-            continue
-        name, body = block.split("\n")
-        event = json.loads(body.removeprefix("data: "))
-        assert body.startswith("data: ")
-        assert name == f"event: {event.get('type', 'error')}"
-        events.append(event)
-    return events
 
 
 async def streamed(bridge, **fields: object) -> list[dict]:
@@ -61,11 +41,11 @@ async def streamed(bridge, **fields: object) -> list[dict]:
     return events_in(answer.data)
 
 
-async def test_without_partial_images_there_is_the_picture_alone(bridge):
+async def test_without_partial_images_the_only_event_is_the_image(bridge):
     (event,) = await streamed(bridge, seed=5)
-    assert set(event) == OF_ALL | {"usage", "image_index", "seed"}
+    assert set(event) == COMMON_FIELDS | {"usage", "image_index", "seed"}
     assert event["type"] == "image_generation.completed"
-    assert picture_in(event).size == (64, 64)
+    assert image_in(event).size == (64, 64)
     assert (event["size"], event["output_format"], event["seed"]) == ("64x64", "png", 5)
     plain = await bridge.generate(seed=5)
     assert event["b64_json"] == plain.json["data"][0]["b64_json"]
@@ -75,10 +55,10 @@ async def test_without_partial_images_there_is_the_picture_alone(bridge):
 
 @pytest.mark.parametrize("partial_images", [1, 2, 3])
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-async def test_partial_images_are_spread_over_the_steps(
+async def test_partial_images_are_spread_evenly_over_the_steps(
     bridge, server, partial_images, output_format
 ):
-    # Whoever reads more slowly than steps are taken gets the newest preview only.
+    # A client that reads more slowly than the model takes steps gets only the newest preview.
     server.model.call_s = STEP_S
     *partials, last = await streamed(
         bridge,
@@ -91,16 +71,16 @@ async def test_partial_images_are_spread_over_the_steps(
     expected = {1: [4], 2: [3, 6], 3: [2, 4, 6]}
     assert [event["step"] for event in partials] == expected[partial_images]
     for event in partials:
-        assert set(event) == OF_ALL | {"partial_image_index", "image_index", "step"}
+        assert set(event) == COMMON_FIELDS | {"partial_image_index", "image_index", "step"}
         assert event["output_format"] == output_format
-        assert picture_in(event).format == output_format.upper()
-        assert picture_in(event).size == (64, 64)
+        assert image_in(event).format == output_format.upper()
+        assert image_in(event).size == (64, 64)
 
 
 @pytest.mark.parametrize(
     ("num_steps", "expected"), [(7, [2, 4, 6]), (10, [3, 6, 9]), (15, [4, 8, 12]), (4, [1, 2, 3])]
 )
-async def test_partial_images_are_spread_where_steps_do_not_divide(
+async def test_partial_images_are_spread_evenly_when_the_steps_do_not_divide(
     bridge, server, num_steps, expected
 ):
     server.model.call_s = STEP_S
@@ -108,20 +88,20 @@ async def test_partial_images_are_spread_where_steps_do_not_divide(
     assert [event["step"] for event in partials] == expected
 
 
-async def test_partial_images_are_made_by_the_models_decoder(bridge, server):
+async def test_partial_images_are_decoded_by_the_model(bridge, server):
     server.model.call_s = STEP_S
     num_decodes = server.model.num_decodes
     await streamed(bridge, partial_images=2, num_inference_steps=8)
     assert server.model.num_decodes - num_decodes == 3
 
 
-async def test_partial_images_are_spread_over_the_models_own_steps_too(bridge, server):
+async def test_partial_images_are_spread_over_the_default_steps_too(bridge, server):
     server.model.call_s = STEP_S
     partial, _ = await streamed(bridge, partial_images=1)
     assert partial["step"] == 2
 
 
-async def test_several_pictures_have_an_event_each(bridge, server):
+async def test_each_of_several_images_has_its_own_event(bridge, server):
     server.model.call_s = STEP_S
     events = await streamed(bridge, n=3, seed=7, partial_images=1)
     completed = [event for event in events if event["type"].endswith("completed")]
@@ -135,22 +115,22 @@ async def test_several_pictures_have_an_event_each(bridge, server):
     assert {event["partial_image_index"] for event in partials} == {0}
 
 
-async def test_progress_comes_only_to_those_who_ask(bridge, server):
+async def test_progress_events_are_sent_only_on_request(bridge, server):
     server.model.call_s = STEP_S
     events = await streamed(bridge, progress=True, num_inference_steps=4)
-    told = [event for event in events if event["type"] == "latentwire.progress"]
-    # The last one gives way to the decoding's, which comes at once.
-    steps = [event["step"] for event in told if event["phase"] == "denoising"]
+    reports = [event for event in events if event["type"] == "latentwire.progress"]
+    # The decoding phase starts at once, and its event replaces the last one of denoising.
+    steps = [event["step"] for event in reports if event["phase"] == "denoising"]
     assert steps[:3] == [1, 2, 3]
-    assert set(told[0]) == {
+    assert set(reports[0]) == {
         "type", "phase", "step", "step_count", "fraction", "estimated_remaining_s"
     }  # fmt: skip
 
 
-async def test_an_edit_has_events_of_its_own(bridge, server):
+async def test_an_edit_has_its_own_event_types(bridge, server):
     server.model.call_s = STEP_S
-    url = f"data:image/png;base64,{base64.b64encode(file_of(Image.new('RGB', (64, 64)))).decode()}"
-    body = {"prompt": "x", "images": [{"image_url": url}], "num_inference_steps": 10}
+    images = [{"image_url": data_url(file_of(plain_image()))}]
+    body = {"prompt": "x", "images": images, "num_inference_steps": 10}
     body |= {"stream": True, "partial_images": 1, "strength": 0.6}
     answer = await bridge.send("POST", EDITS, json=body)
     partial, completed = events_in(answer.data)
@@ -163,26 +143,26 @@ async def test_an_edit_has_events_of_its_own(bridge, server):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": "63x64"}, {"model": "unknown"}, {"n": 99}, {"response_format": "url"}]
+    "invalid", [{"size": "63x64"}, {"model": "unknown"}, {"n": 99}, {"response_format": "url"}]
 )
-async def test_what_can_be_refused_is_refused_before_the_stream_opens(bridge, server, wrong):
-    answer = await bridge.generate(stream=True, partial_images=1, **wrong)
+async def test_invalid_requests_are_refused_before_the_stream_opens(bridge, server, invalid):
+    answer = await bridge.generate(stream=True, partial_images=1, **invalid)
     assert answer.status in {400, 404}
     assert answer.error["message"]
     assert server.model.calls == []
 
 
-@pytest.mark.parametrize("nothing", [None, False])
-async def test_no_stream_is_plain_json(bridge, nothing):
-    answer = await bridge.generate(stream=nothing, partial_images=2)
+@pytest.mark.parametrize("stream", [None, False])
+async def test_without_streaming_the_answer_is_json(bridge, stream):
+    answer = await bridge.generate(stream=stream, partial_images=2)
     assert answer.headers["Content-Type"].startswith("application/json")
     assert answer.json["data"][0]["b64_json"]
 
 
-async def test_a_failure_on_the_way_is_an_event_that_clients_raise(scripted_bridge, servicer):
+async def test_a_failure_mid_stream_is_an_event_that_clients_raise(scripted_bridge, servicer):
     info = error_details_pb2.ErrorInfo(reason="PIPELINE_ERROR", domain="latentwire.v1")
-    broken = Abort(grpc.StatusCode.INTERNAL, "the pipeline failed", (info,))
-    servicer.script = numbered(accepted(), progress(1, 4), broken)
+    failure = Abort(grpc.StatusCode.INTERNAL, "the pipeline failed", (info,))
+    servicer.script = numbered(accepted(), progress(1, 4), failure)
     answer = await scripted_bridge.generate(stream=True)
     (event,) = events_in(answer.data)
     assert set(event["error"]) == {"message", "type", "param", "code"}
@@ -197,7 +177,7 @@ async def test_a_failure_on_the_way_is_an_event_that_clients_raise(scripted_brid
         assert caught.value.code == "pipeline_error"
 
 
-async def test_a_withheld_image_is_told_where_it_cannot_be_taken_for_a_picture(bridge, server):
+async def test_a_withheld_image_is_reported_without_being_mistaken_for_an_image(bridge, server):
     server.model.safety_checker = FakeSafetyChecker(lambda number: number % 2 == 0)
     async with openai.AsyncOpenAI(
         base_url=f"{bridge.url}/v1", api_key="any", max_retries=0
@@ -208,33 +188,33 @@ async def test_a_withheld_image_is_told_where_it_cannot_be_taken_for_a_picture(b
     plain = await bridge.generate(n=2, stream=True, seed=7)
     assert b": image 1 was withheld by a safety filter\n\n" in plain.data
     events = await streamed(bridge, n=2, progress=True, seed=8)
-    told = [event for event in events if event["type"] == "latentwire.withheld"]
-    assert [(event["image_index"], event["seed"], event["code"]) for event in told] == [
+    withheld = [event for event in events if event["type"] == "latentwire.withheld"]
+    assert [(event["image_index"], event["seed"], event["code"]) for event in withheld] == [
         (1, 9, "content_policy_violation")
     ]
 
 
-async def test_what_is_done_differently_is_told_before_the_picture_and_with_it(bridge, server):
+async def test_warnings_precede_the_image_and_are_repeated_in_its_event(bridge, server):
     server.model.safety_checker = FakeSafetyChecker(lambda _: False)
-    asked = {"prompt": "a \n\ndata: b " * 30, "partial_images": 1, "n": 2}
-    plain = await bridge.generate(stream=True, **asked)
+    fields = {"prompt": "a \n\ndata: b " * 30, "partial_images": 1, "n": 2}
+    plain = await bridge.generate(stream=True, **fields)
     comments = [block for block in plain.data.split(b"\n\n") if block.startswith(b": ")]
     assert len(comments) == 2
     assert plain.data.startswith(b"\n\n".join(comments))
-    told = [event["warnings"] for event in events_in(plain.data)]
-    assert told == [told[0]] * 2
-    assert sorted((one["param"], one["code"]) for one in told[0]) == [
+    warnings = [event["warnings"] for event in events_in(plain.data)]
+    assert warnings == [warnings[0]] * 2
+    assert sorted((one["param"], one["code"]) for one in warnings[0]) == [
         ("partial_images", "previews_withheld"),
         ("prompt", "prompt_truncated"),
     ]
 
-    first, second, *_ = await streamed(bridge, progress=True, **asked)
-    warning = {"type": "latentwire.warning"}
-    assert [first, second] == [warning | one for one in told[0]]
+    first, second, *_ = await streamed(bridge, progress=True, **fields)
+    event_type = {"type": "latentwire.warning"}
+    assert [first, second] == [event_type | one for one in warnings[0]]
     assert "warnings" not in (await streamed(bridge))[0]
 
 
-async def test_openais_client_does_not_stumble_over_warnings(bridge):
+async def test_openais_client_reads_a_stream_with_warnings(bridge):
     async with openai.AsyncOpenAI(
         base_url=f"{bridge.url}/v1", api_key="any", max_retries=0
     ) as client:
@@ -244,24 +224,24 @@ async def test_openais_client_does_not_stumble_over_warnings(bridge):
     assert event.warnings[0]["code"] == "prompt_truncated"
 
 
-async def test_a_stream_whose_every_image_is_withheld_ends_in_an_error(bridge, server):
+async def test_a_stream_with_every_image_withheld_ends_with_an_error(bridge, server):
     server.model.safety_checker = FakeSafetyChecker(lambda _: True)
     (event,) = await streamed(bridge, n=2)
     assert event["error"]["code"] == "content_policy_violation"
 
 
-async def test_silence_is_filled_with_comments(server):
+async def test_comments_keep_a_silent_stream_alive(server):
     async with bridging(server.address, keep_alive_s=0.05) as bridge:
         server.model.hold()
-        drawing = asyncio.create_task(bridge.generate(stream=True))
+        generating = asyncio.create_task(bridge.generate(stream=True))
         await asyncio.sleep(0.4)
         server.model.let_go()
-        answer = await drawing
+        answer = await generating
     assert answer.data.count(b": still generating\n\n") >= 3
     assert len(events_in(answer.data)) == 1
 
 
-async def test_leaving_in_the_middle_stops_the_drawing(bridge, server):
+async def test_a_client_that_disconnects_stops_the_generation(bridge, server):
     server.model.call_s = 0.05
     body = {"prompt": "x", "stream": True, "progress": True, "num_inference_steps": 100}
     async with bridge.session.post(bridge.url + GENERATIONS, json=body) as response:
@@ -272,7 +252,7 @@ async def test_leaving_in_the_middle_stops_the_drawing(bridge, server):
     assert len(server.model.calls) == num_calls < 50
 
 
-async def test_whoever_reads_nothing_is_cut_off(server):
+async def test_a_client_that_reads_nothing_is_disconnected(server):
     server.model.decode_faults.append((lambda _: True, lambda image, _: torch.rand_like(image)))
     body = json.dumps({"prompt": "x", "stream": True, "n": 10, "size": "1024x1024"}).encode()
     async with bridging(server.address, send_timeout_s=0.3) as bridge:
@@ -282,7 +262,7 @@ async def test_whoever_reads_nothing_is_cut_off(server):
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         await reader.readuntil(b"\r\n\r\n")
-        # The fake draws in no time; what cannot be sent waits, and then no more.
+        # The fake generates at once; what the client does not read waits for send_timeout_s only.
         await asyncio.sleep(3)
         num_bytes = 0
         with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""A generation over HTTP, drawn by the real server round a FakeModel."""
+"""Generations over HTTP, by the real server around a FakeModel."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from latentwire_server.models.info import LoraInfo
-from tests.bridge.openai.test_streaming import events_in
 from tests.support.bridge.bridging import bridging
+from tests.support.bridge.event_streams import events_in
 from tests.support.fakes import FakeModel, expected_pixels
 from tests.support.server.large_model import LargeModel
 from tests.support.server.serving import serving
 
 
-def picture(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
@@ -28,14 +28,14 @@ def decoded(datum: dict) -> bytes:
     return base64.b64decode(datum["b64_json"], validate=True)
 
 
-async def test_without_a_response_format_there_are_both_the_image_and_its_url(bridge):
+async def test_by_default_an_answer_has_both_the_image_and_its_url(bridge):
     answer = await bridge.generate(seed=5)
 
     assert answer.status == 200
     (datum,) = answer.json["data"]
     assert set(datum) == {"b64_json", "url", "seed"}
     expected = expected_pixels("a red circle", seed=5, guidance_scale=2.0)
-    difference = np.abs(np.asarray(picture(decoded(datum)), dtype=int) - expected.astype(int))
+    difference = np.abs(np.asarray(opened(decoded(datum)), dtype=int) - expected.astype(int))
     assert difference.max() <= 2
     assert datum["url"].startswith(f"{bridge.url}/files/")
     downloaded = await bridge.get(datum["url"].removeprefix(bridge.url))
@@ -48,13 +48,13 @@ async def test_without_a_response_format_there_are_both_the_image_and_its_url(br
 @pytest.mark.parametrize(
     ("response_format", "keys"), [("b64_json", {"b64_json", "seed"}), ("url", {"url", "seed"})]
 )
-async def test_a_response_format_that_is_named_is_the_only_one(bridge, response_format, keys):
+async def test_an_explicit_response_format_is_the_only_one(bridge, response_format, keys):
     answer = await bridge.generate(response_format=response_format)
 
     assert set(answer.json["data"][0]) == keys
 
 
-async def test_the_response_says_what_was_drawn(bridge):
+async def test_the_answer_describes_the_generated_images(bridge):
     answer = await bridge.generate(n=3, seed=40, size="128x64", output_format="webp")
 
     assert answer.json["size"] == "128x64"
@@ -63,12 +63,12 @@ async def test_the_response_says_what_was_drawn(bridge):
     assert isinstance(answer.json["created"], int)
     assert [datum["seed"] for datum in answer.json["data"]] == [40, 41, 42]
     for datum in answer.json["data"]:
-        assert picture(decoded(datum)).size == (128, 64)
-        assert picture(decoded(datum)).format == "WEBP"
+        assert opened(decoded(datum)).size == (128, 64)
+        assert opened(decoded(datum)).format == "WEBP"
         assert datum["url"].endswith(".webp")
 
 
-async def test_null_and_empty_fields_are_absent_ones(bridge, server):
+async def test_null_and_empty_fields_count_as_absent(bridge, server):
     names = (
         "model", "n", "size", "response_format", "quality", "style", "user", "background",
         "output_format", "output_compression", "moderation", "stream", "partial_images",
@@ -85,20 +85,20 @@ async def test_null_and_empty_fields_are_absent_ones(bridge, server):
 
 
 @pytest.mark.parametrize("size", ["", "auto", None])
-async def test_without_a_size_the_model_draws_its_own(bridge, size):
+async def test_the_default_size_is_the_models(bridge, size):
     answer = await bridge.generate(size=size)
 
     assert answer.json["size"] == "64x64"
 
 
 @pytest.mark.parametrize("size", ["128x64", "128X64", "128*64", " 128 x 64 "])
-async def test_a_size_is_drawn_not_scaled(bridge, size):
+async def test_an_image_has_the_requested_size(bridge, size):
     answer = await bridge.generate(size=size)
 
-    assert picture(decoded(answer.json["data"][0])).size == (128, 64)
+    assert opened(decoded(answer.json["data"][0])).size == (128, 64)
 
 
-async def test_width_and_height_may_be_given_apart(bridge):
+async def test_width_and_height_can_be_set_separately(bridge):
     answer = await bridge.generate(width=128)
 
     assert answer.json["size"] == "128x64"
@@ -113,7 +113,7 @@ async def test_extensions_reach_the_server_under_each_of_their_names(bridge, ser
     ):
         answer = await bridge.generate(seed=0, negative_prompt="a square", **names)
 
-        text = picture(decoded(answer.json["data"][0])).text["latentwire"]
+        text = opened(decoded(answer.json["data"][0])).text["latentwire"]
         request = json.loads(text)["request"]
         assert request["num_inference_steps"] == 2
         assert request["guidance_scale"] == 3.5
@@ -123,7 +123,7 @@ async def test_extensions_reach_the_server_under_each_of_their_names(bridge, ser
 
 
 @pytest.mark.parametrize(
-    ("sent", "reached"),
+    ("sent", "expected"),
     [
         ({"lora": "style"}, [("style", 1.0)]),
         ({"lora": {"name": "style", "scale": "0.5"}}, [("style", 0.5)]),
@@ -132,13 +132,13 @@ async def test_extensions_reach_the_server_under_each_of_their_names(bridge, ser
         ({"loras": []}, []),
     ],
 )
-async def test_adapters_reach_the_server(scripted_bridge, servicer, sent, reached):
+async def test_loras_reach_the_server(scripted_bridge, servicer, sent, expected):
     await scripted_bridge.generate(**sent)
 
-    assert [(one.id, one.scale) for one in servicer.requests[-1].loras] == reached
+    assert [(one.id, one.scale) for one in servicer.requests[-1].loras] == expected
 
 
-async def test_an_adapter_that_the_model_lacks_is_told_by_the_name_that_was_sent(bridge):
+async def test_an_unknown_lora_is_reported_under_the_field_that_was_sent(bridge):
     answer = await bridge.generate(lora="nobody")
 
     assert answer.status == 400
@@ -146,15 +146,15 @@ async def test_an_adapter_that_the_model_lacks_is_told_by_the_name_that_was_sent
     assert "nobody" in answer.error["message"]
 
 
-async def test_the_spacing_of_noise_levels_can_be_chosen(bridge):
+async def test_the_sigmas_of_a_scheduler_can_be_chosen(bridge):
     answer = await bridge.generate(scheduler={"id": "euler", "sigmas": "karras"})
 
-    text = picture(decoded(answer.json["data"][0])).text["latentwire"]
+    text = opened(decoded(answer.json["data"][0])).text["latentwire"]
     assert json.loads(text)["request"]["scheduler"] == {"id": "euler", "sigmas": "karras"}
 
 
 @pytest.mark.parametrize(
-    ("sent", "drawn"),
+    ("sent", "expected"),
     [
         ({"size": "128x128"}, {"strength": 0.5, "width": 64, "height": 64}),
         ({"size": "128x128", "high_resolution_fix": False}, {"disabled": True}),
@@ -164,7 +164,7 @@ async def test_the_spacing_of_noise_levels_can_be_chosen(bridge):
         ({"size": "80x64", "high_resolution_fix": None}, None),
     ],
 )
-async def test_the_high_resolution_fix_is_asked_for_and_declined(sent, drawn):
+async def test_the_high_resolution_fix_can_be_requested_and_declined(sent, expected):
     async with (
         serving(FakeModel(high_resolution_fix=0.5)) as server,
         bridging(server.address) as bridge,
@@ -175,16 +175,16 @@ async def test_the_high_resolution_fix_is_asked_for_and_declined(sent, drawn):
 
     assert model["defaults"]["high_resolution_fix"] == 0.5
     assert answer.status == 200, answer.data
-    text = picture(decoded(answer.json["data"][0])).text["latentwire"]
-    told = json.loads(text)["request"].get("high_resolution_fix")
-    assert (told is None) == (drawn is None)
-    assert {**(told or {}), **(drawn or {})} == (told or {})
+    text = opened(decoded(answer.json["data"][0])).text["latentwire"]
+    effective = json.loads(text)["request"].get("high_resolution_fix")
+    assert (effective is None) == (expected is None)
+    assert {**(effective or {}), **(expected or {})} == (effective or {})
 
 
-async def test_the_adapters_that_a_request_may_ask_for_are_listed():
-    adapters = tuple(LoraInfo(id=id_, num_bytes=10) for id_ in ("style", "person"))
+async def test_a_model_lists_its_loras():
+    loras = tuple(LoraInfo(id=id_, num_bytes=10) for id_ in ("style", "person"))
     async with (
-        serving(FakeModel(loras=adapters)) as server,
+        serving(FakeModel(loras=loras)) as server,
         bridging(server.address) as bridge,
     ):
         model = (await bridge.get("/v1/models/dall-e-3")).json
@@ -195,7 +195,7 @@ async def test_the_adapters_that_a_request_may_ask_for_are_listed():
 
 
 @pytest.mark.parametrize("sent", ["on", "true", 0, 1.5, [0.5]])
-async def test_what_is_neither_a_switch_nor_a_share_is_no_high_resolution_fix(bridge, sent):
+async def test_an_invalid_high_resolution_fix_is_refused(bridge, sent):
     answer = await bridge.generate(size="128x128", high_resolution_fix=sent)
 
     assert answer.status == 400
@@ -211,7 +211,7 @@ async def test_a_model_without_the_high_resolution_fix_refuses_it_by_name(bridge
 
 
 @pytest.mark.parametrize("seed", [None, -1, "-1"])
-async def test_no_seed_and_minus_one_draw_by_chance(bridge, seed):
+async def test_without_a_seed_or_with_minus_one_the_seed_is_random(bridge, seed):
     answers = [await bridge.generate(seed=seed) for _ in range(2)]
 
     seeds = [answer.json["data"][0]["seed"] for answer in answers]
@@ -223,10 +223,10 @@ async def test_no_seed_and_minus_one_draw_by_chance(bridge, seed):
     ("output_format", "expected"),
     [("png", "PNG"), ("jpeg", "JPEG"), ("jpg", "JPEG"), ("webp", "WEBP")],
 )
-async def test_every_file_format_is_served(bridge, output_format, expected):
+async def test_every_output_format_is_supported(bridge, output_format, expected):
     answer = await bridge.generate(output_format=output_format, output_compression=100)
 
-    assert picture(decoded(answer.json["data"][0])).format == expected
+    assert opened(decoded(answer.json["data"][0])).format == expected
 
 
 async def test_output_compression_is_the_quality(bridge):
@@ -253,7 +253,7 @@ async def test_output_compression_is_the_quality(bridge):
         "/image/generations",
     ],
 )
-async def test_every_way_to_write_the_url_leads_there(bridge, path):
+async def test_variants_of_the_path_are_accepted(bridge, path):
     assert (await bridge.generate(path)).status == 200
 
 
@@ -261,7 +261,7 @@ async def test_every_way_to_write_the_url_leads_there(bridge, path):
     "model",
     ["dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-2", "fake", "fake-alias", "models/fake"],
 )
-async def test_openais_names_stand_for_the_default_model(bridge, model):
+async def test_openais_model_names_mean_the_default_model(bridge, model):
     assert (await bridge.generate(model=model)).status == 200
 
 
@@ -273,7 +273,7 @@ async def test_an_unknown_model_is_not_found(bridge):
     assert answer.error["param"] == "model"
 
 
-async def test_aliases_are_the_operators_to_choose(server):
+async def test_the_operator_chooses_the_aliases(server):
     async with bridging(server.address, model_aliases="mine, theirs=fake, broken=gone") as bridge:
         assert (await bridge.generate(model="mine")).status == 200
         assert (await bridge.generate(model="theirs")).status == 200
@@ -281,7 +281,7 @@ async def test_aliases_are_the_operators_to_choose(server):
         assert (await bridge.generate(model="dall-e-2")).error["code"] == "model_not_found"
 
 
-async def test_everything_that_is_wrong_is_told_at_once_in_the_callers_words(bridge, server):
+async def test_all_violations_are_reported_at_once_by_the_names_that_were_sent(bridge, server):
     answer = await bridge.generate(size="100x12", steps=100_000, n=2)
 
     assert answer.status == 400
@@ -293,13 +293,13 @@ async def test_everything_that_is_wrong_is_told_at_once_in_the_callers_words(bri
     assert server.model.calls == []
 
 
-async def test_the_server_blames_sides_by_the_name_under_which_they_came(bridge):
+async def test_a_violation_of_the_server_names_the_field_that_was_sent(bridge):
     assert (await bridge.generate(width=100)).error["param"] == "width"
     assert (await bridge.generate(size="100x64")).error["param"] == "size"
     assert (await bridge.generate(sampler="dpm-99")).error["param"] == "sampler"
 
 
-async def test_a_truncated_prompt_is_drawn_with_a_warning(bridge):
+async def test_a_truncated_prompt_generates_with_a_warning(bridge):
     answer = await bridge.generate(prompt=" ".join(f"word{number}" for number in range(100)))
 
     assert answer.status == 200
@@ -309,13 +309,13 @@ async def test_a_truncated_prompt_is_drawn_with_a_warning(bridge):
     assert "word99" in warning["message"]
 
 
-async def test_a_user_name_of_any_length_is_taken(bridge):
+async def test_a_user_of_any_length_is_accepted(bridge):
     for user in ("me", "u" * 500):
         assert (await bridge.generate(user=user)).status == 200
         assert (await bridge.generate(safety_identifier=user)).status == 200
 
 
-async def test_a_public_url_replaces_the_one_that_was_called(server):
+async def test_the_public_url_is_used_in_image_urls(server):
     async with bridging(server.address, public_url="https://images.example/ai/") as bridge:
         answer = await bridge.generate(response_format="url")
 
@@ -325,7 +325,7 @@ async def test_a_public_url_replaces_the_one_that_was_called(server):
         assert (await bridge.get(path)).status == 200
 
 
-async def test_the_part_of_a_long_prompt_that_was_read_is_the_revised_one(bridge):
+async def test_a_truncated_prompt_is_returned_as_the_revised_prompt(bridge):
     words = [f"Word{number}" for number in range(80)]
     plain = await bridge.generate(prompt="short")
     assert "revised_prompt" not in plain.json["data"][0]
@@ -339,10 +339,10 @@ async def test_the_part_of_a_long_prompt_that_was_read_is_the_revised_one(bridge
     assert event["revised_prompt"] == " ".join(words[:75])
 
 
-async def test_a_size_that_is_drawn_larger_is_told_as_it_is_delivered():
+async def test_an_image_generated_larger_is_delivered_in_the_requested_size():
     async with serving(LargeModel()) as server, bridging(server.address) as bridge:
         answer = await bridge.generate(size="64x64")
     assert answer.json["size"] == "64x64"
     (warning,) = answer.json["warnings"]
     assert (warning["param"], warning["code"]) == ("size", "drawn_larger")
-    assert picture(decoded(answer.json["data"][0])).size == (64, 64)
+    assert opened(decoded(answer.json["data"][0])).size == (64, 64)

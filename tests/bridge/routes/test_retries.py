@@ -1,9 +1,8 @@
-"""Requests that a client sends again: nothing is drawn twice, and the pictures are found."""
+"""Requests that a client repeats: each generates once, and every attempt gets its images."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import uuid
@@ -11,20 +10,26 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import grpc
 import openai
 import pytest
-from PIL import Image
 
 from latentwire_bridge.edge import rate_limits
 from latentwire_bridge.edge.callers import request_id_of
 from latentwire_bridge.openai.errors import ApiError
-from tests.bridge.openai.test_errors import Code, failure
-from tests.bridge.openai.test_streaming import events_in
-from tests.bridge.routes.test_edits import file_of
 from tests.support.bridge.bridging import Answer, Bridge, bridging
-from tests.support.client.scripted_server import Hang, accepted, completed, image, numbered
+from tests.support.bridge.event_streams import events_in
+from tests.support.bridge.images import data_url, file_of, plain_image
+from tests.support.client.scripted_server import (
+    Hang,
+    accepted,
+    completed,
+    failure,
+    image,
+    numbered,
+)
 from tests.support.eventually import eventually
-from tests.support.server.serving import Serving, serving
+from tests.support.server.serving import Serving, events_of, request, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,14 +38,14 @@ GENERATIONS = "/v1/images/generations"
 EDITS = "/v1/images/edits"
 VARIATIONS = "/v1/images/variations"
 STEPS = 4
-FIELDS = {"prompt": "drawn once", "guidance_scale": 1}
-PICTURE = file_of(Image.new("RGB", (64, 64), "red"))
-DATA_URL = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
+FIELDS = {"prompt": "generated once", "guidance_scale": 1}
+IMAGE_FILE = file_of(plain_image())
+DATA_URL = data_url(IMAGE_FILE)
 
 
 @pytest.fixture(autouse=True)
-def _the_servers_state_is_waited_for(monkeypatch):
-    """However busy the machine is; users get an answer without these headers instead."""
+def _the_bridge_waits_for_the_state_of_the_queue(monkeypatch):
+    """On a busy machine too, where users would get an answer without the rate-limit headers."""
     monkeypatch.setattr(rate_limits, "_TIMEOUT_S", 30)
 
 
@@ -50,14 +55,14 @@ def keyed(key: str, **headers: str) -> dict[str, str]:
 
 def form(**fields: str) -> aiohttp.FormData:
     data = aiohttp.FormData({"guidance_scale": "1", **fields})
-    data.add_field("image", PICTURE, filename="any.png")
+    data.add_field("image", IMAGE_FILE, filename="any.png")
     return data
 
 
 BODIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "json": (GENERATIONS, lambda: {"json": FIELDS}),
     "stream": (GENERATIONS, lambda: {"json": {**FIELDS, "stream": True, "partial_images": 1}}),
-    "edit as a form": (EDITS, lambda: {"data": form(prompt="drawn once", strength="1.0")}),
+    "edit as a form": (EDITS, lambda: {"data": form(prompt="generated once", strength="1.0")}),
     "edit as json": (
         EDITS,
         lambda: {"json": {**FIELDS, "images": [{"image_url": DATA_URL}], "strength": 1.0}},
@@ -66,7 +71,7 @@ BODIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 }
 
 
-def picture_of(answer: Answer) -> str:
+def image_of(answer: Answer) -> str:
     assert answer.status == 200, answer.data
     if answer.headers["Content-Type"].startswith("text/event-stream"):
         return str(events_in(answer.data)[-1]["b64_json"])
@@ -78,14 +83,14 @@ def is_idle(server: Serving) -> Callable[[], bool]:
     return lambda: (status().running_count, status().queued_count) == (0, 0)
 
 
-async def give_up(drawing: asyncio.Task[Any]) -> None:
-    drawing.cancel()
+async def give_up(generating: asyncio.Task[Any]) -> None:
+    generating.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await drawing
+        await generating
 
 
 @pytest.mark.parametrize("kind", BODIES)
-async def test_who_gave_up_and_asks_again_finds_what_was_begun(bridge, server, kind):
+async def test_a_repeated_request_joins_the_generation_of_an_abandoned_one(bridge, server, kind):
     path, body = BODIES[kind]
     headers = keyed(f"any text: {kind}")
     server.model.hold()
@@ -95,30 +100,30 @@ async def test_who_gave_up_and_asks_again_finds_what_was_begun(bridge, server, k
 
     joining = asyncio.create_task(bridge.send("POST", path, headers=headers, **body()))
     server.model.let_go()
-    joined = picture_of(await joining)
-    again = picture_of(await bridge.send("POST", path, headers=headers, **body()))
+    joined = image_of(await joining)
+    again = image_of(await bridge.send("POST", path, headers=headers, **body()))
 
     assert joined == again
     assert len(server.model.calls) == STEPS
 
 
-async def test_repeats_at_the_same_time_are_drawn_once(bridge, server):
+async def test_simultaneous_repeats_generate_once(bridge, server):
     options = {"json": FIELDS, "headers": keyed("one")}
     answers = await asyncio.gather(*[bridge.send("POST", GENERATIONS, **options) for _ in range(4)])
-    assert len({picture_of(answer) for answer in answers}) == 1
+    assert len({image_of(answer) for answer in answers}) == 1
     assert len(server.model.calls) == STEPS
 
 
-async def test_without_a_key_who_gives_up_has_nothing_drawn_any_more(bridge, server):
+async def test_an_abandoned_request_without_a_key_is_cancelled(bridge, server):
     server.model.hold()
-    drawing = asyncio.create_task(bridge.send("POST", GENERATIONS, json=FIELDS))
+    generating = asyncio.create_task(bridge.send("POST", GENERATIONS, json=FIELDS))
     await eventually(lambda: server.model.calls)
-    await give_up(drawing)
+    await give_up(generating)
     await eventually(is_idle(server))
     server.model.let_go()
 
     await bridge.send("POST", GENERATIONS, json=FIELDS)
-    # The one step that was on its way, and those of the second.
+    # The step that was running, and those of the second request.
     assert len(server.model.calls) == 1 + STEPS
 
 
@@ -133,7 +138,7 @@ async def test_another_request_with_the_same_key_is_refused(bridge, server, chan
     assert len(server.model.calls) == STEPS
 
 
-async def test_how_pictures_are_handed_over_may_differ(bridge, server):
+async def test_repeats_may_have_another_response_format(bridge, server):
     for response_format in ("b64_json", "url"):
         answer = await bridge.send(
             "POST",
@@ -145,7 +150,7 @@ async def test_how_pictures_are_handed_over_may_differ(bridge, server):
     assert len(server.model.calls) == STEPS
 
 
-async def test_each_caller_has_keys_of_its_own():
+async def test_each_caller_has_its_own_keys():
     async with serving(api_keys="ann,bob") as server, bridging(server.address) as bridge:
         for key in ("ann", "bob", "ann"):
             headers = keyed("one", Authorization=f"Bearer {key}")
@@ -173,22 +178,22 @@ async def modern(bridge: Bridge, **options: Any) -> AsyncIterator[openai.AsyncOp
         yield client
 
 
-async def test_openais_client_gets_its_picture_though_its_time_was_over(bridge, server):
+async def test_openais_client_gets_its_image_after_a_time_out(bridge, server):
     server.model.hold()
     async with modern(bridge, timeout=0.5, max_retries=5) as client:
-        drawing = asyncio.create_task(
-            client.images.generate(prompt="drawn once", extra_headers=keyed("mine"))
+        generating = asyncio.create_task(
+            client.images.generate(prompt="generated once", extra_headers=keyed("mine"))
         )
         rpcs = server.app._service
         await eventually(lambda: rpcs._num_open == 1)
         await eventually(lambda: rpcs._num_open == 0)
         server.model.let_go()
-        response = await drawing
+        response = await generating
     assert response.data[0].b64_json
     assert len(server.model.calls) == STEPS
 
 
-async def test_the_time_that_openais_client_waits_is_the_deadline(scripted_bridge, servicer):
+async def test_the_time_out_of_openais_client_is_the_deadline(scripted_bridge, servicer):
     servicer.script = numbered(accepted(), Hang())
     async with modern(scripted_bridge, timeout=1.0, max_retries=0) as client:
         for headers, code in (({}, None), (keyed("mine"), "still_drawing")):
@@ -202,7 +207,7 @@ async def test_the_time_that_openais_client_waits_is_the_deadline(scripted_bridg
 
 
 @pytest.mark.parametrize(
-    ("told_s", "expected"),
+    ("retry_after_s", "expected"),
     [
         (0.3, ("1", "300", "1s")),
         (7.2, ("8", "7200", "8s")),
@@ -210,10 +215,12 @@ async def test_the_time_that_openais_client_waits_is_the_deadline(scripted_bridg
         (903, ("60", "60000", "15m3s")),
     ],
 )
-async def test_a_full_queue_says_when_to_come_again_within_a_minute(
-    scripted_bridge, servicer, told_s, expected
+async def test_a_full_queue_is_retried_after_a_minute_at_most(
+    scripted_bridge, servicer, retry_after_s, expected
 ):
-    servicer.script = [failure(Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_after_s=told_s)]
+    servicer.script = [
+        failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_after_s=retry_after_s)
+    ]
     answer = await scripted_bridge.generate()
     assert answer.status == 429
     names = ("retry-after", "retry-after-ms", "x-ratelimit-reset-requests")
@@ -222,28 +229,29 @@ async def test_a_full_queue_says_when_to_come_again_within_a_minute(
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_an_answer_tells_how_much_room_there_is(monkeypatch):
-    monkeypatch.setattr(rate_limits, "_CACHED_S", 0)
+async def test_an_answer_has_the_free_places_in_the_queue():
     async with serving(max_running=1, max_queued=3) as server, bridging(server.address) as bridge:
         server.model.hold()
-        drawing = [asyncio.create_task(bridge.generate(prompt=str(one))) for one in range(2)]
+        # Past the bridge, which may answer with a state of the queue that is a second old.
+        calls = [server.stub.GenerateImage(request(str(number))) for number in range(2)]
+        generating = [asyncio.create_task(events_of(call)) for call in calls]
         await eventually(lambda: server.app._engine.status().queued_count == 1)
         body = json.dumps({"prompt": "a", "stream": True}).encode()
         headers = {"Content-Type": "application/json"}
         async with bridge.session.post(
             bridge.url + GENERATIONS, data=body, headers=headers
         ) as response:
+            # The request itself is counted if the server queues it before it answers.
             assert response.headers["x-ratelimit-limit-requests"] == "3"
             assert response.headers["x-ratelimit-remaining-requests"] in {"1", "2"}
             assert response.headers["x-ratelimit-reset-requests"].endswith("s")
+        plain = asyncio.create_task(bridge.generate())
         server.model.let_go()
-        for answer in await asyncio.gather(*drawing):
-            assert answer.headers["x-ratelimit-limit-requests"] == "3"
+        assert (await plain).headers["x-ratelimit-limit-requests"] == "3"
+        await asyncio.gather(*generating)
 
 
-async def test_the_server_is_asked_for_its_state_once_in_a_while(
-    monkeypatch, scripted_bridge, servicer
-):
+async def test_the_state_of_the_queue_is_cached(monkeypatch, scripted_bridge, servicer):
     monkeypatch.setattr(rate_limits, "_CACHED_S", 60)
     servicer.script = numbered(accepted(), image(b"image"), completed())
     answers = await asyncio.gather(*[scripted_bridge.generate() for _ in range(10)])
@@ -251,15 +259,15 @@ async def test_the_server_is_asked_for_its_state_once_in_a_while(
     assert servicer.num_unary_calls == 1
 
 
-async def test_a_server_that_does_not_tell_its_state_draws_all_the_same(scripted_bridge, servicer):
+async def test_a_server_that_does_not_report_its_queue_generates(scripted_bridge, servicer):
     servicer.script = numbered(accepted(), image(b"image"), completed())
-    servicer.failure = failure(Code.UNIMPLEMENTED)
+    servicer.failure = failure(grpc.StatusCode.UNIMPLEMENTED)
     answer = await scripted_bridge.generate()
     assert answer.status == 200
     assert "x-ratelimit-limit-requests" not in answer.headers
 
 
-async def test_a_server_that_never_tells_its_state_costs_the_headers_only(monkeypatch):
+async def test_a_server_that_never_reports_its_queue_costs_only_the_headers(monkeypatch):
     class Silent:
         async def server_info(self):
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Holds every answer of the bridge against the description that ``/openapi.json`` gives of it."""
+"""Checks every answer of the bridge against the description in ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from jsonschema import Draft202012Validator
 from latentwire_bridge.api_description.document import document
 from latentwire_bridge.edge.edge import canonical_path
 from latentwire_bridge.settings import Settings
+from tests.support.bridge.event_streams import events_in, name_of
 
 if TYPE_CHECKING:
     from tests.support.bridge.bridging import Answer
 
-# What every HTTP server sends.
-HTTPS_OWN = {
+# Sent by every HTTP server.
+STANDARD_HEADERS = {
     "connection", "content-length", "content-type", "date", "server", "transfer-encoding",
     "x-content-type-options",
 }  # fmt: skip
@@ -27,19 +28,19 @@ DESCRIPTION: dict[str, Any] = document(Settings())
 
 
 def assert_described(method: str, path: str, answer: Answer) -> None:
-    """Fails if the description knows no such answer: status, type, body or headers."""
+    """Fails if the status, type, body or headers of the answer are not described."""
     operation = _operation(method.lower(), canonical_path(path.partition("?")[0]))
     if operation is None:
         if not (method == "OPTIONS" and answer.status == 204):
             assert answer.status >= 400, f"{method} {path} works, but is not described"
             validate({"$ref": "#/components/schemas/ErrorAnswer"}, answer.json)
         return
-    told = operation["responses"].get(str(answer.status))
-    assert told is not None, f"{method} {path} is not described to answer {answer.status}"
-    told = resolved(told)
-    _check_headers(told["headers"], answer)
-    if "content" in told:
-        _check_body(told["content"], answer)
+    described = operation["responses"].get(str(answer.status))
+    assert described is not None, f"{method} {path} is not described to answer {answer.status}"
+    described = resolved(described)
+    _check_headers(described["headers"], answer)
+    if "content" in described:
+        _check_body(described["content"], answer)
 
 
 def validate(schema: dict[str, Any], value: object) -> None:
@@ -53,7 +54,7 @@ def _validator(schema: str) -> Draft202012Validator:
 
 
 def body_schema(path: str, media_type: str = "application/json") -> dict[str, Any]:
-    """Returns the schema of a POST's body."""
+    """Returns the schema of the body of a POST."""
     content = DESCRIPTION["paths"][path]["post"]["requestBody"]["content"]
     return resolved(content[media_type]["schema"])
 
@@ -61,7 +62,7 @@ def body_schema(path: str, media_type: str = "application/json") -> dict[str, An
 def plain(value: Any, schema: dict[str, Any], *, is_form: bool = False) -> Any:
     """Returns a value in the spelling that the schema describes.
 
-    The bridge silently takes further ones: null and "" for what is absent, names in capitals,
+    The bridge also accepts undescribed ones: null and "" for absent values, names in capitals,
     numbers as text, and in forms booleans as text.
     """
     alternatives = _alternatives(schema)
@@ -114,16 +115,6 @@ def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return [inner for one in choices for inner in _alternatives(one)] if choices else [schema]
 
 
-def events_in(data: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Returns a stream's events by their names, without comments."""
-    blocks = data.decode().removesuffix("\n\n").split("\n\n")
-    pairs = [block.split("\n") for block in blocks if not block.startswith(":")]
-    return [
-        (name.removeprefix("event: "), json.loads(value.removeprefix("data: ")))
-        for name, value in pairs
-    ]
-
-
 def _operation(method: str, path: str) -> dict[str, Any] | None:
     for template, operations in DESCRIPTION["paths"].items():
         # Names of models and files may have slashes.
@@ -141,25 +132,25 @@ def resolved(value: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_headers(told: dict[str, Any], answer: Answer) -> None:
+def _check_headers(described: dict[str, Any], answer: Answer) -> None:
     sent = {name.lower(): value for name, value in answer.headers.items()}
-    for name, reference in told.items():
+    for name, reference in described.items():
         header = resolved(reference)
         assert name.lower() in sent or not header["required"], f"{name} is missing"
         if name.lower() in sent and header["schema"]["type"] == "integer":
             int(sent[name.lower()])
         if name.lower() in sent and "pattern" in header["schema"]:
             assert re.search(header["schema"]["pattern"], sent[name.lower()]), name
-    assert set(sent) <= HTTPS_OWN | {name.lower() for name in told}
+    assert set(sent) <= STANDARD_HEADERS | {name.lower() for name in described}
 
 
-def _check_body(told: dict[str, Any], answer: Answer) -> None:
+def _check_body(content: dict[str, Any], answer: Answer) -> None:
     content_type = answer.headers["Content-Type"].partition(";")[0]
-    assert content_type in told, f"{content_type} is not described"
+    assert content_type in content, f"{content_type} is not described"
     if content_type == "application/json":
-        validate(told[content_type]["schema"], answer.json)
+        validate(content[content_type]["schema"], answer.json)
     elif content_type == "text/event-stream":
-        kinds = [one["properties"] for one in told[content_type]["schema"]["oneOf"]]
+        kinds = [one["properties"] for one in content[content_type]["schema"]["oneOf"]]
         schemas = {kind["event"]["const"]: kind["data"]["contentSchema"] for kind in kinds}
-        for name, event in events_in(answer.data):
-            validate(schemas[name], event)
+        for event in events_in(answer.data):
+            validate(schemas[name_of(event)], event)

@@ -1,4 +1,4 @@
-"""A real gRPC server whose answers a test writes down message by message."""
+"""A real gRPC server whose answers a test scripts message by message."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import status_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
@@ -42,7 +42,7 @@ Script = list["pb.GenerateImageResponse | Abort | Hang"]
 
 @dataclass
 class ScriptedServicer(rpc.ImageGenerationServicer):
-    """Plays its script to every GenerateImage and keeps what it was asked."""
+    """Plays its script to every GenerateImage call and records the requests."""
 
     script: Script | Callable[[pb.GenerateImageRequest], Script] = field(default_factory=list)
     failure: Abort | None = None
@@ -126,7 +126,7 @@ class ScriptedServicer(rpc.ImageGenerationServicer):
 
 @contextmanager
 def serving(servicer: ScriptedServicer, *, address: str = "127.0.0.1:0") -> Iterator[str]:
-    """Serves, mostly on a free port, and gives the address."""
+    """Serves, by default on a free port, and yields the address."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
     rpc.add_ImageGenerationServicer_to_server(servicer, server)
     rpc.add_ModelAdminServicer_to_server(servicer, server)
@@ -143,13 +143,42 @@ def serving(servicer: ScriptedServicer, *, address: str = "127.0.0.1:0") -> Iter
 
 
 def numbered(*events: pb.GenerateImageResponse | Abort | Hang) -> Script:
-    """Numbers messages as a server does."""
+    """Sets the generation and the sequence number of each event, as a server does."""
     script: Script = []
     for sequence, event in enumerate(events, start=1):
         if isinstance(event, pb.GenerateImageResponse):
             event.generation, event.sequence = GENERATION, sequence
         script.append(event)
     return script
+
+
+def failure(
+    code: grpc.StatusCode,
+    reason: str = "",
+    message: str = "a message of the server",
+    *,
+    retry_after_s: float | None = None,
+    **violations: tuple[str, str],
+) -> Abort:
+    """Returns an error with the details that the real server sends.
+
+    Args:
+        violations: Reason and description by field, with ``__`` for the dots of its path.
+    """
+    details: list[Message] = []
+    if reason:
+        details.append(error_details_pb2.ErrorInfo(reason=reason, domain="latentwire.v1"))
+    if violations:
+        bad = error_details_pb2.BadRequest()
+        for field_name, (why, description) in violations.items():
+            path = field_name.replace("__", ".")
+            bad.field_violations.add(field=path, reason=why, description=description)
+        details.append(bad)
+    if retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(retry_after_s * 1_000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return Abort(code, message, tuple(details))
 
 
 def accepted(*, seeds=(7,), warnings=(), **request) -> pb.GenerateImageResponse:
@@ -169,7 +198,7 @@ def progress(step: int, step_count: int) -> pb.GenerateImageResponse:
 
 
 def image(data: bytes, *, index: int = 0, first: int | None = None, **changes):
-    """An image message with its first bytes; the rest is for ``chunk``."""
+    """Returns an image event with the first bytes of its data; ``chunk`` carries the rest."""
     values = {
         "index": index,
         "seed": 7 + index,
