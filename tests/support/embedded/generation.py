@@ -13,7 +13,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tests.support.embedded.picture_check import Expectation, ExpectedObject, problems
+from tests.support.embedded.image_check import Expectation, ExpectedObject, problems
 
 MODEL: Final = Path("server/latentwire_server/embedded/model")
 HELD_OUT: Final = Path(__file__).with_name("held_out.json")
@@ -25,7 +25,7 @@ _ROWS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A prompt with its seed, and what the image must show."""
+    """A prompt with its seed, and the expected content of the image."""
 
     prompt: str
     seed: int
@@ -60,7 +60,7 @@ def load_pipeline(folder: Path = MODEL, *, scheduler: str = "own") -> StableDiff
     return pipeline
 
 
-def draw(
+def generate(
     pipeline: StableDiffusionPipeline,
     pairs: Sequence[Pair],
     *,
@@ -81,10 +81,10 @@ def draw(
         ).images
 
 
-def score(pictures: Sequence[Image.Image], expected: Sequence[Expectation]) -> float:
-    """Returns the share of the images that show what was asked for."""
-    good = sum(not problems(*row) for row in zip(pictures, expected, strict=True))
-    return good / len(pictures)
+def score(images: Sequence[Image.Image], expected: Sequence[Expectation]) -> float:
+    """Returns the share of images that show what their prompts ask for."""
+    good = sum(not problems(*row) for row in zip(images, expected, strict=True))
+    return good / len(images)
 
 
 def shuffled(pairs: Sequence[Pair]) -> list[Expectation]:

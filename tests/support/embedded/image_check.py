@@ -1,4 +1,4 @@
-"""Checks whether an image shows what was asked for, from the pixels alone.
+"""Checks from the pixels alone whether an image shows what its prompt asks for.
 
 Independent of the code that renders the training images, and imports nothing from it: the colours,
 shapes and places below are this file's own idea of the words. Regions are found by colour; a
@@ -34,8 +34,8 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 
 MIN_OVERLAP = 0.7
 _GRID = 64
-_MIN_AREA = 0.006  # of the picture
-_MAX_STRAY = 0.01  # of the picture
+_MIN_AREA = 0.006  # of the image
+_MAX_STRAY = 0.01  # of the image
 _MAX_COLOUR_ERROR = 75.0  # in RGB, between a region's median and the table
 
 
@@ -64,7 +64,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A connected piece of one colour: its mask, cropped, and where it lies in the picture."""
+    """A connected piece of one colour: its mask, cropped, and where it lies in the image."""
 
     mask: Mask
     x: float
@@ -72,9 +72,9 @@ class Region:
     diameter: float
 
 
-def problems(picture: Image.Image, expected: Expectation) -> list[str]:
-    """Returns what is wrong with the picture, empty where it shows what was asked for."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64)
+def problems(image: Image.Image, expected: Expectation) -> list[str]:
+    """Returns the mistakes in the image, none if it shows what the prompt asks for."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     colours = [expected.background, *(item.colour for item in expected.objects)]
     labels = _nearest(pixels, colours)
     found = [*_background_problems(pixels, expected.background), *_stray_problems(pixels, colours)]
@@ -137,7 +137,7 @@ def _stray_problems(pixels: Pixels, colours: list[str]) -> list[str]:
     stray = _distances(pixels, colours).min(axis=-1) > 1.2 * _MAX_COLOUR_ERROR
     width = 2 * max(1, min(stray.shape) // 128) + 1
     share = float(ndimage.binary_opening(stray, np.ones((width, width))).mean())
-    return [f"{share:.1%} of the picture has another colour"] if share > _MAX_STRAY else []
+    return [f"{share:.1%} of the image has another colour"] if share > _MAX_STRAY else []
 
 
 def _object_problems(
@@ -220,9 +220,9 @@ def _templates() -> dict[str, Mask]:
         image = Image.new("L", (side, side))
         return image, ImageDraw.Draw(image)
 
-    pictures: dict[str, Image.Image] = {}
+    images: dict[str, Image.Image] = {}
     for name in ("circle", "square", "triangle", "star", "heart", "ring", "cross", "diamond"):
-        pictures[name], draw = blank()
+        images[name], draw = blank()
         match name:
             case "circle":
                 draw.ellipse((0, 0, side, side), fill=255)
@@ -249,12 +249,10 @@ def _templates() -> dict[str, Mask]:
             case "diamond":
                 half = side / 2
                 draw.polygon([(half, 0), (side, half), (half, side), (0, half)], fill=255)
-    pictures["crescent"], draw = blank()
+    images["crescent"], draw = blank()
     draw.ellipse((0, 0, side * 4 / 3, side), fill=255)
     draw.ellipse((side * 0.45, side * 0.07, side * 1.6, side * 0.93), fill=0)
-    return {
-        name: np.asarray(image.resize((_GRID, _GRID))) > 127 for name, image in pictures.items()
-    }
+    return {name: np.asarray(image.resize((_GRID, _GRID))) > 127 for name, image in images.items()}
 
 
 def _pentagram(side: int) -> list[tuple[float, float]]:
