@@ -1,4 +1,4 @@
-"""What the figures of `make bench` rest on: arrivals, percentiles, ratios and agreement."""
+"""The parts behind the figures of `make bench`: arrivals, percentiles, ratios and agreement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.agreement import compare
-from benchmarks.experiment import Disagreement, Measurement, run
-from benchmarks.interruption import interrupt
 from benchmarks.load import Outcome, Run, closed_loop, open_loop
-from benchmarks.report import ratios
-from benchmarks.summary import percentile, summarise
+from benchmarks.measurement.agreement import compare
+from benchmarks.measurement.experiment import Disagreement, run
+from benchmarks.measurement.interruption import interrupt
+from benchmarks.measurement.results import Measurement
+from benchmarks.measurement.summary import percentile, summarise
+from benchmarks.report.report import ratios
 from benchmarks.workload import (
     ClosedLoop,
     Interruption,
@@ -32,7 +33,7 @@ WORKLOADS = sorted(Path("benchmarks/workloads").glob("*.toml"))
 
 
 class CountingSystem:
-    """Generates nothing, and records how many requests it gets at once."""
+    """A system that generates nothing, and counts how many requests run at once."""
 
     name = "counting"
 
@@ -40,7 +41,7 @@ class CountingSystem:
         self.num_running = 0
         self.most_running = 0
 
-    async def draw(self, request: Request) -> Outcome:
+    async def generate(self, request: Request) -> Outcome:
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         await asyncio.sleep(0)
@@ -62,7 +63,7 @@ def _kind(**fields: object) -> Kind:
 
 
 @pytest.mark.parametrize("path", WORKLOADS, ids=lambda path: path.stem)
-def test_every_workload_of_the_project_can_be_read(path: Path) -> None:
+def test_every_workload_of_the_project_is_valid(path: Path) -> None:
     workload = read_workload(path)
     assert workload.closed
     assert requests_of(workload, num_requests=3, seed=0)
@@ -88,17 +89,17 @@ def test_arrivals_are_a_poisson_process() -> None:
 async def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:
     system = CountingSystem()
     requests = requests_of(_workload(_kind()), num_requests=20, seed=0)
-    finished = await closed_loop(system, requests, num_clients=3)
+    result = await closed_loop(system, requests, num_clients=3)
     assert system.most_running == 3
-    assert len(finished.outcomes) == 20
+    assert len(result.outcomes) == 20
 
 
-async def test_an_open_loop_does_not_wait_for_results() -> None:
+async def test_an_open_loop_sends_without_waiting_for_earlier_requests() -> None:
     system = CountingSystem()
     requests = requests_of(_workload(_kind()), num_requests=20, seed=0, rate=1e6)
-    finished = await open_loop(system, requests)
+    result = await open_loop(system, requests)
     assert system.most_running > 3
-    assert len(finished.outcomes) == 20
+    assert len(result.outcomes) == 20
 
 
 def test_percentiles_are_measured_values() -> None:
@@ -133,7 +134,9 @@ def test_ratios_compare_measurements_of_the_same_round() -> None:
     ("difference", "in_float32", "is_good"),
     [(0, True, True), (2, True, True), (3, True, False), (3, False, True), (60, False, False)],
 )
-def test_different_images_are_detected(difference: int, *, in_float32: bool, is_good: bool) -> None:
+def test_images_agree_within_the_limit_of_the_number_format(
+    difference: int, *, in_float32: bool, is_good: bool
+) -> None:
     image = np.full((64, 64, 3), 100, np.uint8)
     other = image.copy()
     other[:8] += np.uint8(difference)
@@ -142,15 +145,15 @@ def test_different_images_are_detected(difference: int, *, in_float32: bool, is_
     assert agreement.is_good(in_float32=in_float32) is is_good
 
 
-class QueueSystem:
-    """Serves one request at a time, in order of arrival; a step takes a hundredth of a second."""
+class QueueingSystem:
+    """A system that serves one request at a time, in order; a step takes 10 ms."""
 
     name = "queue"
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    async def draw(self, request: Request) -> Outcome:
+    async def generate(self, request: Request) -> Outcome:
         started = asyncio.get_running_loop().time()
         async with self._lock:
             await asyncio.sleep(request.kind.num_inference_steps / 100)
@@ -158,19 +161,19 @@ class QueueSystem:
         return Outcome(latency_s=latency_s, outcome="completed")
 
 
-async def test_an_interruption_distinguishes_a_queue_from_fair_shares() -> None:
+async def test_an_interruption_shows_how_long_a_short_request_queues() -> None:
     long = Kind(width=64, height=64, num_inference_steps=60)
     short = Kind(width=64, height=64, num_inference_steps=3)
     case = Interruption(long=long, short=short)
-    found = [await interrupt(QueueSystem(), case, number=number) for number in range(3)]
-    # Arrivals are spread over the long request; a queue makes each wait for the rest of it.
-    assert max(one.short_s for one in found) > 4 * found[0].short_alone_s
-    assert len({round(one.short_s, 2) for one in found}) > 1
-    assert all(one.slowdown < 2 for one in found)
+    rounds = [await interrupt(QueueingSystem(), case, number=number) for number in range(3)]
+    # Arrivals are spread over the long request, and each waits for the rest of it.
+    assert max(one.short_s for one in rounds) > 4 * rounds[0].short_alone_s
+    assert len({round(one.short_s, 2) for one in rounds}) > 1
+    assert all(one.slowdown < 2 for one in rounds)
 
 
 class GreySystem:
-    """Generates images of a single grey, and counts its requests."""
+    """A system whose images are grey all over, and which counts the requests of its loops."""
 
     is_float32 = True
 
@@ -181,26 +184,26 @@ class GreySystem:
         self.description: dict[str, str] = {}
         self.num_generated = 0
 
-    async def draw(self, request: Request) -> Outcome:
+    async def generate(self, request: Request) -> Outcome:
         self.num_generated += 1
         return Outcome(latency_s=1.0, outcome="completed")
 
-    async def draw_image(self, request: Request) -> tuple[Image.Image, Outcome]:
+    async def generate_image(self, request: Request) -> tuple[Image.Image, Outcome]:
         grey = self._grey + (request.seed % 100 if self._uses_seed else 0)
         image = Image.new("RGB", (64, 64), (grey,) * 3)
         return image, Outcome(latency_s=1.0, outcome="completed")
 
 
-async def test_nothing_is_measured_if_the_images_differ() -> None:
+async def test_nothing_is_measured_if_images_differ() -> None:
     service, baseline = GreySystem("service", 100), GreySystem("D32", 103)
-    with pytest.raises(Disagreement, match="kind 0: service and D32 draw different pictures"):
+    with pytest.raises(Disagreement, match="kind 0: service and D32 generate different images"):
         await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
     assert service.num_generated == baseline.num_generated == 0
 
 
-async def test_nothing_is_measured_if_every_seed_generates_the_same_image() -> None:
+async def test_nothing_is_measured_if_every_seed_gives_the_same_image() -> None:
     service, baseline = (GreySystem(name, 100, uses_seed=False) for name in ("service", "D32"))
-    with pytest.raises(Disagreement, match="kind 0: every seed draws the same picture"):
+    with pytest.raises(Disagreement, match="kind 0: every seed gives the same image"):
         await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
 
 

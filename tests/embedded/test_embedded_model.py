@@ -1,6 +1,6 @@
-"""The model that ships with the product generates what its prompts describe.
+"""The model that ships with the product follows its prompts.
 
-`image_check` judges the images; the first tests check it on images made with Pillow.
+`image_check` decides that; the first tests check it on images drawn with Pillow.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.support.embedded.generation import (
 )
 from tests.support.embedded.image_check import PALETTE, Expectation, ExpectedObject, problems
 
-# diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to mend.
+# diffusers' schedulers pass tensors to numpy in ways that a later numpy will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 MIN_SCORE = 0.9
@@ -60,7 +60,7 @@ def _circle_above_square(*, swapped: bool = False) -> Image.Image:
     return image
 
 
-def test_the_check_accepts_the_right_image() -> None:
+def test_check_accepts_the_right_image() -> None:
     assert problems(_red_circle_on_blue(), RED_CIRCLE_ON_BLUE) == []
     assert problems(_circle_above_square(), CIRCLE_ABOVE_SQUARE) == []
     assert problems(_circle_above_square().resize((512, 512)), CIRCLE_ABOVE_SQUARE) == []
@@ -75,23 +75,23 @@ def test_the_check_accepts_the_right_image() -> None:
         (Image.new("RGB", (256, 256), PALETTE["blue"]), "no red region"),
     ],
 )
-def test_the_check_names_what_is_wrong(image: Image.Image, complaint: str) -> None:
+def test_check_names_what_is_wrong(image: Image.Image, complaint: str) -> None:
     assert complaint in "; ".join(problems(image, RED_CIRCLE_ON_BLUE))
 
 
-def test_the_check_refuses_another_shape_of_the_right_colour() -> None:
+def test_check_refuses_another_shape_of_the_right_colour() -> None:
     image = Image.new("RGB", (256, 256), PALETTE["blue"])
     ImageDraw.Draw(image).rectangle((78, 78, 178, 178), fill=PALETTE["red"])
     assert "looks like a square" in "; ".join(problems(image, RED_CIRCLE_ON_BLUE))
 
 
-def test_the_check_refuses_a_second_object() -> None:
+def test_check_refuses_a_second_object() -> None:
     image = _red_circle_on_blue()
     ImageDraw.Draw(image).rectangle((10, 10, 50, 50), fill=PALETTE["yellow"])
     assert "another colour" in "; ".join(problems(image, RED_CIRCLE_ON_BLUE))
 
 
-def test_the_check_detects_swapped_colours() -> None:
+def test_check_refuses_swapped_colours() -> None:
     assert problems(_circle_above_square(swapped=True), CIRCLE_ABOVE_SQUARE)
 
 
@@ -107,16 +107,16 @@ def test_preview_projection_has_three_colours_for_four_channels() -> None:
     assert len(preview["latent_rgb_bias"]) == 3
 
 
-def test_the_exported_tokenizer_is_the_one_that_the_script_builds(tmp_path: Path) -> None:
-    """Token ids once differed from run to run, so that a resumed training lost its words."""
-    from tools.embedded_model.text import build_tokenizer  # noqa: PLC0415 - tools stay out of the rest
+def test_exported_tokenizer_is_the_one_that_the_script_builds(tmp_path: Path) -> None:
+    """Token ids once differed from run to run, and a resumed training forgot its words."""
+    from tools.embedded_model.training.text_encoder import build_tokenizer  # noqa: PLC0415 - tools stay out of the rest
 
     build_tokenizer(tmp_path)
     for name in ("vocab.json", "merges.txt"):
         assert (tmp_path / name).read_text() == (MODEL / "tokenizer" / name).read_text()
 
 
-def test_there_are_two_hundred_different_held_out_pairs() -> None:
+def test_held_out_pairs_are_two_hundred_different_ones() -> None:
     pairs = held_out_pairs()
     assert len(pairs) == 200
     assert len({pair.seed for pair in pairs}) == 200
@@ -124,7 +124,7 @@ def test_there_are_two_hundred_different_held_out_pairs() -> None:
 
 def test_no_held_out_pair_was_in_training() -> None:
     """Checks the committed file, so it must know the rule that training follows."""
-    from tools.embedded_model.scene import is_held_out  # noqa: PLC0415 - tools stay out of the rest
+    from tools.embedded_model.scenes.scene import is_held_out  # noqa: PLC0415 - tools stay out of the rest
 
     for record in json.loads(HELD_OUT.read_text()):
         objects = ",".join(f"{item['colour']} {item['shape']}" for item in record["objects"])
@@ -145,7 +145,7 @@ def test_unknown_words_still_give_an_image(pipeline: StableDiffusionPipeline, pr
     assert pixels.std(axis=(0, 1)).max() > 5
 
 
-def test_it_generates_at_512_pixels(pipeline: StableDiffusionPipeline) -> None:
+def test_images_at_512_follow_their_prompts(pipeline: StableDiffusionPipeline) -> None:
     pairs = [
         Pair(prompt="a red circle on a blue background", seed=3, expected=RED_CIRCLE_ON_BLUE),
         Pair(

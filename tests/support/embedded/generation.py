@@ -25,7 +25,7 @@ _ROWS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A prompt with its seed, and what the image must show."""
+    """A prompt with its seed, and the expected content of the image."""
 
     prompt: str
     seed: int
@@ -33,7 +33,7 @@ class Pair:
 
 
 def held_out_pairs() -> list[Pair]:
-    """Reads the committed pairs, none of which was used in training."""
+    """Reads the committed pairs, none of which was in training."""
     return [
         Pair(
             prompt=record["prompt"],
@@ -82,7 +82,7 @@ def generate(
 
 
 def score(images: Sequence[Image.Image], expected: Sequence[Expectation]) -> float:
-    """Returns the share of the images that show what was asked for."""
+    """Returns the share of images that show what their prompts ask for."""
     good = sum(not problems(*row) for row in zip(images, expected, strict=True))
     return good / len(images)
 

@@ -1,7 +1,7 @@
-"""Checks whether an image shows what was asked for, from the pixels alone.
+"""Checks from the pixels alone whether an image shows what its prompt asks for.
 
 Independent of the code that renders the training images, and imports nothing from it: the colours,
-shapes and places below are this file's own definitions. Regions are found by colour; a
+shapes and places below are this file's own idea of the words. Regions are found by colour; a
 region's shape is the template that covers it best.
 """
 
@@ -73,7 +73,7 @@ class Region:
 
 
 def problems(image: Image.Image, expected: Expectation) -> list[str]:
-    """Returns the problems of the image; empty if it shows what was asked for."""
+    """Returns the mistakes in the image, none if it shows what the prompt asks for."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     colours = [expected.background, *(item.colour for item in expected.objects)]
     labels = _nearest(pixels, colours)
@@ -172,7 +172,7 @@ def _region(mask: Mask) -> Region:
 
 
 def _size_problems(region: Region, item: ExpectedObject, *, num_objects: int) -> list[str]:
-    """Small and large depend on the available room: two objects have less."""
+    """Small and large are meant for the room there is: two objects have less."""
     below, above = (0.35, 0.45) if num_objects == 1 else (0.3, 0.33)
     fits = region.diameter < below if item.size == "small" else region.diameter > above
     if fits:
@@ -213,7 +213,7 @@ def _overlap(first: Mask, second: Mask) -> float:
 
 @cache
 def _templates() -> dict[str, Mask]:
-    """Returns each shape as a mask that fills a square grid, by this file's own definitions."""
+    """Each shape filling a square grid, drawn from this file's own definitions."""
     side = 512
 
     def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -222,36 +222,36 @@ def _templates() -> dict[str, Mask]:
 
     images: dict[str, Image.Image] = {}
     for name in ("circle", "square", "triangle", "star", "heart", "ring", "cross", "diamond"):
-        images[name], pen = blank()
+        images[name], draw = blank()
         match name:
             case "circle":
-                pen.ellipse((0, 0, side, side), fill=255)
+                draw.ellipse((0, 0, side, side), fill=255)
             case "square":
-                pen.rectangle((0, 0, side, side), fill=255)
+                draw.rectangle((0, 0, side, side), fill=255)
             case "triangle":
-                pen.polygon([(side / 2, 0), (side, side), (0, side)], fill=255)
+                draw.polygon([(side / 2, 0), (side, side), (0, side)], fill=255)
             case "star":
-                pen.polygon(_pentagram(side), fill=255)
+                draw.polygon(_pentagram(side), fill=255)
             case "heart":
-                pen.ellipse((0, 0, side * 0.53, side * 0.55), fill=255)
-                pen.ellipse((side * 0.47, 0, side, side * 0.55), fill=255)
-                pen.polygon(
+                draw.ellipse((0, 0, side * 0.53, side * 0.55), fill=255)
+                draw.ellipse((side * 0.47, 0, side, side * 0.55), fill=255)
+                draw.polygon(
                     [(side * x, side * y) for x, y in ((0.03, 0.38), (0.5, 0.2), (0.97, 0.38))]
                     + [(side / 2, side)],
                     fill=255,
                 )
             case "ring":
-                pen.ellipse((0, 0, side, side), fill=255)
-                pen.ellipse((side / 4, side / 4, side * 3 / 4, side * 3 / 4), fill=0)
+                draw.ellipse((0, 0, side, side), fill=255)
+                draw.ellipse((side / 4, side / 4, side * 3 / 4, side * 3 / 4), fill=0)
             case "cross":
-                pen.rectangle((side / 3, 0, side * 2 / 3, side), fill=255)
-                pen.rectangle((0, side / 3, side, side * 2 / 3), fill=255)
+                draw.rectangle((side / 3, 0, side * 2 / 3, side), fill=255)
+                draw.rectangle((0, side / 3, side, side * 2 / 3), fill=255)
             case "diamond":
                 half = side / 2
-                pen.polygon([(half, 0), (side, half), (half, side), (0, half)], fill=255)
-    images["crescent"], pen = blank()
-    pen.ellipse((0, 0, side * 4 / 3, side), fill=255)
-    pen.ellipse((side * 0.45, side * 0.07, side * 1.6, side * 0.93), fill=0)
+                draw.polygon([(half, 0), (side, half), (half, side), (0, half)], fill=255)
+    images["crescent"], draw = blank()
+    draw.ellipse((0, 0, side * 4 / 3, side), fill=255)
+    draw.ellipse((side * 0.45, side * 0.07, side * 1.6, side * 0.93), fill=0)
     return {name: np.asarray(image.resize((_GRID, _GRID))) > 127 for name, image in images.items()}
 
 

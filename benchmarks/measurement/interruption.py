@@ -1,4 +1,4 @@
-"""A short request that arrives while a long one runs: what each of them loses by it."""
+"""A short request that arrives while a long one runs, and the time that each of them loses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from benchmarks.workload import Interruption
 
 _GOLDEN: Final = (5**0.5 - 1) / 2
-"""Multiples of it, without their whole parts, lie evenly in [0, 1), however many they are."""
+"""The fractional parts of its multiples are spread evenly over [0, 1), however many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted:
-    """Latencies in one round of one system, in seconds."""
+    """One system's latencies in one round, in seconds."""
 
     system: str
     round: int
@@ -29,34 +29,34 @@ class Interrupted:
 
     @property
     def slowdown(self) -> float:
-        """What the long request lost, as a multiple of what the short one takes alone."""
+        """The time that the long request lost, in multiples of the short one's time alone."""
         return (self.long_s - self.long_alone_s) / self.short_alone_s
 
 
 async def interrupt(system: System, case: Interruption, *, number: int) -> Interrupted:
-    """Draws both alone, then the short one into the long one.
+    """Generates each request alone, then the short one while the long one runs.
 
     Args:
-        system: Who draws.
-        case: What is drawn.
-        number: Of the round; decides the moment of arrival, the same one for every system. The
-            first is halfway, where the wait for the long one to end is its mean.
+        system: The system to measure.
+        case: The two requests.
+        number: The round. It decides when the short request arrives, at the same moment for every
+            system: in the first round halfway through the long one, which is the mean.
     """
     after_share = (0.5 + number * _GOLDEN) % 1
-    # Each seed makes a prompt of its own: the service remembers encoded prompts.
+    # Each seed gives a different prompt, because the service caches encoded prompts.
     long_alone, short_alone, long, short = (
         Request(kind=kind, seed=4 * number + place)
         for place, kind in enumerate((case.long, case.short, case.long, case.short))
     )
-    long_alone_s = (await system.draw(long_alone)).latency_s
-    short_alone_s = (await system.draw(short_alone)).latency_s
+    long_alone_s = (await system.generate(long_alone)).latency_s
+    short_alone_s = (await system.generate(short_alone)).latency_s
 
     async def arrive() -> float:
         await asyncio.sleep(after_share * long_alone_s)
-        return (await system.draw(short)).latency_s
+        return (await system.generate(short)).latency_s
 
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(system.draw(long))
+        running = tasks.create_task(system.generate(long))
         arriving = tasks.create_task(arrive())
     return Interrupted(
         system=system.name,

@@ -1,14 +1,14 @@
 """Describes a scene in words, in many ways.
 
-What a prompt leaves out is random in training, so that the model learns to choose. Size and place
-are never left out, so that a prompt without them means a medium object in the middle.
+In training, prompts leave out details at random, so that the model learns to choose them. Size and
+position are never left out, so that a prompt without them means a medium object in the middle.
 """
 
 import random
 import string
 
-from tools.embedded_model.scene import Scene, SceneObject
-from tools.embedded_model.vocabulary import (
+from tools.embedded_model.scenes.scene import Scene, SceneObject
+from tools.embedded_model.scenes.vocabulary import (
     COLOUR_SYNONYMS,
     FIRST_IS_ABOVE,
     FIRST_IS_BELOW,
@@ -32,7 +32,7 @@ _NO_BACKGROUND_SHARE = 0.1
 
 
 def random_prompt(scene: Scene, rng: random.Random) -> str:
-    """Returns one of the many prompts for the scene, sometimes with junk, sometimes empty."""
+    """Returns one of many prompts for the scene, sometimes with junk words, sometimes empty."""
     kind = rng.random()
     if kind < EMPTY_SHARE:
         return ""
@@ -45,7 +45,7 @@ def random_prompt(scene: Scene, rng: random.Random) -> str:
 
 
 def plain_prompt(scene: Scene, *, reverse: bool = False) -> str:
-    """Returns the most natural prompt.
+    """Returns the most natural prompt for the scene.
 
     A pair can be described from either side: "A above B" or, reversed, "B below A".
     """
@@ -79,10 +79,10 @@ def _single(scene: Scene, rng: random.Random) -> str:
 def _pair(scene: Scene, rng: random.Random) -> str:
     first, second = (_object_words(item, rng) for item in scene.objects)
     horizontal = scene.axis == "horizontal"
-    draw = rng.random()
-    if horizontal and draw < 0.2:
+    choice = rng.random()
+    if horizontal and choice < 0.2:
         words = f"{first} {rng.choice(SIDE_BY_SIDE)} {second}"
-    elif draw < 0.6:
+    elif choice < 0.6:
         relation = rng.choice(FIRST_IS_LEFT if horizontal else FIRST_IS_ABOVE)
         words = f"{first} {relation} {second}"
     else:

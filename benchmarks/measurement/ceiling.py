@@ -1,7 +1,7 @@
-"""What the device can do at all: its rates of matrix products and convolutions, measured.
+"""The device's ceiling: its measured rates of matrix products and convolutions.
 
-The shapes are those of Stable Diffusion 1.5's UNet, where most of its time goes. What a picture
-costs at those rates is the least time that it can take.
+The shapes are those on which Stable Diffusion 1.5's UNet spends most of its time. An image takes at
+least its operations divided by these rates.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Ceiling:
     convolution_flops: float
 
     def seconds_of(self, operations: Operations) -> float:
-        """Returns the least time that so much work takes."""
+        """Returns the least time for these operations."""
         return (
             operations.matmul_flop / self.matmul_flops
             + operations.convolution_flop / self.convolution_flops
@@ -43,7 +43,7 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """Floating-point operations of some work; a multiplication with its addition counts two."""
+    """Counts of floating-point operations; a multiply-add counts as two."""
 
     matmul_flop: int
     convolution_flop: int
@@ -51,7 +51,7 @@ class Operations:
 
 @torch.inference_mode()
 def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
-    """Returns the best rates of about a second each."""
+    """Measures each rate for about a second; returns the best ones."""
     left = torch.randn(_TOKENS, _WIDTH, device=device, dtype=dtype)
     right = torch.randn(_WIDTH, _WIDTH, device=device, dtype=dtype)
     image = torch.randn(2, _CHANNELS, _SIDE, _SIDE, device=device, dtype=dtype)
@@ -65,11 +65,11 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
 
 
 def operations_of(folder: Path, kind: Kind) -> Operations:
-    """Counts those of one image's denoiser calls; text and decoding come on top.
+    """Counts the operations of one image's denoiser calls, without text encoder and decoder.
 
     Args:
         folder: A diffusers folder; its weights are not read.
-        kind: What is drawn.
+        kind: The request to count.
     """
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
@@ -91,8 +91,8 @@ def operations_of(folder: Path, kind: Kind) -> Operations:
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    best_s, give_up_at = float("inf"), time.perf_counter() + _SECONDS
-    while time.perf_counter() < give_up_at:
+    best_s, ends_at = float("inf"), time.perf_counter() + _SECONDS
+    while time.perf_counter() < ends_at:
         started = time.perf_counter()
         work()
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The service as it is measured: a server process of its own, called over gRPC."""
+"""The service under test, in a server process of its own, called over gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 import psutil
 
 import latentwire
-from benchmarks.load import Outcome
+from benchmarks.load import SERVICE, Outcome
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
     from benchmarks.workload import Request
 
 START_TIMEOUT_S: Final = 1800.0
-"""Compiling takes minutes."""
+"""Compiling the denoiser can take minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkDone:
-    """Denoiser calls, and their rows without padding."""
+    """Counts of denoiser calls and of their rows without padding."""
 
     num_calls: int
     num_rows: int
     num_places: int
-    """Rows that those calls could have had."""
+    """The rows that those calls had room for."""
 
 
 class Service:
-    """A server process of its own, called over gRPC."""
+    """A server process and a client connected to it."""
 
-    name = "service"
+    name = SERVICE
 
     def __init__(self, model: str, *, max_rows: int | None, backend: str) -> None:
-        """Takes what to serve: ``embedded`` or a folder."""
+        """Prepares the server's command line; `model` is ``embedded`` or a folder."""
         self._arguments = ["--model", model, "--denoiser-backend", backend]
         if max_rows is not None:
             self._arguments += ["--max-rows", str(max_rows)]
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Starts the server and waits until it can draw."""
+        """Starts the server and waits until it is ready."""
         try:
             await self._start()
         except BaseException:
@@ -63,7 +63,7 @@ class Service:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         port_file = folder / "port"
         command = [sys.executable, "-m", "latentwire_server", *self._arguments]
-        # Settings of this machine's own server must not get into the figures.
+        # Settings for this machine's own server must not affect the measurement.
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LATENTWIRE_")
         }
@@ -95,7 +95,7 @@ class Service:
         await self._stack.aclose()
 
     async def work_done(self) -> WorkDone:
-        """Returns what the server's denoiser has done since it started."""
+        """Returns the denoiser's counters since the server started."""
         info = await self.client.server_info()
         return WorkDone(
             num_calls=info.denoiser_call_count,
@@ -104,7 +104,7 @@ class Service:
         )
 
     async def wait_idle(self) -> None:
-        """Returns once no generation is running."""
+        """Waits until no generation is running."""
         is_busy = True
         while is_busy:
             await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ class Service:
 
     @property
     def description(self) -> dict[str, str]:
-        """How the server runs, by its own word."""
+        """The server's device, number format and backend, as it reports them."""
         info = self.info
         return {
             "device": info.device,
@@ -123,16 +123,16 @@ class Service:
         }
 
     def resident_bytes(self) -> int:
-        """Returns the memory that the server holds now."""
+        """Returns the server's resident memory."""
         return int(self._process.memory_info().rss)
 
-    async def draw(self, request: Request) -> Outcome:
-        """Draws one request, and leaves early where its kind says so."""
-        _, outcome = await self.draw_image(request)
+    async def generate(self, request: Request) -> Outcome:
+        """Generates one image; leaves early if the request's kind asks for it."""
+        _, outcome = await self.generate_image(request)
         return outcome
 
-    async def draw_image(self, request: Request) -> tuple[Image.Image | None, Outcome]:
-        """Draws one request and returns its image too."""
+    async def generate_image(self, request: Request) -> tuple[Image.Image | None, Outcome]:
+        """Like `generate`, but also returns the image, None if there is none."""
         kind, started = request.kind, time.perf_counter()
         first_progress_s = first_preview_s = queued_s = None
         image, outcome, steps_seen = None, "cancelled", 0

@@ -1,4 +1,4 @@
-"""What the service is compared with: diffusers' pipelines that serve one request at a time."""
+"""The baselines: diffusers pipelines that serve one request at a time."""
 
 from __future__ import annotations
 
@@ -35,48 +35,48 @@ if TYPE_CHECKING:
 
 
 class Baseline(StrEnum):
-    """What the service is compared with."""
+    """A way to set up diffusers' pipeline."""
 
     D32 = "D32"
-    """As the documentation's first example loads it, in float32."""
+    """As the first example of diffusers' documentation loads it, in float32."""
     DBEST = "Dbest"
-    """At the best lossless settings of the device: its fastest number format, channels_last, a
+    """With the best lossless settings for the device: its fastest number format, channels_last, a
     compiled UNet, and the service's PNG compression."""
     OPENVINO = "OV"
-    """The same, the UNet compiled by OpenVINO for a CPU."""
+    """The same for a CPU, with the UNet compiled by OpenVINO."""
 
 
 class Pipeline:
-    """diffusers' own pipeline behind a lock: first come, first served, one request at a time.
+    """A diffusers pipeline that serves one request at a time, first come, first served.
 
-    It has a process of its own. Beside the threads that another model leaves in a process, those of
-    a small one wait for each other three times as long.
+    It runs in a process of its own: in a process with threads left by another model, the threads of
+    a small model wait for each other three times as long.
     """
 
     def __init__(self, baseline: Baseline, folder: Path) -> None:
-        """Takes the diffusers folder of the model; it is loaded for the first picture."""
+        """Starts no process yet: the diffusers folder is loaded for the first image."""
         self.name = baseline.value
         self.is_float32 = _dtype_of(baseline) is torch.float32
         self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        self._draw = functools.partial(_draw, baseline, folder)
+        self._generate = functools.partial(_generate, baseline, folder)
 
-    async def draw(self, request: Request) -> Outcome:
-        """Draws one request when those before it are done. It cannot be left early."""
-        _, outcome = await self.draw_image(request)
+    async def generate(self, request: Request) -> Outcome:
+        """Generates one image after the requests before it; cannot be cancelled."""
+        _, outcome = await self.generate_image(request)
         return outcome
 
-    async def draw_image(self, request: Request) -> tuple[Image.Image, Outcome]:
-        """Draws one request and returns its image too."""
+    async def generate_image(self, request: Request) -> tuple[Image.Image, Outcome]:
+        """Like `generate`, but also returns the image."""
         sent = time.perf_counter()
         loop = asyncio.get_running_loop()
-        queued_s, file = await loop.run_in_executor(self._process, self._draw, request, sent)
+        queued_s, file = await loop.run_in_executor(self._process, self._generate, request, sent)
         latency_s = time.perf_counter() - sent
         deadline_s = request.kind.deadline_s
         outcome = "completed"
         if deadline_s is not None and latency_s > deadline_s:
             outcome = "late"
         elif request.kind.cancel_after_steps:
-            # Nobody waits for it any more, and it was drawn all the same.
+            # The client has left, but the pipeline has finished the image all the same.
             outcome = "cancelled"
         return PIL.Image.open(io.BytesIO(file)), Outcome(
             latency_s=latency_s,
@@ -86,12 +86,12 @@ class Pipeline:
         )
 
     def close(self) -> None:
-        """Ends its process."""
+        """Ends the process."""
         self._process.shutdown()
 
 
 class _LoadedPipeline:
-    """What the process of a ``Pipeline`` holds."""
+    """The pipeline in the process of a ``Pipeline``."""
 
     def __init__(self, baseline: Baseline, folder: Path) -> None:
         diffusers_logging.set_verbosity_error()
@@ -107,7 +107,7 @@ class _LoadedPipeline:
             pipeline.unet.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
         if baseline is Baseline.DBEST:
-            # Constants folded and weights packed for the CPU's kernels; 70 to 110 s a shape.
+            # Freezing folds constants and packs weights for the CPU's kernels: 70 to 110 s a shape.
             options = {"freezing": device.type == "cpu"}
             pipeline.unet = torch.compile(pipeline.unet, dynamic=False, options=options)
         elif baseline is Baseline.OPENVINO:
@@ -116,8 +116,8 @@ class _LoadedPipeline:
         self._own_scheduler = pipeline.scheduler.config
 
     @torch.inference_mode()
-    def draw(self, request: Request) -> bytes:
-        """Returns the PNG file."""
+    def generate(self, request: Request) -> bytes:
+        """Returns the image as a PNG file."""
         kind = request.kind
         self._pipeline.scheduler = _scheduler(kind.scheduler, self._own_scheduler)
         (image,) = self._pipeline(
@@ -135,15 +135,17 @@ class _LoadedPipeline:
 
 @functools.cache
 def _loaded(baseline: Baseline, folder: Path) -> _LoadedPipeline:
-    """Returns that of this process."""
+    """Returns the one pipeline of this process."""
     return _LoadedPipeline(baseline, folder)
 
 
-def _draw(baseline: Baseline, folder: Path, request: Request, sent: float) -> tuple[float, bytes]:
-    """Returns the seconds since ``sent`` and the file."""
+def _generate(
+    baseline: Baseline, folder: Path, request: Request, sent: float
+) -> tuple[float, bytes]:
+    """Returns the seconds in the queue, and the PNG file."""
     # perf_counter is the same clock in every process of the machine.
     queued_s = time.perf_counter() - sent
-    return queued_s, _loaded(baseline, folder).draw(request)
+    return queued_s, _loaded(baseline, folder).generate(request)
 
 
 def _dtype_of(baseline: Baseline) -> torch.dtype:
@@ -153,7 +155,7 @@ def _dtype_of(baseline: Baseline) -> torch.dtype:
 
 
 class _OpenVinoUnet(torch.nn.Module):
-    """A UNet that is compiled for each shape when it is first seen, as the pipeline calls it."""
+    """Stands in for the pipeline's UNet; compiles each shape when it first occurs."""
 
     def __init__(self, unet: diffusers.UNet2DConditionModel) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The words that the embedded model knows, and what each one means in an image.
+"""The words that the embedded model knows, and the meaning of each one in an image.
 
-Plain data, from which both the renderer and the prompts are made.
+The renderer and the prompts share this data.
 """
 
 from typing import Final, TypeAlias

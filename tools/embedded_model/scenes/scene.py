@@ -1,7 +1,6 @@
-"""The content of one image, chosen at random, and the rule for scenes held out from training.
+"""The content of one image, chosen at random, and the rule that holds scenes out of training.
 
-The rule is here because it applies to every scene of training: a scene is held out by a hash of its
-content, so that the split needs no list and never changes.
+A scene is held out by a hash of its content, so that the split needs no list and never changes.
 """
 
 import hashlib
@@ -9,7 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tools.embedded_model.vocabulary import (
+from tools.embedded_model.scenes.vocabulary import (
     COLOURS,
     PAIR_OFFSET,
     PAIR_RADII,
@@ -80,7 +79,7 @@ def random_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
 def _random_single(rng: random.Random) -> Scene:
     background, colour = rng.sample(list(COLOURS), 2)
     size = rng.choices(list(SINGLE_RADII), weights=(3, 6, 3))[0]
-    # Without a place in the prompt the object is in the middle, so the middle needs practice.
+    # A prompt without a position means the middle, so the middle needs more practice.
     position = "centre" if rng.random() < 0.4 else rng.choice(list(POSITIONS))
     x, y = POSITIONS[position]
     radius = SINGLE_RADII[size] * _jitter(rng, _SIZE_JITTER)

@@ -2,8 +2,8 @@
 
 The UNet's gradient carries little about words while its images are still noise, and sixty of 77
 tokens are padding: after 800 steps of training through the UNet alone no colour followed the
-prompt. Three minutes of classifying the scene from the mean of all tokens, which is what an
-untrained cross-attention sees, teach which colour belongs to which shape.
+prompt. Three minutes of classifying the scene from the mean of all tokens, which is all that an
+untrained cross-attention sees, teach it which colour belongs to which shape.
 """
 
 import logging
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tools.embedded_model import checkpoint
-from tools.embedded_model.prompts import random_prompt
-from tools.embedded_model.scene import Scene, random_scene
-from tools.embedded_model.text import WIDTH, build_text_encoder, tokenize
-from tools.embedded_model.vocabulary import COLOURS, POSITIONS, SHAPES, SIZE_WORDS
+from tools.embedded_model.scenes.prompts import random_prompt
+from tools.embedded_model.scenes.scene import Scene, random_scene
+from tools.embedded_model.scenes.vocabulary import COLOURS, POSITIONS, SHAPES, SIZE_WORDS
+from tools.embedded_model.training import checkpoint
+from tools.embedded_model.training.text_encoder import WIDTH, build_text_encoder, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def train(path: Path, tokenizer: CLIPTokenizer, *, seed: int = 0) -> CLIPTextModel:
-    """Returns the trained encoder; loads it from `path` if it was saved before."""
+    """Returns the trained encoder, loaded from `path` if it was saved there before."""
     torch.manual_seed(seed)
     text_encoder = build_text_encoder(tokenizer)
     state = checkpoint.load(path)
@@ -80,9 +80,9 @@ def train(path: Path, tokenizer: CLIPTokenizer, *, seed: int = 0) -> CLIPTextMod
         optimizer.step()
         schedule.step()
         if step % _LOG_EVERY == 0:
-            named = " ".join(f"{loss.item():.2f}" for loss in losses)
+            values = " ".join(f"{loss.item():.2f}" for loss in losses)
             elapsed_s = time.monotonic() - started
-            logger.info("text step=%d losses=%s elapsed_s=%.0f", step, named, elapsed_s)
+            logger.info("text step=%d losses=%s elapsed_s=%.0f", step, values, elapsed_s)
     checkpoint.save(path, text_encoder.state_dict())
     return text_encoder
 
@@ -93,14 +93,14 @@ def _answers(scenes: list[Scene]) -> Tensor:
         [
             [
                 options.index(answer)
-                for options, answer in zip(_QUESTIONS.values(), _described(scene), strict=True)
+                for options, answer in zip(_QUESTIONS.values(), _description(scene), strict=True)
             ]
             for scene in scenes
         ]
     )
 
 
-def _described(scene: Scene) -> list[str]:
+def _description(scene: Scene) -> list[str]:
     first = scene.objects[0]
     words = [scene.background, str(scene.position or scene.axis)]
     words += [first.shape, first.colour, first.size]

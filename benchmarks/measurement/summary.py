@@ -1,4 +1,4 @@
-"""Outcomes of a run, condensed: rates, percentiles, shares."""
+"""Summarises the outcomes of a run: rates, percentiles and shares."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
     from benchmarks.load import Outcome, Run
 
-
 LEAST_FOR_P99: Final = 100
-"""Of fewer requests the 99th percentile is just the slowest."""
+"""Among fewer requests, the 99th percentile is just the slowest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One run of one system. Times in seconds; what was not observed is None."""
+    """The figures of one run. Times are in seconds, None if nothing was observed."""
 
     images_per_s: float
     latency_p50_s: float | None
@@ -35,13 +34,13 @@ class Summary:
     num_cancelled: int
     num_refused: int
     num_late: int
-    """Their deadline passed."""
+    """Requests whose deadline passed."""
     deadlines_met: float | None
-    """Share of the requests with a deadline that were completed."""
+    """The share of requests with a deadline that were completed."""
 
 
 def summarise(run: Run) -> Summary:
-    """Condenses a run; latencies are those of completed requests."""
+    """Summarises a run; latencies are those of completed requests."""
     completed = [one for one in run.outcomes if one.outcome == "completed"]
     counts = Counter(one.outcome for one in run.outcomes)
     latencies = [one.latency_s for one in completed]
@@ -54,7 +53,7 @@ def summarise(run: Run) -> Summary:
         first_progress_p50_s=_median(run.outcomes, lambda one: one.first_progress_s),
         first_preview_p50_s=_median(run.outcomes, lambda one: one.first_preview_s),
         queued_p50_s=_median(completed, lambda one: one.queued_s),
-        queued_p95_s=percentile(_known(completed, lambda one: one.queued_s), 0.95),
+        queued_p95_s=percentile(_observed(completed, lambda one: one.queued_s), 0.95),
         num_completed=counts["completed"],
         num_cancelled=counts["cancelled"],
         num_refused=counts["refused"],
@@ -64,19 +63,19 @@ def summarise(run: Run) -> Summary:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Returns the smallest of the values that `share` of them do not exceed."""
+    """Returns the smallest value that at least `share` of the values do not exceed."""
     return float(np.quantile(values, share, method="inverted_cdf")) if values else None
 
 
 def spread(values: Iterable[float]) -> tuple[float, float, float]:
-    """Returns least, median and greatest."""
+    """Returns the least value, the median and the greatest value."""
     ordered = sorted(values)
     return ordered[0], statistics.median(ordered), ordered[-1]
 
 
-def _known(outcomes: Iterable[Outcome], read: Callable[[Outcome], float | None]) -> list[float]:
+def _observed(outcomes: Iterable[Outcome], read: Callable[[Outcome], float | None]) -> list[float]:
     return [value for value in map(read, outcomes) if value is not None]
 
 
 def _median(outcomes: Iterable[Outcome], read: Callable[[Outcome], float | None]) -> float | None:
-    return percentile(_known(outcomes, read), 0.5)
+    return percentile(_observed(outcomes, read), 0.5)

@@ -1,6 +1,7 @@
-"""Writes the 200 prompt/seed pairs that the model is evaluated on; none was in its training.
+"""Writes the 200 prompt/seed pairs for the model's evaluation; none of them was in training.
 
 The file is committed, so that the check reads plain data and shares no code with training.
+``python -m tools.embedded_model.scenes.held_out`` writes it.
 """
 
 import json
@@ -8,8 +9,8 @@ import random
 from pathlib import Path
 from typing import Final, TypedDict
 
-from tools.embedded_model.prompts import plain_prompt
-from tools.embedded_model.scene import Scene, random_scene
+from tools.embedded_model.scenes.prompts import plain_prompt
+from tools.embedded_model.scenes.scene import Scene, random_scene
 
 NUM_PAIRS: Final = 200
 PATH: Final = Path("tests/support/embedded/held_out.json")
@@ -24,7 +25,7 @@ class ObjectRecord(TypedDict):
 
 
 class Record(TypedDict):
-    """A prompt, its seed, and what the image must show."""
+    """A prompt, its seed, and the expected content of the image."""
 
     prompt: str
     seed: int
@@ -35,7 +36,7 @@ class Record(TypedDict):
 
 
 def records() -> list[Record]:
-    """Chooses the pairs; always the same ones."""
+    """Returns the pairs, always the same ones."""
     rng = random.Random("held out pairs")
     chosen: list[Record] = []
     while len(chosen) < NUM_PAIRS:
@@ -45,12 +46,6 @@ def records() -> list[Record]:
         if len(colours) == len(scene.objects):
             chosen.append(_record(scene, seed=1000 + len(chosen), reverse=rng.random() < 0.5))
     return chosen
-
-
-def write(path: Path = PATH) -> None:
-    """Writes the pairs, one per line."""
-    lines = ",\n".join(json.dumps(record) for record in records())
-    path.write_text(f"[\n{lines}\n]\n")
 
 
 def _record(scene: Scene, *, seed: int, reverse: bool) -> Record:
@@ -72,4 +67,5 @@ def _record(scene: Scene, *, seed: int, reverse: bool) -> Record:
 
 
 if __name__ == "__main__":
-    write()
+    lines = ",\n".join(json.dumps(record) for record in records())
+    PATH.write_text(f"[\n{lines}\n]\n")

@@ -1,4 +1,4 @@
-"""Plots of what was measured: rates by clients, and waiting times by rate of arrival."""
+"""Plots the rates by number of clients, and the latencies by rate of arrival."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from benchmarks.summary import spread
+from benchmarks.measurement.summary import spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from benchmarks.experiment import Measurement, Result
+    from benchmarks.measurement.results import Measurement, Result
 
 
 def write_plots(folder: Path, results: Sequence[Result]) -> None:
-    """Writes one SVG for each workload and kind of loop."""
+    """Writes an SVG file for each workload and kind of loop."""
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
         name = result.workload.replace(" ", "-").replace(",", "").lower()
@@ -64,8 +64,8 @@ def _latencies(title: str, measurements: Sequence[Measurement]) -> Figure:
         medians = []
         for load in loads:
             values = [getattr(one.summary, name) for one in measurements if one.load == load]
-            known = [value for value in values if value is not None]
-            medians.append(spread(known)[1] if known else float("nan"))
+            observed = [value for value in values if value is not None]
+            medians.append(spread(observed)[1] if observed else float("nan"))
         axes.plot([load.removeprefix("open, ") for load in loads], medians, "o-", label=label)
     axes.set(title=title, xlabel="arrivals", ylabel="seconds", ylim=(0, None))
     axes.legend()

@@ -1,6 +1,7 @@
-"""Stable Diffusion 1.5 as it is built, with random weights: speed does not depend on what they say.
+"""The models of the benchmarks: the embedded one, and Stable Diffusion 1.5 with random weights.
 
-Made once, in the user's cache folder; never committed. float16 files, as models are published.
+Speed does not depend on the values of the weights. The folder is made once, in the user's cache
+folder, with files in float16, as models are published.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 _CLIP_VOCABULARY: Final = 49408
 _RECIPE: Final = 1
-"""Of this file: another number, another folder."""
+"""The version of this file's recipe; a new one makes a new folder."""
 
 
 def model_folder(name: str) -> Path:
-    """Returns the folder of a benchmark model, made first if need be."""
+    """Returns the folder of a model, and makes it if it does not exist yet."""
     if name == "embedded":
         return EMBEDDED_FOLDER
     folder = user_cache() / "benchmarks" / f"{name}-{_RECIPE}"
@@ -44,7 +45,7 @@ def model_folder(name: str) -> Path:
 
 def _build_sd15(folder: Path) -> None:
     torch.manual_seed(0)
-    # The dtype first: in float32 the parts would take 4 GB more while they are made.
+    # Set before the parts are built: in float32 they would take 4 GB more meanwhile.
     torch.set_default_dtype(torch.float16)
     try:
         unet = UNet2DConditionModel(
@@ -74,7 +75,7 @@ def _build_sd15(folder: Path) -> None:
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
-        # OpenAI's vocabulary is not ours to ship; which numbers the words get costs no time.
+        # OpenAI's vocabulary is not ours to ship; token ids make no difference to speed.
         tokenizer=CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer"),
         unet=unet,
         scheduler=PNDMScheduler(

@@ -1,7 +1,7 @@
 """Builds the tokenizer and the untrained text encoder.
 
-The tokenizer is a byte-pair one in CLIP's own format, with merges learned from our words alone:
-each known word is one token, and any other text is split into letters or bytes.
+The tokenizer uses byte pairs in CLIP's format, with merges learned from the vocabulary alone: each
+known word is one token, and any other text is split into letters or bytes.
 """
 
 import json
@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tools.embedded_model.vocabulary import known_words
+from tools.embedded_model.scenes.vocabulary import known_words
 
 MAX_LENGTH = 77
 WIDTH = 128
@@ -39,7 +39,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Loads what `build_tokenizer` wrote."""
+    """Loads the files that `build_tokenizer` wrote."""
     return CLIPTokenizer(
         vocab=str(folder / "vocab.json"),
         merges=str(folder / "merges.txt"),
@@ -82,7 +82,7 @@ def _learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Learns byte-pair merges until each of the words, letters only, is one token.
 
     The most frequent pair comes first, ties in alphabetical order. The `tokenizers` trainer breaks
-    ties differently in each process, which gives every run of training other token ids.
+    ties differently in each process, which would give every run other token ids.
     """
     spelled = [[*word[:-1], word[-1] + _SUFFIX] for word in words if word.isalpha()]
     merges: list[tuple[str, str]] = []

@@ -1,25 +1,21 @@
-"""What was measured, as a table for people, as JSON for machines, and as plots."""
+"""Reports results: as tables for the terminal and in Markdown, and as JSON."""
 
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import psutil
-import torch
 from rich.table import Table
 
-from benchmarks.experiment import SERVICE
-from benchmarks.summary import spread
+from benchmarks.load import SERVICE
+from benchmarks.measurement.summary import spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from benchmarks.ceiling import Ceiling
-    from benchmarks.experiment import Measurement, Result
+    from benchmarks.measurement.results import Measurement, Result
 
 _SPEED: Final = (
     "images/s",
@@ -47,44 +43,30 @@ _STATE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A table, not yet drawn. The first column names the row."""
+    """A table before it is rendered. The first column names the row."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
 
     def for_terminal(self) -> Table:
-        """Returns it for rich to print."""
-        shown = Table(title=self.title)
+        """Returns a table that rich can print."""
+        table = Table(title=self.title)
         for number, column in enumerate(self.columns):
-            shown.add_column(column, justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left")
         for row in self.rows:
-            shown.add_row(*row)
-        return shown
+            table.add_row(*row)
+        return table
 
     def as_markdown(self) -> str:
-        """Returns it as a table of GitHub's Markdown."""
+        """Returns a table in GitHub's Markdown."""
         rule = ("---", *("---:" for _ in self.columns[1:]))
         lines = ["| " + " | ".join(row) + " |" for row in (self.columns, rule, *self.rows)]
         return "\n".join(lines)
 
 
-def describe_machine(device: torch.device, dtype: torch.dtype, ceiling: Ceiling) -> dict[str, str]:
-    """Returns what a figure is worth nothing without."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {
-        "device": name,
-        "cores": str(len(psutil.Process().cpu_affinity())),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "dtype": str(dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "matmul": f"{ceiling.matmul_flops / 1e12:.2f} TFLOP/s",
-        "convolution": f"{ceiling.convolution_flops / 1e12:.2f} TFLOP/s",
-    }
-
-
 def sheets(result: Result) -> list[Sheet]:
-    """Returns how fast every system is, and what the service did; medians over all rounds."""
+    """Returns two tables with medians over all rounds: the systems' speed, and their state."""
     speed, state = [], []
     for load in dict.fromkeys(one.load for one in result.measurements):
         of_load = [one for one in result.measurements if one.load == load]
@@ -105,33 +87,33 @@ def sheets(result: Result) -> list[Sheet]:
 
 
 def markdown(results: Sequence[Result], machine: dict[str, str]) -> str:
-    """Returns everything that is printed, for the documentation."""
-    parts = [_listed(machine)]
+    """Returns all results as a page for the documentation."""
+    parts = [_list(machine)]
     for result in results:
-        parts += [f"## {result.workload}", _listed(result.service)]
+        parts += [f"## {result.workload}", _list(result.service)]
         parts += [sheet.as_markdown() for sheet in sheets(result)]
         parts.append("\n".join(f"- {note}" for note in notes(result)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def caption(described: dict[str, str]) -> str:
+def caption(description: dict[str, str]) -> str:
     """Returns a description on one line."""
-    return ", ".join(f"{name} {value}" for name, value in described.items() if value)
+    return ", ".join(f"{name} {value}" for name, value in description.items() if value)
 
 
 def notes(result: Result) -> list[str]:
-    """Returns what fits into no row: leaving early, and short requests among long ones."""
-    told = []
+    """Returns sentences on what fits no table: cancelling, overhead, and interruptions."""
+    sentences = []
     if result.calls_after_cancel:
         least, median, greatest = spread(result.calls_after_cancel)
-        told.append(
+        sentences.append(
             "denoiser calls from a client's leaving to its rows being free:"
             f" {median:g} ({least}-{greatest})"
         )
     if result.overheads:
         least, median, greatest = spread(one.share for one in result.overheads)
         step_s = spread(one.engine_step_s for one in result.overheads)[1]
-        told.append(
+        sentences.append(
             f"the service, read slowly, adds {median:.1%} ({least:.1%}-{greatest:.1%}) to its"
             f" engine's step of {step_s * 1e3:.1f} ms"
         )
@@ -140,11 +122,11 @@ def notes(result: Result) -> list[str]:
         short_s = spread(one.short_s for one in rows)[1]
         alone_s = spread(one.short_alone_s for one in rows)[1]
         slowdown = spread(one.slowdown for one in rows)[1]
-        told.append(
+        sentences.append(
             f"{system}: a short request that meets a long one takes {short_s:.2f} s, alone"
             f" {alone_s:.2f} s; the long one loses {slowdown:.2f} of the latter"
         )
-    return told
+    return sentences
 
 
 def ratios(own: Sequence[Measurement], others: Sequence[Measurement]) -> list[float]:
@@ -154,7 +136,7 @@ def ratios(own: Sequence[Measurement], others: Sequence[Measurement]) -> list[fl
 
 
 def write_json(path: Path, results: Sequence[Result], machine: dict[str, str]) -> None:
-    """Writes everything that was measured."""
+    """Writes all results, and the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine, "results": [asdict(result) for result in results]}
     path.write_text(json.dumps(content, indent=1) + "\n")
@@ -194,29 +176,21 @@ def _state(own: Sequence[Measurement]) -> tuple[str, ...]:
 
 
 def _ratio(service: Sequence[Measurement], others: Sequence[Measurement]) -> str:
-    known = ratios(service, others)
-    if not known:
+    values = ratios(service, others)
+    if not values:
         return ""
-    least, median, greatest = spread(known)
+    least, median, greatest = spread(values)
     return f"{median:.2f} ({least:.2f}-{greatest:.2f})"
 
 
-def _listed(described: dict[str, str]) -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in described.items() if value)
+def _list(description: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in description.items() if value)
 
 
 def _median(values: Sequence[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    return form.format(spread(known)[1]) if known else ""
+    observed = [value for value in values if value is not None]
+    return form.format(spread(observed)[1]) if observed else ""
 
 
 def _gib(num_bytes: int | None) -> float | None:
     return None if num_bytes is None else num_bytes / 2**30
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -21,10 +21,10 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.embedded_model import checkpoint
-from tools.embedded_model.render import as_array, render
-from tools.embedded_model.scene import Scene, random_scene
-from tools.embedded_model.vocabulary import SHAPES
+from tools.embedded_model.scenes.render import as_array, render
+from tools.embedded_model.scenes.scene import Scene, random_scene
+from tools.embedded_model.scenes.vocabulary import SHAPES
+from tools.embedded_model.training import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ WIDTH = 32
 CROP = 96
 BATCH = 16
 _SAVE_EVERY = 100
-_POINTED = ("star", "triangle")
+_POINTED_SHAPES = ("star", "triangle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,11 @@ class Phase:
     edge_weight: float = 0.0
     trains_encoder: bool = True
     point_share: float = 0.0
-    """The share of crops that certainly show a shape with points."""
+    """The share of crops that are sure to show a shape with points."""
 
 
-# Colours first; then corners: small canvases, where a crop has more of them, and less noise;
-# then corners alone, which are a few per cent of the pixels and count too little in an unweighted
+# Colours come first. Then corners, on small canvases, where a crop has more of them, and with less
+# noise. Then corners alone: they are a few per cent of the pixels, too little for an unweighted
 # loss.
 PHASES = (
     Phase(
@@ -155,7 +155,7 @@ def train(path: Path, *, seed: int = 0) -> AutoencoderTiny:
 
 
 def _position(step: int) -> tuple[Phase, float]:
-    """Returns the phase of a step, and the share of the phase before it."""
+    """Returns the phase of a step, and its progress through the phase, 0 to 1."""
     for phase in PHASES:
         if step < phase.num_steps:
             return phase, step / phase.num_steps
@@ -171,15 +171,13 @@ def _one_cycle(progress: float) -> float:
 
 
 def _crops(phase: Phase, seed: str) -> Tensor:
-    """Returns (BATCH, 3, CROP, CROP) float32, most of them around an object's edge."""
+    """Returns (BATCH, 3, CROP, CROP) float32; most crops show an object's edge."""
     rng = random.Random(f"crops {seed}")
-    sides = phase.canvas_sides
-    crops = [
-        _crop(
-            rng, rng.choice(sides), shapes=_POINTED if rng.random() < phase.point_share else SHAPES
-        )
-        for _ in range(BATCH)
-    ]
+    crops = []
+    for _ in range(BATCH):
+        side = rng.choice(phase.canvas_sides)
+        shapes = _POINTED_SHAPES if rng.random() < phase.point_share else SHAPES
+        crops.append(_crop(rng, side, shapes=shapes))
     return torch.from_numpy(np.stack(crops))
 
 
@@ -187,12 +185,12 @@ def _crop(rng: random.Random, side: int, *, shapes: Sequence[str]) -> npt.NDArra
     scene = random_scene(rng)
     while not any(item.shape in shapes for item in scene.objects):
         scene = random_scene(rng)
-    left, top = _window(rng, scene, side, shapes=shapes)
-    picture = render(scene, width=side, height=side)
-    return as_array(picture.crop((left, top, left + CROP, top + CROP)))
+    left, top = _crop_corner(rng, scene, side, shapes=shapes)
+    image = render(scene, width=side, height=side)
+    return as_array(image.crop((left, top, left + CROP, top + CROP)))
 
 
-def _window(
+def _crop_corner(
     rng: random.Random, scene: Scene, side: int, *, shapes: Sequence[str]
 ) -> tuple[int, int]:
     item = rng.choice([item for item in scene.objects if item.shape in shapes])
@@ -205,22 +203,22 @@ def _window(
     )
 
 
-def _loss(vae: AutoencoderTiny, pictures: Tensor, phase: Phase, *, seed: int) -> Tensor:
-    latents: Tensor = vae.encode(pictures).latents
+def _loss(vae: AutoencoderTiny, images: Tensor, phase: Phase, *, seed: int) -> Tensor:
+    latents: Tensor = vae.encode(images).latents
     generator = torch.Generator().manual_seed(seed)
-    disturbed = latents + phase.latent_noise * torch.randn(latents.shape, generator=generator)
-    decoded: Tensor = vae.decode(disturbed).sample
-    difference = decoded - pictures
+    noisy = latents + phase.latent_noise * torch.randn(latents.shape, generator=generator)
+    decoded: Tensor = vae.decode(noisy).sample
+    difference = decoded - images
     gradient = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
     gradient = gradient + (difference[..., 1:] - difference[..., :-1]).abs().mean()
-    weight = 1 + phase.edge_weight * _edges(pictures)
+    weight = 1 + phase.edge_weight * _edges(images)
     return (weight * difference.abs()).mean() + 0.5 * gradient + 0.1 * _whiteness(latents)
 
 
-def _edges(pictures: Tensor) -> Tensor:
+def _edges(images: Tensor) -> Tensor:
     """Returns each pixel's distance from the mean of its neighbourhood: 0 on flat colour."""
     return (
-        pictures - functional.avg_pool2d(pictures, 7, stride=1, padding=3, count_include_pad=False)
+        images - functional.avg_pool2d(images, 7, stride=1, padding=3, count_include_pad=False)
     ).abs()
 
 
@@ -237,10 +235,10 @@ def _whiteness(latents: Tensor) -> Tensor:
 def _measure(vae: AutoencoderTiny, seed: int) -> tuple[float, float, list[float]]:
     """Returns the reconstruction's mean absolute error, the scaling factor, the channel means."""
     rng = random.Random(f"measure {seed}")
-    pictures = torch.from_numpy(
+    images = torch.from_numpy(
         np.stack([as_array(render(random_scene(rng), width=256, height=256)) for _ in range(24)])
     )
-    latents = vae.encode(pictures).latents
-    error = (vae.decode(latents).sample.clamp(-1, 1) - pictures).abs().mean().item()
+    latents = vae.encode(images).latents
+    error = (vae.decode(latents).sample.clamp(-1, 1) - images).abs().mean().item()
     means = [round(value, 3) for value in latents.mean(dim=(0, 2, 3)).tolist()]
     return error, 1 / latents.std().item(), means

@@ -1,9 +1,4 @@
-"""Trains the UNet, and the text encoder along with it, on cached latents.
-
-v-prediction, on a schedule whose last timestep is nearly pure noise. With epsilon and Stable
-Diffusion's own schedule the last timestep still contains the image's mean colour in training;
-sampling starts without it, and flat colours come out wrong.
-"""
+"""Trains the UNet, and the text encoder along with it, on cached latents."""
 
 import copy
 import logging
@@ -12,31 +7,36 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tools.embedded_model import checkpoint
-from tools.embedded_model.latents import CHUNK, NATIVE, SMALL, SMALL_CHUNK, LatentPool, Size
-from tools.embedded_model.prompts import random_prompt
-from tools.embedded_model.scene import Scene
-from tools.embedded_model.text import WIDTH as TEXT_WIDTH
-from tools.embedded_model.text import build_text_encoder, tokenize
-from tools.embedded_model.vocabulary import PAIR_RADII
+from tools.embedded_model.scenes.prompts import random_prompt
+from tools.embedded_model.scenes.scene import Scene
+from tools.embedded_model.scenes.vocabulary import PAIR_RADII
+from tools.embedded_model.training import checkpoint
+from tools.embedded_model.training.denoiser import Denoiser, build, build_scheduler, load_trained
+from tools.embedded_model.training.latents import (
+    CHUNK,
+    NATIVE,
+    SMALL,
+    SMALL_CHUNK,
+    LatentPool,
+    Size,
+)
+from tools.embedded_model.training.text_encoder import tokenize
 
 logger = logging.getLogger(__name__)
 
 NUM_STEPS = 10000
 LEARNING_RATE = 1e-3
-# The text encoder is trained already and only adapts; see text_training.
+# text_training has trained the text encoder already; here it only adapts.
 _TEXT_SHARE = 0.1
-_FIRST_TEXT_SCALE = 0.2
 _WARMUP_STEPS = 150
 _DECAY_FROM = 0.7
 _EMA_DECAY = 0.997
@@ -47,8 +47,8 @@ _OBJECT_WEIGHT_UNTIL = 0.94
 _TYPICAL_RADIUS = PAIR_RADII["medium"]
 _FIRST_CHUNKS = 4
 _STEPS_PER_CHUNK = 400
-# Words come first, on small images: a row of 128x128 costs a quarter of one at 256x256. Then their
-# meaning at the native size, then other sizes. Shares of all steps.
+# Words are learned first, on small images: a row of 128x128 costs a quarter of one at 256x256. Then
+# comes the native size, then other sizes. Both are shares of all steps.
 _SMALL_UNTIL = 0.32
 _NATIVE_ONLY_UNTIL = 0.8
 _SAVE_EVERY = 200
@@ -63,21 +63,6 @@ _BATCHES: tuple[tuple[float, Size, int], ...] = (
 )
 
 
-class Denoiser(nn.Module):
-    """The text encoder and the UNet as one module, with one optimizer and one EMA for both."""
-
-    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.text_encoder = text_encoder
-        self.unet = unet
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
-        """Returns the predicted v, shaped as `noisy`."""
-        prompt_embeds = self.text_encoder(token_ids).last_hidden_state
-        prediction: Tensor = self.unet(noisy, timesteps, prompt_embeds).sample
-        return prediction
-
-
 class _Rows(NamedTuple):
     """Rows of a training batch, all tensors of one length."""
 
@@ -89,10 +74,10 @@ class _Rows(NamedTuple):
 
 
 class _Twins:
-    """Two denoisers on one set of weights, each with half the rows on a thread of its own.
+    """Two denoisers that share weights, each with half of the rows on a thread of its own.
 
-    The halves synchronise once a step; two threads inside every operation do so a thousand times,
-    each time waiting for the slower one if other programs use the cores too.
+    The halves synchronise once per step. Two threads inside every operation would synchronise a
+    thousand times, and wait for the slower one each time that other programs use the cores.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -126,59 +111,6 @@ class _Twins:
         return zip(mine.parameters(), other.parameters(), strict=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedDenoiser:
-    """The result of training: the averaged weights."""
-
-    text_encoder: CLIPTextModel
-    unet: UNet2DConditionModel
-    num_steps: int
-
-
-def build_scheduler() -> DDIMScheduler:
-    """Builds the model's own scheduler; its noise schedule is the one trained on."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.02,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        # Unused with trailing spacing, but diffusers warns about any other value.
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
-
-
-def build(text_encoder: CLIPTextModel) -> Denoiser:
-    """Puts an untrained UNet behind the text encoder."""
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64, 128),
-        layers_per_block=1,
-        # Attention at the two lower levels: with the lowest alone, places and colours followed the
-        # prompt, but every shape was a disc.
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,  # the number of heads, in spite of its name
-        use_linear_projection=True,
-        # The tokens' mean is also added to the time embedding and so reaches every block. At
-        # timestep 999, the loss with the right prompt against a wrong one was 0.97 : 1.08 after
-        # 1000 steps of cross-attention alone, and 0.59 : 1.80 after 200 more with this.
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-        # Few groups: one channel a group would erase flat colour.
-        norm_num_groups=8,
-    )
-    with torch.no_grad():
-        unet.add_embedding.norm2.weight.mul_(_FIRST_TEXT_SCALE)
-    return Denoiser(text_encoder, unet.to(memory_format=torch.channels_last))
-
-
 def learning_rate(step: int, num_steps: int) -> float:
     """Warm-up, plateau, cosine to almost 0; depends only on the step, so that a run can resume."""
     if step < _WARMUP_STEPS:
@@ -195,8 +127,12 @@ def train(
     text_encoder: CLIPTextModel,
     num_steps: int = NUM_STEPS,
     seed: int = 0,
-) -> TrainedDenoiser:
-    """Trains to `num_steps`, from the checkpoint at `path` if there is one; returns the average."""
+) -> Denoiser:
+    """Trains up to `num_steps`, from a checkpoint at `path` if there is one.
+
+    Returns:
+        The average of the weights.
+    """
     torch.manual_seed(seed)
     denoiser = build(text_encoder)
     ema = get_ema_multi_avg_fn(_EMA_DECAY)  # type: ignore[no-untyped-call]  # torch's own gap
@@ -235,11 +171,11 @@ def train(
             token_ids,
             alphas_cumprod,
             scenes,
-            # Equal weights at the end: a weighted mean leans towards objects that may not be there.
+            # Equal weights at the end: a weighted mean leans towards objects that may not exist.
             object_weight=_OBJECT_WEIGHT if step < _OBJECT_WEIGHT_UNTIL * num_steps else 1.0,
             seed=rng.getrandbits(48),
         )
-        # The text encoder knows the scenes already; on small images the UNet learns to use it.
+        # The text encoder is trained already; on small images the UNet only learns to use it.
         loss = twins.backward(rows, trains_text=size != SMALL)
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(step, num_steps)
@@ -247,8 +183,8 @@ def train(
         optimizer.step()
         step += 1
         if step < 1000 and step % 100 == 0:
-            # Early weights are best forgotten: the average starts over from the current ones.
-            _restart(average, denoiser)
+            # The average starts again from the current weights, without the poor early ones.
+            average.module.load_state_dict(denoiser.state_dict())
         average.update_parameters(denoiser)
         losses.append(loss)
         if step % _LOG_EVERY == 0:
@@ -266,27 +202,6 @@ def train(
                 },
             )
     return load_trained(path, tokenizer)
-
-
-def load_trained(path: Path, tokenizer: CLIPTokenizer) -> TrainedDenoiser:
-    """Returns the averaged weights of the checkpoint, finished or not.
-
-    Raises:
-        FileNotFoundError: nothing was saved at `path` yet.
-    """
-    state = checkpoint.load(path)
-    if state is None:
-        raise FileNotFoundError(path)
-    average = AveragedModel(build(build_text_encoder(tokenizer)))
-    average.load_state_dict(state["average"])
-    denoiser = average.module.eval().requires_grad_(requires_grad=False)
-    return TrainedDenoiser(
-        text_encoder=denoiser.text_encoder, unet=denoiser.unet, num_steps=state["step"]
-    )
-
-
-def _restart(average: AveragedModel, denoiser: Denoiser) -> None:
-    average.module.load_state_dict(denoiser.state_dict())
 
 
 def _batch(progress: float, rng: random.Random) -> tuple[Size, int]:
@@ -330,7 +245,7 @@ def _rows(
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(latents)
     noise = torch.randn(latents.shape, generator=generator)
-    # One timestep from each of `num_rows` equal parts: less variance than independent draws.
+    # One timestep from each of `num_rows` equal parts: less variance than independent samples.
     # The power leans towards noise, where the image's content is decided.
     offsets = torch.rand(num_rows, generator=generator)
     order = torch.randperm(num_rows, generator=generator)

@@ -1,7 +1,7 @@
-"""The denoiser's training images, encoded once and kept on disk in chunks.
+"""The latents of the denoiser's training images, stored on disk in chunks.
 
-Training starts with a few chunks and adds one from time to time: encoding takes some 25 ms per
-image, too long to repeat it for each row, and a growing pool is never memorised.
+Training starts with a few chunks and adds one from time to time. Encoding takes about 25 ms per
+image, too long to repeat for each row, and the denoiser never memorises a pool that grows.
 """
 
 import random
@@ -15,8 +15,8 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tools.embedded_model.render import as_array, render
-from tools.embedded_model.scene import Scene, random_scene
+from tools.embedded_model.scenes.render import as_array, render
+from tools.embedded_model.scenes.scene import Scene, random_scene
 
 Size: TypeAlias = tuple[int, int]
 
@@ -34,7 +34,7 @@ class LatentPool:
     def __init__(
         self, vae: AutoencoderTiny, folder: Path, *, chunk: dict[Size, int], seed: int
     ) -> None:
-        """Starts empty; chunks already in `folder` are read instead of encoded."""
+        """Starts empty; reads the chunks that `folder` already has instead of encoding them."""
         self._vae = vae
         self._folder = folder
         self._chunk = chunk
@@ -45,7 +45,7 @@ class LatentPool:
         folder.mkdir(parents=True, exist_ok=True)
 
     def grow_to(self, num_chunks: int) -> None:
-        """Adds chunks up to `num_chunks`."""
+        """Adds chunks until there are `num_chunks`."""
         while self._num_chunks < num_chunks:
             self._add_chunk(self._num_chunks)
             self._num_chunks += 1
@@ -84,8 +84,8 @@ def encode(vae: AutoencoderTiny, size: Size, scenes: list[Scene]) -> Iterator[Te
     width, height = size
     for start in range(0, len(scenes), _ENCODE_ROWS):
         rows = scenes[start : start + _ENCODE_ROWS]
-        pictures = np.stack([as_array(render(row, width=width, height=height)) for row in rows])
-        yield vae.encode(torch.from_numpy(pictures)).latents * vae.config.scaling_factor
+        images = np.stack([as_array(render(row, width=width, height=height)) for row in rows])
+        yield vae.encode(torch.from_numpy(images)).latents * vae.config.scaling_factor
 
 
 def _name(size: Size) -> str:

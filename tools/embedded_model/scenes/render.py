@@ -1,7 +1,7 @@
-"""Turns a scene into an antialiased picture.
+"""Renders a scene as an antialiased image.
 
-Each shape is a few outlines on a unit disc, filled or cut out in order, drawn at four
-times the size into a mask and averaged down.
+Each shape is a few outlines on a unit disc, filled or cut out in order. They are rendered into a
+mask at four times the size, which is then averaged down.
 """
 
 import math
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from tools.embedded_model.scene import Scene, SceneObject
-from tools.embedded_model.vocabulary import COLOURS
+from tools.embedded_model.scenes.scene import Scene, SceneObject
+from tools.embedded_model.scenes.vocabulary import COLOURS
 
 Outline: TypeAlias = tuple[tuple[float, float], ...]
 
@@ -21,21 +21,21 @@ _FILL, _CUT = 255, 0
 
 
 def render(scene: Scene, *, width: int, height: int) -> Image.Image:
-    """Draws the scene; shapes scale with the shorter side, places with each side."""
-    picture = Image.new("RGB", (width, height), COLOURS[scene.background])
+    """Renders the scene; shapes scale with the shorter side, positions with each side."""
+    image = Image.new("RGB", (width, height), COLOURS[scene.background])
     for item in scene.objects:
-        _paste(picture, item)
-    return picture
+        _paste(image, item)
+    return image
 
 
-def as_array(picture: Image.Image) -> npt.NDArray[np.float32]:
-    """Returns (3, height, width) float32 in [-1, 1], as the autoencoder takes it."""
-    pixels = np.asarray(picture, dtype=np.float32) / 127.5 - 1
+def as_array(image: Image.Image) -> npt.NDArray[np.float32]:
+    """Returns the autoencoder's input: (3, height, width) float32 in [-1, 1]."""
+    pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _paste(picture: Image.Image, item: SceneObject) -> None:
-    width, height = picture.size
+def _paste(image: Image.Image, item: SceneObject) -> None:
+    width, height = image.size
     radius = item.radius * min(width, height)
     centre_x, centre_y = item.x * width, item.y * height
     left, top = math.floor(centre_x - radius) - 1, math.floor(centre_y - radius) - 1
@@ -51,7 +51,7 @@ def _paste(picture: Image.Image, item: SceneObject) -> None:
             for x, y in outline
         ]
         draw.polygon(points, fill=ink)
-    picture.paste(COLOURS[item.colour], (left, top), mask.reduce(_SUPERSAMPLING))
+    image.paste(COLOURS[item.colour], (left, top), mask.reduce(_SUPERSAMPLING))
 
 
 def _polar(degrees: float, radius: float = 1) -> tuple[float, float]:
@@ -89,7 +89,7 @@ _OUTLINES: Final[dict[str, tuple[tuple[Outline, int], ...]]] = {
     "square": ((_box(0.82, 0.82), _FILL),),
     # Lowered so that its bounding box, not its centroid, lies in the middle.
     "triangle": ((tuple((x, y + 0.2) for x, y in map(_polar, (-90, 30, 150))), _FILL),),
-    # Pointed and slightly large: the autoencoder rounds tips off.
+    # Pointed and slightly large, because the autoencoder rounds the tips off.
     "star": ((tuple(_polar(36 * k - 90, 0.38 if k % 2 else 1.06) for k in range(10)), _FILL),),
     "heart": ((_heart(), _FILL),),
     "ring": ((_circle(1), _FILL), (_circle(0.52), _CUT)),
