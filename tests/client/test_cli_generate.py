@@ -21,6 +21,7 @@ from tests.support.client.scripted_server import (
     progress,
 )
 from tests.support.eventually import eventually_sync
+from tests.support.time_limits import scaled
 
 
 def test_generate_writes_the_image_and_few_plain_lines(process, servicer, tmp_path):
@@ -155,7 +156,7 @@ def test_ctrl_c_cancels_on_the_server_and_says_so(environment, servicer, tmp_pat
                 break
         child.send_signal(signal.SIGINT)
         rest = child.stderr.read()
-        assert child.wait(40) == 130
+        assert child.wait(scaled(40)) == 130
     assert rest.splitlines() == [f"interrupted; {GENERATION} is cancelled on the server"]
     assert servicer.cancelled_names == [GENERATION]
     eventually_sync(servicer.call_ended.is_set)
@@ -202,7 +203,7 @@ def test_on_a_terminal_the_bar_moves_and_the_picture_forms(environment, servicer
     ) as child:
         os.close(follower)
         output = _read_all(leader)
-        assert child.wait(40) == 0
+        assert child.wait(scaled(40)) == 0
     os.close(leader)
     assert "\N{UPPER HALF BLOCK}" in output
     # JPEG may turn a red of 200 into 199 or 201.

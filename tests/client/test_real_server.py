@@ -19,6 +19,7 @@ from latentwire_server.registry.loadable_model import ModelLoadError
 from tests.support.client.both_clients import InThreads, OnLoop
 from tests.support.fakes import FakeModel, expected_pixels
 from tests.support.server.serving import ServedModel, serving, serving_models
+from tests.support.time_limits import scaled
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 5}
 
@@ -316,6 +317,6 @@ async def test_ctrl_c_ends_the_generation(server, client, tmp_path):
 
 
 async def _state_becomes(client, name, state):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(scaled(20)):
         while (await client.generation(name)).state != state:  # noqa: ASYNC110 - a remote state
             await asyncio.sleep(0.01)

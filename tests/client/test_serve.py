@@ -17,6 +17,7 @@ from latentwire._cli import main, start_up
 from latentwire.v1 import image_generation_pb2 as pb
 from tests.support.client.scripted_server import ScriptedServicer, model, serving
 from tests.support.eventually import eventually, eventually_sync
+from tests.support.time_limits import scaled
 
 FAKE_SERVICES = Path(__file__).parents[1] / "support/client/fake_services"
 
@@ -78,7 +79,7 @@ def test_it_says_what_to_try_and_stops_both_cleanly(serve, tmp_path, number):
     with serve(*flags, "--", "--max-queued", "3") as child:
         welcome = wait_until_ready(child)
         child.send_signal(number)
-        assert child.wait(40) == 0
+        assert child.wait(scaled(40)) == 0
     assert "grpcurl -plaintext" in welcome
     assert "curl -s http://127.0.0.1:" in welcome
     assert 'openai.api_base = "http://127.0.0.1:' in welcome
@@ -163,7 +164,7 @@ def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
         assert len(starts(tmp_path, "bridge")) == 1
         child.terminate()
         rest = child.stderr.read()
-        assert child.wait(40) == 0
+        assert child.wait(scaled(40)) == 0
     assert "the server ended with status -9; restarting it in 1 s" in rest
     assert starts(tmp_path, "server")[1]["argv"][-2:] == ["--port", "40000"]
 
@@ -171,13 +172,13 @@ def test_a_server_that_died_is_started_again_on_its_port(serve, tmp_path):
 def test_a_start_up_error_ends_with_its_line_and_status_2(serve, tmp_path):
     with serve("--model", "missing") as child:
         assert child.stderr.read().splitlines()[1:] == ["latentwire-server: no such model"]
-        assert child.wait(40) == 2
+        assert child.wait(scaled(40)) == 2
     assert starts(tmp_path, "bridge") == []
 
 
 def test_a_server_that_never_came_up_is_not_started_again(serve):
     with serve("--model", "broken") as child:
-        assert child.wait(40) == 1
+        assert child.wait(scaled(40)) == 1
 
 
 def test_no_child_outlives_the_command(serve, tmp_path):
@@ -185,7 +186,7 @@ def test_no_child_outlives_the_command(serve, tmp_path):
         wait_until_ready(child)
         children = [starts(tmp_path, name)[0]["pid"] for name in ("server", "bridge")]
         child.kill()
-        child.wait(40)
+        child.wait(scaled(40))
         eventually_sync(lambda: not any(map(is_alive, children)))
 
 

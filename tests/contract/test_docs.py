@@ -1,4 +1,4 @@
-"""The pages: their links, their lengths, and what is generated on them."""
+"""The pages: their links, lengths, examples and generated parts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_link_leads_somewhere(page):
     assert broken_links(page) == []
 
 
-def test_a_link_or_an_anchor_that_leads_nowhere_is_found(tmp_path):
+def test_a_broken_link_or_anchor_is_caught(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A `b` c\n[1](#a-b-c) [2](#a-b) [3](page.md#a-b-c) [4](page.md#d) [5](no.md)")
 
@@ -62,14 +62,14 @@ def test_a_link_or_an_anchor_that_leads_nowhere_is_found(tmp_path):
 
 def test_every_target_of_make_exists():
     text = "\n".join(page.read_text() for page in PAGES)
-    asked = set(re.findall(r"(?:^|`)make ([a-z][a-z-]+)", text, re.MULTILINE))
+    mentioned = set(re.findall(r"(?:^|`)make ([a-z][a-z-]+)", text, re.MULTILINE))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
-    assert {"serve", "test", "docs"} <= asked
-    assert asked <= targets
+    assert {"serve", "test", "docs"} <= mentioned
+    assert mentioned <= targets
 
 
-def test_examples_of_files_can_be_parsed():
+def test_toml_and_json_examples_can_be_parsed():
     for page in PAGES:
         for text in blocks(page, "toml"):
             assert tomllib.loads(text), page
@@ -117,11 +117,11 @@ def test_reasons_that_pages_name_exist():
 @pytest.mark.parametrize(
     ("page", "most"), [("README.md", 150), ("docs/architecture.md", 150), ("CONTRIBUTING.md", 60)]
 )
-def test_pages_that_everybody_reads_are_short(page, most):
+def test_the_main_pages_are_short(page, most):
     assert len((ROOT / page).read_text().splitlines()) <= most
 
 
-def test_the_glossary_has_at_most_twenty_words_in_order():
+def test_the_glossary_has_at_most_twenty_sorted_words():
     words = re.findall(
         r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE
     )

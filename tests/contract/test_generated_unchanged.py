@@ -8,14 +8,14 @@ COMMITTED = ROOT / "clients/python"
 OUTPUTS = ("python_out", "pyi_out", "grpc_python_out", "mypy_grpc_out")
 
 
-def test_the_committed_stubs_are_what_the_contract_generates(tmp_path):
+def test_the_committed_stubs_are_current(tmp_path):
     environment = {**os.environ, "PATH": f"{PROTOS_PYTHON.parent}:{os.environ['PATH']}"}
     outputs = [f"--{name}={tmp_path}" for name in OUTPUTS]
 
     run(PROTOS_PYTHON, "-m", "grpc_tools.protoc", "-I", "protos", *outputs, PROTO, env=environment)
 
     folder = PROTO.parent
-    made = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
+    generated = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
     committed = {path.name: path.read_text() for path in (COMMITTED / folder).glob("*_pb2*.py*")}
-    assert len(made) == len(OUTPUTS)
-    assert committed == made, "run `make protos`"
+    assert len(generated) == len(OUTPUTS)
+    assert committed == generated, "run `make protos`"

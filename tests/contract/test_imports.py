@@ -31,10 +31,10 @@ def test_the_client_and_its_cli_import_nothing_heavy():
 def test_the_client_and_its_cli_need_only_the_base_install():
     environment = {"PYTHONPATH": str(ROOT / "clients/python")}
 
-    usage = run(OLDEST_PYTHON, "-m", "latentwire", "--help", env=environment)
+    helped = run(OLDEST_PYTHON, "-m", "latentwire", "--help", env=environment)
 
     for command in ("generate", "models", "info", "cancel", "inspect", "serve"):
-        assert command in usage
+        assert command in helped
 
 
 def test_no_folder_has_more_than_fourteen_modules():
@@ -65,7 +65,7 @@ def test_imports_follow_the_layers():
         ("clients/python/latentwire/_client.py", "import latentwire_server.settings.settings"),
     ],
 )
-def test_an_import_against_the_layers_is_caught(tmp_path, module, line):
+def test_an_import_against_the_arrows_is_caught(tmp_path, module, line):
     for folder in ("clients/python", "rest_bridge", "server"):
         code_only = shutil.ignore_patterns("embedded", "*cache*")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=code_only)

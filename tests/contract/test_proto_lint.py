@@ -9,7 +9,7 @@ from tests.support.tooling import BUF, PROTO, ROOT, run
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the contract that a test may spoil."""
+    """A copy of the contract that a test may change."""
     for name in ("buf.yaml", str(PROTO)):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -17,7 +17,7 @@ def copy(tmp_path):
     return tmp_path
 
 
-def spoil(copy, old, new):
+def change(copy, old, new):
     text = (copy / PROTO).read_text()
     assert old in text
     (copy / PROTO).write_text(text.replace(old, new, 1))
@@ -32,10 +32,10 @@ def rules(*flags):
     return [json.loads(line) for line in listed.splitlines()]
 
 
-def test_only_the_fixed_name_of_the_service_is_excepted():
-    wanted = {r["id"] for r in rules() if {"STANDARD", "COMMENTS"} & set(r["categories"])}
+def test_only_the_service_suffix_is_exempt_from_the_lint_rules():
+    expected = {r["id"] for r in rules() if {"STANDARD", "COMMENTS"} & set(r["categories"])}
 
-    assert {rule["id"] for rule in rules("--configured-only")} == wanted - {"SERVICE_SUFFIX"}
+    assert {rule["id"] for rule in rules("--configured-only")} == expected - {"SERVICE_SUFFIX"}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_only_the_fixed_name_of_the_service_is_excepted():
     ],
     ids=["field without comment", "message without comment", "name in camel case"],
 )
-def test_a_spoilt_contract_is_found(copy, old, new):
-    spoil(copy, old, new)
+def test_a_violation_of_the_lint_rules_is_caught(copy, old, new):
+    change(copy, old, new)
 
     with pytest.raises(AssertionError, match="image_generation"):
         run(BUF, "lint", copy)
@@ -59,9 +59,9 @@ def test_a_spoilt_contract_is_found(copy, old, new):
     [("int32 num_images = 7;", "int64 num_images = 7;"), ("  string user = 20;\n", "")],
     ids=["other type", "removed field"],
 )
-def test_a_breaking_change_is_found(copy, old, new):
+def test_a_breaking_change_is_caught(copy, old, new):
     assert run(BUF, "breaking", copy, "--against", "protos") == ""
-    spoil(copy, old, new)
+    change(copy, old, new)
 
     with pytest.raises(AssertionError, match=r"Previously present field|changed type"):
         run(BUF, "breaking", copy, "--against", "protos")

@@ -16,7 +16,16 @@ import pytest
 from PIL import Image
 
 from tests.support.bridge.client_programs import NODE
-from tests.support.live import CALL_TIMEOUT_S, README, blocks, call, commands, curl, messages
+from tests.support.live import (
+    CALL_TIMEOUT_S,
+    LIVE_MARKS,
+    README,
+    blocks,
+    call,
+    commands,
+    curl,
+    messages,
+)
 from tests.support.tooling import LEGACY_PYTHON, ROOT, run
 
 if TYPE_CHECKING:
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 GUIDES = ROOT / "docs/guides"
 SQUARE = (256, 256)
 LARGE = (512, 512)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = LIVE_MARKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class Page:
     path: Path
     images: dict[str, tuple[int, int]]
     commands: set[str] = field(default_factory=set)
-    """The `latentwire` commands on it, so that none gets lost unnoticed."""
+    """The `latentwire` commands on it, so that a missing one is noticed."""
     num_programs: int = 0
 
 
@@ -100,7 +109,7 @@ NOT_RUN = {
 
 
 def examples(page: Path) -> list[tuple[str, str]]:
-    """Returns the blocks of a page that can run, with their languages, in order."""
+    """Returns the runnable blocks of a page with their languages, in order."""
     fence = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
     return fence.findall(page.read_text())
 
@@ -108,13 +117,13 @@ def examples(page: Path) -> list[tuple[str, str]]:
 def run_program(source: str, live: Live, folder: Path, environment: dict[str, str]) -> None:
     is_legacy = "openai.Image.create" in source
     python = LEGACY_PYTHON if is_legacy else sys.executable
-    run(python, "-c", live.here(source), cwd=folder, env=environment, timeout_s=CALL_TIMEOUT_S)
+    run(python, "-c", live.localized(source), cwd=folder, env=environment, timeout_s=CALL_TIMEOUT_S)
 
 
 def run_commands(text: str, live: Live, folder: Path, environment: dict[str, str]) -> list[str]:
     """Runs the commands of a block except `serve`; returns the `latentwire` ones that ran.
 
-    The image that a `curl` command gets is written to `answered.png`.
+    The image of a `curl` command's answer is written to `answered.png`.
     """
     ran = []
     for words in commands(text, "latentwire"):
@@ -132,8 +141,8 @@ def run_commands(text: str, live: Live, folder: Path, environment: dict[str, str
     return ran
 
 
-def give_files(folder: Path) -> Image.Image:
-    """Writes the files that pages start from, a photo and a mask of its right half."""
+def write_source_files(folder: Path) -> Image.Image:
+    """Writes the source files that pages use: a photo, and a mask of its right half."""
     photo = Image.radial_gradient("L").convert("RGB")
     photo.save(folder / "photo.png")
     mask = Image.new("RGBA", photo.size, "black")
@@ -146,7 +155,7 @@ def left_half(image: Image.Image) -> bytes:
     return image.convert("RGB").crop((0, 0, 128, 256)).tobytes()
 
 
-def test_every_guide_runs_or_says_why_not():
+def test_every_guide_is_run_or_excluded_with_a_reason():
     guides = {path.name for path in GUIDES.glob("*.md")}
 
     assert guides == {page.path.name for page in PAGES if page.path != README} | set(NOT_RUN)
@@ -157,7 +166,7 @@ def test_every_guide_runs_or_says_why_not():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.stem)
 def test_the_examples_of_a_page_work(live, tmp_path, page):
     environment = {**os.environ, "LATENTWIRE_SERVER": live.server}
-    photo = give_files(tmp_path)
+    photo = write_source_files(tmp_path)
     ran, programs = [], 0
 
     for language, text in examples(page.path):
@@ -195,26 +204,26 @@ def test_the_programs_of_clients_openai_work(live, tmp_path, program, runtime):
     if runtime == NODE.runtime:
         NODE.check()
 
-    said = run(runtime, ROOT / "clients/openai" / program, cwd=tmp_path, env=environment,
+    output = run(runtime, ROOT / "clients/openai" / program, cwd=tmp_path, env=environment,
                timeout_s=CALL_TIMEOUT_S)  # fmt: skip
 
-    # A stream prints its partial images before.
-    with Image.open(tmp_path / said.split()[-1]) as image:
+    # A stream prints the paths of its partial images first.
+    with Image.open(tmp_path / output.split()[-1]) as image:
         assert image.size == LARGE
 
 
-def test_make_serve_says_what_to_try_next(live):
-    said = live.said.read_text()
+def test_make_serve_prints_commands_to_try(live):
+    output = live.output.read_text()
 
     for part in ("latentwire generate", "grpcurl -plaintext", "curl -s", "openai.Image.create"):
-        assert part in said
-    (printed,) = commands(said.replace("\n\n", "\n"), "grpcurl")
+        assert part in output
+    (printed,) = commands(output.replace("\n\n", "\n"), "grpcurl")
     assert live.server in shlex.join(printed)
 
 
-def test_make_serve_says_what_it_does_while_it_loads(live):
-    said = live.said.read_text()
+def test_make_serve_prints_its_progress_while_it_loads(live):
+    output = live.output.read_text()
 
-    assert "Starting the server, usually " in said
-    assert "Loading the embedded model, usually " in said
-    assert "/readyz" not in said
+    assert "Starting the server, usually " in output
+    assert "Loading the embedded model, usually " in output
+    assert "/readyz" not in output

@@ -1,4 +1,4 @@
-"""The reference pages are as the code is."""
+"""The reference pages of the settings and the command lines match the code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tools.settings_tables import REFERENCE, command_line_page, settings_page
 @pytest.mark.parametrize(
     ("name", "page"), [("settings.md", settings_page), ("cli.md", command_line_page)]
 )
-def test_the_reference_pages_are_as_the_code_is(name, page):
+def test_the_reference_pages_are_current(name, page):
     assert (REFERENCE / name).read_text() == page(), "run `make format`"
 
 
 @pytest.mark.parametrize("settings", [ServerSettings, BridgeSettings])
-def test_the_page_of_settings_has_every_setting(settings):
+def test_the_settings_page_has_every_setting(settings):
     page = settings_page()
 
     for name, info in settings.model_fields.items():
@@ -29,7 +29,7 @@ def test_the_page_of_settings_has_every_setting(settings):
     assert "`--models`" not in page
 
 
-def test_the_page_of_command_lines_has_every_command():
+def test_the_command_line_page_has_every_command():
     page = command_line_page()
 
     for command in ("generate", "models", "info", "list", "cancel", "inspect", "serve"):

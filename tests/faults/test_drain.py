@@ -1,4 +1,4 @@
-"""Being told to stop, in every state: who is told what, what finishes, how it ends."""
+"""Shutdown by a signal in every state: errors of callers, finished generations, exit codes."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from latentwire.v1 import image_generation_pb2 as pb
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.fakes import FakeModel
-from tests.support.server.process import ServerProcess, server_process
+from tests.support.server.process import PROCESS_MARKS, ServerProcess, server_process
 from tests.support.server.serving import error_details, kind, request, serving
 from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = PROCESS_MARKS
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SLOW = {"FAKE_CALL_S": "0.2"}
 
 
-def begun(
+def started(
     server: ServerProcess, *, steps: int, until: str
 ) -> grpc.CallIterator[pb.GenerateImageResponse]:
     call = server.stub.GenerateImage(request(num_inference_steps=steps), timeout=scaled(60))
     for response in call:
         if kind(response) == until and (until != "progress" or response.progress.step):
             return call
-    pytest.fail("it ended too early")
+    pytest.fail(f"the stream ended before its first {until} event")
 
 
-def test_idle_it_ends_at_once_even_with_somebody_watching(tmp_path: Path):
+def test_an_idle_server_stops_at_once_even_with_a_health_watcher(tmp_path: Path):
     with server_process(tmp_path) as server:
         watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest())
         next(watch)
-        told_at = server.signal()
+        signalled_at = server.signal()
         assert server.exit_code() == 0
-        assert time.monotonic() - told_at < scaled(5)
+        assert time.monotonic() - signalled_at < scaled(5)
         assert next(watch).status == NOT_SERVING
         assert "stopped" in server.log
 
 
-def test_running_ones_finish_queued_ones_are_told_and_new_ones_are_refused(tmp_path: Path):
+def test_running_generations_finish_while_queued_and_new_ones_are_refused(tmp_path: Path):
     with server_process(tmp_path, "--max-running", "1", environment=SLOW) as server:
-        running = begun(server, steps=15, until="progress")
-        queued = begun(server, steps=15, until="queued")
+        running = started(server, steps=15, until="progress")
+        queued = started(server, steps=15, until="queued")
         server.signal()
         with pytest.raises(grpc.RpcError) as caught:
             list(queued)
@@ -73,7 +73,7 @@ def test_running_ones_finish_queued_ones_are_told_and_new_ones_are_refused(tmp_p
         assert server.exit_code() == 0
 
 
-async def test_what_does_not_finish_within_the_grace_is_told_so():
+async def test_a_generation_that_outlasts_the_grace_period_fails_as_draining():
     model = FakeModel()
     model.hold()
     async with serving(model) as server:
@@ -88,32 +88,32 @@ async def test_what_does_not_finish_within_the_grace_is_told_so():
         await stopping
 
 
-def test_told_twice_it_ends_at_once(tmp_path: Path):
+def test_a_second_signal_stops_the_server_at_once(tmp_path: Path):
     number = signal.SIGINT
     with server_process(tmp_path, environment=SLOW) as server:
-        call = begun(server, steps=150, until="progress")
-        told_at = server.signal(number)
+        call = started(server, steps=150, until="progress")
+        signalled_at = server.signal(number)
         eventually_sync(lambda: server.health() == NOT_SERVING)
-        # Two signals within a second are one wish: a terminal and a supervisor both pass it on.
-        eventually_sync(lambda: time.monotonic() - told_at > 1.2)
-        told_again_at = server.signal(number)
+        # Signals within a second count as one: a terminal and a supervisor may both send it.
+        eventually_sync(lambda: time.monotonic() - signalled_at > 1.2)
+        signalled_again_at = server.signal(number)
         assert server.exit_code(timeout_s=5) == 128 + number
-        assert time.monotonic() - told_again_at < scaled(2)
+        assert time.monotonic() - signalled_again_at < scaled(2)
         with pytest.raises(grpc.RpcError) as caught:
             list(call)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_while_the_model_loads_it_ends_at_once(tmp_path: Path):
+def test_a_server_that_loads_its_model_stops_at_once(tmp_path: Path):
     with server_process(tmp_path, environment={"FAKE_LOAD_S": "60"}, waits=False) as server:
         assert server.health() == NOT_SERVING
-        told_at = server.signal()
+        signalled_at = server.signal()
         assert server.exit_code() == 0
-        assert time.monotonic() - told_at < scaled(5)
+        assert time.monotonic() - signalled_at < scaled(5)
 
 
 def test_a_broken_device_ends_every_stream_and_the_process(tmp_path: Path):
-    flags = ("--max-rows", "8")  # Told, so that no call is made before the first request.
+    flags = ("--max-rows", "8")  # Explicit: a measurement would use up calls of the device.
     with server_process(tmp_path, *flags, environment={"FAKE_BREAKS_AT": "3"}) as server:
 
         def outcome(_: int) -> grpc.StatusCode:
@@ -126,7 +126,7 @@ def test_a_broken_device_ends_every_stream_and_the_process(tmp_path: Path):
         assert server.exit_code() == 70
 
 
-def test_a_device_that_breaks_while_it_warms_up_ends_the_process(tmp_path: Path):
+def test_a_device_that_breaks_during_warm_up_ends_the_process(tmp_path: Path):
     environment = {"FAKE_BREAKS_AT": "1"}
     with server_process(tmp_path, environment=environment, waits=False) as server:
         assert server.exit_code() == 70

@@ -1,4 +1,4 @@
-"""Random and structured nonsense to every RPC: a documented answer, and the server goes on."""
+"""Random and structured invalid requests to every RPC: documented answers from a live server."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ AT_ONCE = 50
 
 
 def payloads(seed: int, count: int) -> list[bytes]:
-    """Random bytes, and valid messages that were damaged."""
+    """Returns random bytes and damaged valid messages."""
     dice = random.Random(seed)
     valid = request("a", seed=1, labels={"k": "v"}, validate_only=True).SerializeToString()
-    made = []
+    generated = []
     for _ in range(count):
         if dice.random() < 0.6:
-            made.append(dice.randbytes(dice.randrange(64)))
+            generated.append(dice.randbytes(dice.randrange(64)))
         else:
             damaged = bytearray(valid)
             for _ in range(dice.randrange(1, 4)):
                 damaged[dice.randrange(len(damaged))] = dice.randrange(256)
-            made.append(bytes(damaged))
-    return made
+            generated.append(bytes(damaged))
+    return generated
 
 
 async def answer(server: Serving, method: str, payload: bytes) -> grpc.StatusCode | None:
-    """Returns the status of a call; None where the payload was valid by chance and draws."""
+    """Returns the status of a call; None if the payload is valid by chance and generates."""
     if method != GENERATE:
         return await server.channel.unary_unary(method)(payload).code()
     call = server.channel.unary_stream(method)(payload)
@@ -127,24 +127,24 @@ def requests(draw: st.DrawFn) -> pb.GenerateImageRequest:
     return request(**{"prompt": "a red circle", "validate_only": True, **given_fields})
 
 
-def drawn_requests(count: int) -> list[pb.GenerateImageRequest]:
-    drawn: list[pb.GenerateImageRequest] = []
+def example_requests(count: int) -> list[pb.GenerateImageRequest]:
+    examples: list[pb.GenerateImageRequest] = []
 
     @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck))
     @given(requests())
     def collect(sent: pb.GenerateImageRequest) -> None:
-        drawn.append(sent)
+        examples.append(sent)
 
     collect()
-    return drawn
+    return examples
 
 
-async def test_any_request_is_accepted_as_a_valid_one_or_refused_by_name():
+async def test_any_request_is_accepted_as_valid_or_refused_with_the_field():
     num_accepted = 0
     refusals = []
-    drawn = await asyncio.to_thread(drawn_requests, 150)
+    examples = await asyncio.to_thread(example_requests, 150)
     async with serving() as server:
-        for sent in drawn:
+        for sent in examples:
             try:
                 (accepted,) = await events_of(server.stub.GenerateImage(sent))
             except grpc.RpcError as error:
@@ -163,10 +163,10 @@ async def test_any_request_is_accepted_as_a_valid_one_or_refused_by_name():
     assert min(num_accepted, len(refusals)) > 10
 
 
-def test_payloads_are_what_they_claim_to_be():
-    made = payloads(1, 500)
+def test_a_fair_share_of_the_payloads_cannot_be_decoded():
+    generated = payloads(1, 500)
     undecodable = 0
-    for payload in made:
+    for payload in generated:
         try:
             pb.GenerateImageRequest.FromString(payload)
         except Exception:

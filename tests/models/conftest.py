@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 IGNORED_WARNINGS = (
-    # diffusers' schedulers hand tensors to numpy in ways that numpy 2 will drop; not ours to fix.
-    "ignore:__array:DeprecationWarning",
     # diffusers and transformers deprecate their own parts, which their pipelines still use.
     "ignore::FutureWarning",
     # PEFT, about several LoRAs in one network, which the oracle and the server both intend.

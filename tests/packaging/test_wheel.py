@@ -1,4 +1,4 @@
-"""The built wheel: what it holds, and that it serves where nothing else of the project is."""
+"""The built wheel: its files, and that it serves without the rest of the project."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.live import CALL_TIMEOUT_S, serving
+from tests.support.live import CALL_TIMEOUT_S, LIVE_MARKS, serving
 from tests.support.tooling import ROOT, run
 
 PACKAGES = ("latentwire", "latentwire_bridge", "latentwire_server")
-WHERE = f"import {', '.join(PACKAGES)}; print(*({', '.join(p + '.__file__' for p in PACKAGES)},))"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+PRINT_PATHS = (
+    f"import {', '.join(PACKAGES)}; print(*({', '.join(p + '.__file__' for p in PACKAGES)},))"
+)
+pytestmark = LIVE_MARKS
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +36,9 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def programs(wheel, tmp_path_factory):
-    """The programs of an environment with the wheel in it.
+    """The programs of an environment with the wheel installed.
 
-    It sees the dependencies in the environment of the tests, which spares gigabytes of downloads.
+    It shares the dependencies of the tests' environment, which saves gigabytes of downloads.
     Paths that a .pth file adds are not searched for further .pth files, so the editable install
     of the project stays invisible.
     """
@@ -55,23 +57,23 @@ def environment():
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_it_holds_the_three_packages_with_types_and_the_embedded_model(wheel):
+def test_the_wheel_has_the_three_typed_packages_and_the_embedded_model(wheel):
     files = zipfile.ZipFile(wheel).namelist()
     model = ROOT / "server/latentwire_server/embedded/model"
 
     roots = {name.split("/")[0] for name in files}
     assert roots == {*PACKAGES, f"{wheel.name.split('-py3')[0]}.dist-info"}
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(files)
-    wanted = {
+    expected = {
         f"latentwire_server/embedded/model/{path.relative_to(model)}"
         for path in model.rglob("*")
         if path.is_file()
     }
-    assert wanted
-    assert {name for name in files if "/embedded/model/" in name} == wanted
+    assert expected
+    assert {name for name in files if "/embedded/model/" in name} == expected
 
 
-def test_without_extras_it_installs_the_client_alone(wheel):
+def test_without_extras_the_wheel_requires_only_what_the_client_needs(wheel):
     info = f"{wheel.name.split('-py3')[0]}.dist-info"
     requires = metadata.PathDistribution(zipfile.Path(wheel, f"{info}/")).requires
 
@@ -81,8 +83,8 @@ def test_without_extras_it_installs_the_client_alone(wheel):
 
 
 def test_an_installed_wheel_serves_and_generates(programs, tmp_path, environment):
-    where = run(programs / "python", "-c", WHERE, cwd=tmp_path, env=environment)
-    assert {Path(path).is_relative_to(programs.parent) for path in where.split()} == {True}
+    paths = run(programs / "python", "-c", PRINT_PATHS, cwd=tmp_path, env=environment)
+    assert {Path(path).is_relative_to(programs.parent) for path in paths.split()} == {True}
 
     with serving(
         tmp_path, program=programs / "latentwire", flags=["--denoiser-backend", "eager"]

@@ -1,4 +1,4 @@
-"""A worker that dies fails the test that it died in, and the run goes on to its end."""
+"""A worker that dies fails only the test it was running, and the run goes on to its end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(folder: Path, *options: str, **files: str) -> dict[str, str]:
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text)
     report = folder / "report.xml"
-    ended = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-p", "no:cacheprovider", "-n", "2",
          "--dist", "loadfile", "--rootdir", folder, "--junit-xml", report, *options, folder],
         cwd=ROOT,
@@ -57,8 +57,8 @@ def run(folder: Path, *options: str, **files: str) -> dict[str, str]:
         timeout=scaled(100),
         check=False,
     )  # fmt: skip
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "INTERNALERROR" not in ended.stdout, ended.stdout
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert "INTERNALERROR" not in finished.stdout, finished.stdout
     outcomes: dict[str, str] = {}
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - written by pytest
         name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
@@ -68,7 +68,7 @@ def run(folder: Path, *options: str, **files: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("end", ["os.abort()", "os._exit(0)", "os.kill(os.getpid(), 9)"])
-def test_workers_that_die_at_once_fail_one_test_each(tmp_path: Path, end: str):
+def test_workers_that_die_early_fail_one_test_each(tmp_path: Path, end: str):
     dies = DIES.format(end=end)
 
     outcomes = run(tmp_path, a=dies, b=dies, c=PASSES, d=PASSES)
@@ -78,7 +78,7 @@ def test_workers_that_die_at_once_fail_one_test_each(tmp_path: Path, end: str):
     assert len(outcomes) - len(failed) >= 4 * 4 - 2
 
 
-def test_a_worker_that_dies_last_fails_its_test(tmp_path: Path):
+def test_a_worker_that_dies_at_the_end_fails_its_test(tmp_path: Path):
     outcomes = run(tmp_path, a=PASSES, b=DIES.format(end="os.abort()"))
 
     assert list(outcomes.values()).count("failed") == 1

@@ -1,4 +1,4 @@
-"""Waits for the work of another thread, without guessing how long it takes."""
+"""Waits until a condition holds, without a guess at how long that takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def eventually(condition: Callable[[], object], *, timeout_s: float = TIME
 
 
 def eventually_sync(condition: Callable[[], object], *, timeout_s: float = TIMEOUT_S) -> None:
-    """Does the same on a thread that may block."""
+    """Does the same by blocking the calling thread."""
     give_up_at = time.monotonic() + scaled(timeout_s)
     while not condition():
         if time.monotonic() > give_up_at:

@@ -1,4 +1,4 @@
-"""The product as `make serve` runs it, on ports of its own, and the commands that pages print."""
+"""The product as `make serve` runs it, and the commands that the pages print for it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = scaled(240)
 CALL_TIMEOUT_S = 120
+LIVE_MARKS = [pytest.mark.slow, pytest.mark.timeout(400)]
+"""For the modules that use it."""
 SERVER = "localhost:50051"
 BRIDGE = "localhost:9225"
+GRPCURL_PAGE = ROOT / "clients/grpcurl/README.md"
+README = ROOT / "README.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +42,12 @@ class Live:
 
     server: str
     bridge: str
-    said: Path
-    """What it printed."""
+    output: Path
+    """A file with everything that it prints."""
     process: subprocess.Popen[bytes]
 
-    def here(self, text: str) -> str:
-        """Returns printed text with the addresses of this product instead of the usual ones."""
+    def localized(self, text: str) -> str:
+        """Replaces the default addresses in a text by those of this product."""
         return text.replace(SERVER, self.server).replace(BRIDGE, self.bridge)
 
 
@@ -51,7 +55,7 @@ class Live:
 def serving(
     folder: Path, *, program: Path | None = None, flags: Sequence[str] = (), **settings: str
 ) -> Iterator[Live]:
-    """Runs ``make serve`` with the embedded model, then Ctrl-C, which must leave no process.
+    """Runs ``make serve`` with the embedded model; its end by Ctrl-C must leave no process.
 
     Args:
         folder: The working directory.
@@ -63,7 +67,7 @@ def serving(
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
         port, bridge_port = one.getsockname()[1], other.getsockname()[1]
-    said = folder / "said"
+    output = folder / "output"
     command = [sys.executable, "-m", "latentwire", "serve"]
     ports = ["--port", str(port), "--bridge-port", str(bridge_port)]
     if flags:
@@ -75,19 +79,19 @@ def serving(
     elif Path(sys.prefix) == ROOT / ".venv":  # elsewhere make would set up another environment
         command = ["make", "--directory", str(ROOT), "serve"]
         ports = [f"SERVE_ARGS={' '.join(ports)}"]
-    with said.open("wb") as output:
+    with output.open("wb") as file:
         process = subprocess.Popen(
             [*command, *ports],
             cwd=folder,
             env=environment,
-            stderr=output,
-            stdout=output,
+            stderr=file,
+            stdout=file,
             start_new_session=True,
         )
         live = Live(
             server=f"127.0.0.1:{port}",
             bridge=f"127.0.0.1:{bridge_port}",
-            said=said,
+            output=output,
             process=process,
         )
         try:
@@ -97,7 +101,7 @@ def serving(
             # The services have sessions of their own.
             is_running = process.poll() is None
             started = psutil.Process(process.pid).children(recursive=True) if is_running else []
-            # To all of them, as a terminal does it.
+            # To the whole process group, as a terminal sends it.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             try:
@@ -106,14 +110,14 @@ def serving(
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    assert "Traceback" not in said.read_text()
+    assert "Traceback" not in output.read_text()
 
 
 def _wait_until_ready(live: Live) -> None:
     give_up_at = time.monotonic() + START_TIMEOUT_S
-    while "Latentwire is ready" not in live.said.read_text():
-        assert live.process.poll() is None, live.said.read_text()
-        assert time.monotonic() < give_up_at, live.said.read_text()
+    while "Latentwire is ready" not in live.output.read_text():
+        assert live.process.poll() is None, live.output.read_text()
+        assert time.monotonic() < give_up_at, live.output.read_text()
         time.sleep(0.1)
 
 
@@ -149,7 +153,7 @@ def commands(text: str, program: str) -> list[list[str]]:
 
 
 def as_buf_curl(grpcurl: list[str], live: Live, *, reflection: str) -> list[object]:
-    """Returns the `buf curl` command that asks what a `grpcurl` command asks."""
+    """Translates a `grpcurl` command to `buf curl`."""
     curl: list[object] = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
     curl += ["--reflect-protocol", reflection]
     words = iter(grpcurl)
@@ -165,7 +169,7 @@ def as_buf_curl(grpcurl: list[str], live: Live, *, reflection: str) -> list[obje
             case _:
                 assert not word.startswith("-"), f"no translation for {word}"
                 rest.append(word)
-    url = f"http://{live.here(rest[0])}"
+    url = f"http://{live.localized(rest[0])}"
     match rest[1:]:
         case ["list"]:
             return [*curl, "--list-services", url]
@@ -179,22 +183,22 @@ def as_buf_curl(grpcurl: list[str], live: Live, *, reflection: str) -> list[obje
 
 
 def call(grpcurl: list[str], live: Live, *, reflection: str = "grpc-v1") -> str:
-    """Runs a printed `grpcurl` command through `buf curl`; returns what it says."""
+    """Runs a printed `grpcurl` command through `buf curl`; returns its output."""
     command = as_buf_curl(grpcurl, live, reflection=reflection)
     return run(*command, timeout_s=CALL_TIMEOUT_S)
 
 
 def curl(printed: list[str], live: Live, *, folder: Path) -> str:
-    """Runs a printed `curl` command in a folder; returns what it says."""
+    """Runs a printed `curl` command in a folder; returns its output."""
     program = shutil.which("curl")
     if program is None:
         pytest.skip("there is no curl on this machine")
-    words = [live.here(word) for word in printed]
+    words = [live.localized(word) for word in printed]
     return run(program, "--noproxy", "*", *words, cwd=folder, timeout_s=CALL_TIMEOUT_S)
 
 
 def messages(output: str) -> list[dict[str, object]]:
-    """Returns the JSON objects that follow each other in a text."""
+    """Parses a sequence of JSON objects."""
     decoder = json.JSONDecoder()
     found = []
     text = output.strip()
@@ -203,7 +207,3 @@ def messages(output: str) -> list[dict[str, object]]:
         found.append(message)
         text = text[end:].lstrip()
     return found
-
-
-GRPCURL_PAGE = ROOT / "clients/grpcurl/README.md"
-README = ROOT / "README.md"

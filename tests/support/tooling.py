@@ -16,7 +16,7 @@ BUF = ROOT / "node_modules/.bin/buf"
 
 
 def run(*command: object, timeout_s: float = 50, **options: object) -> str:
-    """Runs a tool in the project's folder; fails the test with what it said if it fails."""
+    """Runs a tool in the project's folder; if it fails, the test fails with its output."""
     arguments = [str(part) for part in command]
     assert Path(arguments[0]).exists(), f"{arguments[0]} is missing: run `make setup-tests`"
     done = subprocess.run(

@@ -27,6 +27,7 @@ from tests.support.client.scripted_server import (
 from tests.support.client.scripted_server import serving as serving_script
 from tests.support.eventually import eventually
 from tests.support.server.serving import serving
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -134,7 +135,7 @@ async def test_a_server_that_still_loads_is_not_ready_and_healthy_is_the_bridge_
 
 
 async def eventually_status(bridge, path: str, status: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(scaled(20)):
         while (await bridge.get(path)).status != status:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.05)
 
@@ -149,7 +150,7 @@ async def test_503_while_the_server_is_down_and_service_within_a_second_of_its_r
         with serving_script(servicer, address=address):
             started = asyncio.get_running_loop().time()
             await eventually_status(bridge, "/v1/models", 200)
-            assert asyncio.get_running_loop().time() - started < 5
+            assert asyncio.get_running_loop().time() - started < scaled(5)
             assert (await bridge.generate()).status == 200
         assert (await bridge.generate()).status == 503
         assert (await bridge.get("/healthz")).status == 200
@@ -229,7 +230,7 @@ async def test_sigterm_lets_a_request_finish_and_ends_with_0(server, tmp_path):
 
 
 async def eventually_refused(port: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(scaled(20)):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -134,7 +134,6 @@ def test_each_image_is_taken_once_for_decoding() -> None:
     assert trajectory.fraction == 1.0
 
 
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_stepping_together_is_bit_identical_to_stepping_alone(scheduler: str) -> None:
     def three() -> list[Trajectory]:

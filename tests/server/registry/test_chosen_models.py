@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.model_options import ModelEntry
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

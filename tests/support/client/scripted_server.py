@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
+from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ class ScriptedServicer(rpc.ImageGenerationServicer):
             if isinstance(item, Abort):
                 _abort(context, item)
             elif isinstance(item, Hang):
-                has_ended.wait(30)
+                has_ended.wait(scaled(30))
                 return
             else:
                 yield item

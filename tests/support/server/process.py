@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from latentwire.v1 import image_generation_pb2_grpc as rpc
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "tests.support.server.serve")
-START_TIMEOUT_S = 60.0
+# The import of torch and diffusers takes some 5 s, but was seen to take 100 s on a busy machine.
+START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
+PROCESS_MARKS = [pytest.mark.faults, pytest.mark.timeout(START_TIMEOUT_S + 60)]
+"""For the modules that use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
