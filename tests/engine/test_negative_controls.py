@@ -17,7 +17,7 @@ from tests.support.engine.detectors import (
 
 async def test_a_channel_that_keeps_every_event_is_caught(start, monkeypatch) -> None:
     monkeypatch.setattr(channel, "_slot", lambda _, number: ("lossless", number))
-    with pytest.raises(AssertionError, match="waiting_count"):
+    with pytest.raises(AssertionError, match="_waiting"):
         await check_late_reader(start)
 
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK
 from tests.support.models.folders import load_model, read_spec, source_of
 from tests.support.models.tiny_models import WIDTH, build_folder
 from tests.support.models.tiny_xl_models import SECOND_WIDTH, build_xl_folder

@@ -376,8 +376,54 @@ def test_a_converted_denoiser_is_cached_for_the_next_start(
     assert not torch.allclose(start(other), first)
     assert len(num_converted) == 2
     # A broken file is converted again.
-    for file in cache.glob("*.xml"):
+    for file in cache.glob("*/unet.xml"):
         file.write_text("<broken")
     torch.testing.assert_close(start(folder), first)
     assert len(num_converted) == 3
     assert "converted denoiser cannot be read" in caplog.text
+
+
+def test_converted_unets_are_put_in_place_whole_and_made_anew_where_they_are_cut_off(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    cache = tmp_path / "cache"
+    convert, meanwhile = openvino.convert_model, []
+
+    def converts(*arguments: object, **options: object) -> object:
+        converted = convert(*arguments, **options)
+        meanwhile.pop()()
+        return converted
+
+    monkeypatch.setattr(openvino, "convert_model", converts)
+
+    def start() -> torch.Tensor:
+        model = load(folder, denoiser_backend="openvino", cache=cache)
+        model.prepare(2)
+        return model.denoise(rows_of(model, 2))
+
+    def files() -> dict[str, int]:
+        return {str(path.relative_to(cache)): path.stat().st_ino for path in cache.rglob("*.*")}
+
+    meanwhile.append(lambda: None)
+    first = start()
+    (weights,) = cache.glob("*/unet.bin")
+    whole, other = files(), tmp_path / "other"
+    assert len(whole) == 2
+    # Another process puts its files in place while this one converts: they stay.
+    weights.parent.rename(other)
+    meanwhile.append(lambda: other.rename(weights.parent))
+    assert torch.equal(start(), first)
+    assert files() == whole
+    assert not caplog.records
+    # Reading mapped weights beyond the end of their file would end the process.
+    os.truncate(weights, weights.stat().st_size // 2)
+    meanwhile.append(lambda: None)
+    torch.testing.assert_close(start(), first)
+    assert "it is cut off" in caplog.text
+    assert files().keys() == whole.keys()
+    # As version 0.1.0 has kept them.
+    for file in weights.parent.iterdir():
+        file.rename(weights.parent.with_suffix(file.suffix))
+    assert torch.equal(start(), first)
+    assert not meanwhile

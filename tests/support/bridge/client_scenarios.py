@@ -13,7 +13,6 @@ import torch
 from blockbuster import blockbuster_ctx
 from PIL import Image
 
-from latentwire_server.engine.handover.device_task import DeviceTask
 from tests.support.bridge.bridging import Bridge, bridging
 from tests.support.bridge.client_programs import KEY, Ask
 from tests.support.eventually import eventually
@@ -67,9 +66,7 @@ class Stage:
         planned in is still to come; and an error reaches the client before what caused it ends.
         """
         await eventually(lambda: self.num_at_work == 0)
-        task: DeviceTask[None] = DeviceTask(lambda: None)
-        self.server.app._engine._inbox.put_task(task)
-        await asyncio.wrap_future(task.result)
+        await asyncio.wrap_future(self.server.app._engine._inbox.put_task(lambda: None))
 
 
 class _Statuses(logging.Handler):
