@@ -15,6 +15,8 @@ PROTOS := .venv-protos
 BUF := node_modules/.bin/buf
 
 # Byte code is made when a module is first imported: most of what comes along never is.
+# It must then be kept: without it, each start compiles torch and diffusers for 15 s of its 20.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := -m pip --disable-pip-version-check --quiet install --no-compile \
   $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STUBS := clients/python

@@ -1,4 +1,4 @@
-"""`make bench`: how fast the service is against pipelines that serve one request at a time."""
+"""`make bench`: measures the service against pipelines that serve one request at a time."""
 
 from __future__ import annotations
 
@@ -9,42 +9,48 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
-from benchmarks.architectures import model_folder
-from benchmarks.ceiling import Ceiling, measure_ceiling, operations_of
-from benchmarks.experiment import Disagreement, Result, run
-from benchmarks.overhead import BareEngine
-from benchmarks.pipelines import Baseline, Pipeline
-from benchmarks.plots import write_plots
-from benchmarks.report import caption, describe_machine, markdown, notes, sheets, write_json
-from benchmarks.systems import Service
+from benchmarks.measurement.ceiling import Ceiling, measure_ceiling, operations_of
+from benchmarks.measurement.experiment import Disagreement, run
+from benchmarks.report.machine import describe_machine
+from benchmarks.report.plots import write_plots
+from benchmarks.report.report import caption, markdown, notes, sheets, write_json
+from benchmarks.systems.architectures import model_folder
+from benchmarks.systems.bare_engine import BareEngine
+from benchmarks.systems.pipelines import Baseline, Pipeline
+from benchmarks.systems.service import Service
 from benchmarks.workload import Workload, read_workload
 from latentwire_server.models.precision import choose_device, choose_dtype
+
+if TYPE_CHECKING:
+    from benchmarks.measurement.results import Result
 
 FOLDER: Final = Path(__file__).parent / "workloads"
 
 
 def main() -> int:
-    """Measures, prints tables, writes JSON and plots."""
+    """Measures the workloads, prints tables, and writes JSON and plots."""
     options = _options()
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    # In a thread that ends, and with it the threads it has for torch.
+    # In a thread that ends, and torch's worker threads with it.
     with ThreadPoolExecutor(1) as measuring:
         ceiling = measuring.submit(measure_ceiling, device, dtype).result()
     machine = describe_machine(device, dtype, ceiling)
     baselines = options.baselines
     if baselines is None:
         baselines = [
-            one for one in Baseline if one is not Baseline.OPENVINO or device.type == "cpu"
+            baseline
+            for baseline in Baseline
+            if baseline is not Baseline.OPENVINO or device.type == "cpu"
         ]
     results = []
     for name in options.workloads:
@@ -117,16 +123,16 @@ def _least_image_s(workload: Workload, ceiling: Ceiling) -> float:
 
 
 def _options() -> argparse.Namespace:
-    known = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    names = sorted(path.stem for path in FOLDER.glob("*.toml"))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "workloads",
         nargs="*",
         default=["embedded"],
         metavar="WORKLOAD",
-        help=f"of {', '.join(known)}, or a file of your own (default: embedded)",
+        help=f"one of {', '.join(names)}, or a file of your own (default: embedded)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of each load (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each load (default: 3)")
     parser.add_argument(
         "--baselines",
         nargs="*",

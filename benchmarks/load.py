@@ -1,7 +1,7 @@
-"""Sends requests to a system and notes when what happened.
+"""Sends requests to a system and records their timings.
 
-A closed loop asks how many images a second come out of so many clients; an open loop, as MLPerf's
-server scenario, asks how long callers wait at a given rate of arrival.
+A closed loop measures how many images per second a number of clients get; an open loop, like
+MLPerf's server scenario, measures how long clients wait at a given rate of arrival.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.workload import Request
 
+SERVICE: Final = "service"
+"""The service's name among the systems."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a request; times in seconds since it was sent."""
+    """How a request ended; times are in seconds since it was sent."""
 
     latency_s: float
     outcome: str
@@ -40,23 +43,23 @@ class Run:
 
 
 class System(Protocol):
-    """Something that draws images for many callers."""
+    """Something that generates images for many clients."""
 
     name: str
 
-    async def draw(self, request: Request) -> Outcome:
-        """Draws one request to the end, PNG included."""
+    async def generate(self, request: Request) -> Outcome:
+        """Generates one image, up to the encoded PNG."""
         ...
 
 
 async def closed_loop(system: System, requests: Sequence[Request], *, num_clients: int) -> Run:
-    """Lets `num_clients` clients work the requests off, each one at a time."""
-    left = iter(requests)
+    """Runs the requests with `num_clients` clients, each of which sends one at a time."""
+    remaining = iter(requests)
     outcomes: list[Outcome] = []
 
     async def client() -> None:
-        for request in left:
-            outcome = await system.draw(request)
+        for request in remaining:
+            outcome = await system.generate(request)
             outcomes.append(outcome)
 
     started = time.perf_counter()
@@ -67,18 +70,18 @@ async def closed_loop(system: System, requests: Sequence[Request], *, num_client
 
 
 async def open_loop(system: System, requests: Sequence[Request]) -> Run:
-    """Sends each request at its time of arrival, however many are still under way."""
+    """Sends each request at its time of arrival, however many are still running."""
     loop = asyncio.get_running_loop()
     started = loop.time()
 
     async def client(request: Request) -> Outcome:
         arrival = started + request.arrival_s
         await asyncio.sleep(arrival - loop.time())
-        # What a busy load generator sends late, its caller has waited for.
+        # When the load generator is too busy to send in time, the client waits for that too.
         late_s = loop.time() - arrival
-        outcome = await system.draw(request)
+        outcome = await system.generate(request)
         return replace(outcome, latency_s=outcome.latency_s + late_s)
 
     async with asyncio.TaskGroup() as tasks:
-        drawing = [tasks.create_task(client(request)) for request in requests]
-    return Run(outcomes=tuple(task.result() for task in drawing), elapsed_s=loop.time() - started)
+        clients = [tasks.create_task(client(request)) for request in requests]
+    return Run(outcomes=tuple(task.result() for task in clients), elapsed_s=loop.time() - started)

@@ -1,4 +1,4 @@
-"""What is asked for: kinds of requests and how they arrive, read from a TOML file."""
+"""Workloads: kinds of requests and how they arrive, read from a TOML file."""
 
 from __future__ import annotations
 
@@ -27,79 +27,82 @@ class Kind(_Part):
     scheduler: str = "dpmpp-2m"
     guidance_scale: Annotated[float, Field(ge=0)] = 4.0
     deadline_s: PositiveFloat | None = None
-    """From submission; what is later counts as missed."""
+    """Counted from sending the request."""
     preview_interval_steps: Annotated[int, Field(ge=0)] = 0
     cancel_after_steps: PositiveInt | None = None
-    """The client leaves at this step."""
+    """The step at which the client leaves."""
 
 
 class ClosedLoop(_Part):
-    """So many clients, each of which asks again as soon as it was answered."""
+    """A number of clients, each of which sends its next request once it has its image."""
 
     num_clients: PositiveInt
     num_requests: PositiveInt
-    """Of all clients together."""
+    """All clients together."""
 
 
 class OpenLoop(_Part):
     """Requests that arrive at random, whether or not the server keeps up."""
 
     share_of_capacity: PositiveFloat
+    """The rate of arrival, as a share of the best rate of the closed loops."""
     num_requests: PositiveInt
 
 
 class Interruption(_Part):
-    """A short request arrives while a long one runs, at a random moment."""
+    """A short request that arrives while a long one runs, at another moment in each round."""
 
     long: Kind
     short: Kind
 
 
 class Workload(_Part):
-    """A file of `workloads/`."""
+    """One file in `workloads/`."""
 
     name: str
     description: str
     model: Literal["embedded", "sd15"] = "embedded"
     max_rows: PositiveInt | None = None
-    """Of a denoiser call; by default what the server finds best."""
+    """The most rows of a denoiser call; by default, the server's batch-size probe decides."""
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
     closed: Annotated[tuple[ClosedLoop, ...], Field(min_length=1)]
     open: tuple[OpenLoop, ...] = ()
-    """At these shares of the best rate of the closed loops."""
     interruption: Interruption | None = None
     overhead: bool = False
-    """Whether what the service adds to a step of the first kind is measured."""
+    """Whether to measure what the service adds to a step, with the first kind."""
 
 
 class Request(BaseModel):
-    """One request: its kind, its seed, and when it is sent."""
+    """One request of a kind."""
 
     model_config = ConfigDict(frozen=True)
 
     kind: Kind
     seed: int
     arrival_s: float = 0.0
-    """Since the start, in an open loop."""
+    """Counted from the start of an open loop."""
 
     @property
     def prompt(self) -> str:
-        """The kind's prompt, made different for each: nobody has it encoded already."""
+        """The kind's prompt with the seed, so that no system has encoded it before."""
         return f"{self.kind.prompt} {self.seed}"
 
 
 def read_workload(path: Path) -> Workload:
-    """Reads a file; pydantic names what is wrong."""
+    """Reads a workload.
+
+    Raises:
+        pydantic.ValidationError: the file has wrong or unknown fields.
+    """
     return Workload.model_validate(tomllib.loads(path.read_text()))
 
 
 def requests_of(
     workload: Workload, *, num_requests: int, seed: int | str, rate: float | None = None
 ) -> list[Request]:
-    """Draws requests from the mix; with a rate in requests per second, Poisson arrivals too.
+    """Chooses requests from the mix at random; with a rate per second, Poisson arrivals too.
 
-    No two have the same prompt, nor do those of another seed: the service remembers encoded
-    prompts.
+    All prompts differ, also between seeds, because the service caches encoded prompts.
     """
     rng = random.Random(f"{workload.name} {seed}")
     weights = [kind.weight for kind in workload.kinds]

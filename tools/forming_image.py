@@ -1,4 +1,4 @@
-"""Draws the README's picture of one generation: its previews at several steps, then the image.
+"""Makes the README's figure of one generation: previews at several steps, then the image.
 
 ``python -m tools.forming_image`` needs a server with the embedded model on the default port.
 """
@@ -22,8 +22,8 @@ TILE: Final = 160
 CAPTION: Final = 24
 
 
-def forming(client: latentwire.Client) -> Image.Image:
-    """Returns the strip, with a caption under each tile."""
+def forming_strip(client: latentwire.Client) -> Image.Image:
+    """Generates the image; returns the strip, with a caption under each tile."""
     tiles: list[tuple[str, bytes]] = []
     with client.stream(
         PROMPT, seed=SEED, preview_interval_steps=1, preview_method="full-vae"
@@ -50,5 +50,5 @@ def forming(client: latentwire.Client) -> Image.Image:
 
 if __name__ == "__main__":
     with latentwire.Client() as client:
-        forming(client).quantize(128).save(TARGET, optimize=True)
+        forming_strip(client).quantize(128).save(TARGET, optimize=True)
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
-from typing import NoReturn
 
 from latentwire._services.process import fail
 from latentwire._services.settings import SettingsError
@@ -17,14 +15,6 @@ from latentwire_bridge.settings import Settings
 def main() -> None:
     """Runs the bridge that the command line describes."""
     settings = Settings.parse()
-    _configure_logging(settings)
-    try:
-        asyncio.run(serve(settings, exit_at_once=_exit))
-    except SettingsError as error:
-        fail(Settings.program, str(error))
-
-
-def _configure_logging(settings: Settings) -> None:
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.WARNING,
@@ -32,12 +22,10 @@ def _configure_logging(settings: Settings) -> None:
         datefmt="%H:%M:%S",
     )
     logging.getLogger("latentwire_bridge").setLevel(settings.log_level.upper())
-
-
-def _exit(code: int) -> NoReturn:
-    """Ends the process at once, whatever is still running."""
-    logging.shutdown()
-    os._exit(code)
+    try:
+        asyncio.run(serve(settings))
+    except SettingsError as error:
+        fail(Settings.program, str(error))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from latentwire import AsyncClient
-from latentwire._services.process import is_loopback, stop_signals, write_port_file
-from latentwire._services.settings import SettingsError
+from latentwire._services.process import host_and_port, is_loopback, stop_signals
+from latentwire._services.settings import SettingsError, write_port_file
 from latentwire_bridge.api_description.document import DescriptionRoute
 from latentwire_bridge.edge.browsers import ANY, BrowserPolicy
 from latentwire_bridge.edge.edge import EdgeProtocol, HttpEdge
@@ -27,8 +27,7 @@ from latentwire_bridge.routes.models import ModelRoutes
 from latentwire_bridge.routes.table import ROUTES, Handlers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
     from latentwire_bridge.settings import Settings
 
@@ -48,7 +47,7 @@ def build_app(
     stored_files = FileRoutes(files, public_url=settings.public_url)
     handlers = Handlers(
         images=ImageRoutes(
-            client, models=models, files=stored_files, limits=limits, settings=settings.images
+            client, models=models, files=stored_files, limits=limits, settings=settings
         ),
         models=models,
         files=stored_files,
@@ -75,7 +74,11 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         SettingsError: The bridge cannot start.
     """
     async with AsyncExitStack() as stack:
-        folder = await asyncio.to_thread(_private_folder, settings)
+        try:
+            folder = await asyncio.to_thread(PrivateFolder, settings.files_folder)
+        except OSError as error:
+            message = f"files_folder={str(settings.files_folder)!r}: {error.strerror}"
+            raise SettingsError(message) from None
         stack.push_async_callback(asyncio.to_thread, folder.close)
         files = FileStore(
             folder.path,
@@ -104,9 +107,8 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.callback(listener.close)
         port: int = listener.sockets[0].getsockname()[1]
         if settings.port_file is not None:
-            await asyncio.to_thread(_write_port, settings.port_file, port)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{port}"
+            await asyncio.to_thread(write_port_file, settings.port_file, port)
+        url = f"http://{host_and_port(settings.host, port)}"
         _logger.info("listening url=%s server=%s", url, settings.server)
         if not is_loopback(settings.host):
             _logger.warning(
@@ -117,17 +119,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     _logger.info("stopped")
 
 
-async def serve(settings: Settings, *, exit_at_once: Callable[[int], None]) -> None:
+async def serve(settings: Settings) -> None:
     """Runs a bridge until the process receives a signal to stop.
-
-    Args:
-        settings: The settings.
-        exit_at_once: Called with an exit code on a second signal.
 
     Raises:
         SettingsError: The bridge cannot start.
     """
-    stop = stop_signals(exit_at_once, logger=_logger)
+    stop = stop_signals(_logger)
     async with running(settings):
         await stop.wait()
 
@@ -137,7 +135,7 @@ def _browsers(settings: Settings) -> BrowserPolicy:
     if settings.public_url is not None:
         hosts.add(urlsplit(settings.public_url).hostname or "")
     if not (is_loopback(settings.host) or settings.allowed_hosts):
-        # Whoever opens the bridge to a network knows its names there; we do not.
+        # The bridge cannot know its own names on a network.
         hosts.add(ANY)
     return BrowserPolicy(
         cors_origins=frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins),
@@ -170,23 +168,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
         raise SettingsError(message) from None
 
 
-def _private_folder(settings: Settings) -> PrivateFolder:
-    try:
-        return PrivateFolder(settings.files_folder)
-    except OSError as error:
-        message = f"files_folder={str(settings.files_folder)!r}: {error.strerror}"
-        raise SettingsError(message) from None
-
-
 async def _sweep(files: FileStore) -> None:
     while True:
         await asyncio.sleep(_SWEEP_INTERVAL_S)
         await asyncio.to_thread(files.remove_expired)
-
-
-def _write_port(path: Path, port: int) -> None:
-    try:
-        write_port_file(path, port)
-    except OSError as error:
-        message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
-        raise SettingsError(message) from None

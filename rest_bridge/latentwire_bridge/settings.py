@@ -1,20 +1,19 @@
-"""The bridge's settings: read once, frozen, handed down in parts.
+"""The bridge's settings: read once, frozen.
 
-``latentwire._services.settings`` says where they come from. Nothing else in the bridge reads the
-environment.
+``latentwire._services.settings`` reads them from flags, environment and file. Nothing else in the
+bridge reads the environment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - pydantic resolves annotations at run time
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from latentwire._services.settings import ServiceSettings
+from latentwire._services.settings import LogLevel, Seconds, ServiceSettings
 
 OPENAI_MODELS: Final = (
     "dall-e-2",
@@ -60,8 +59,7 @@ class Settings(ServiceSettings):
         description="Address of the gRPC server; 'https://' before it turns TLS on.",
     )
     model_aliases: tuple[str, ...] = Field(
-        OPENAI_MODELS,
-        description="Names for the default model, or NAME=MODEL for another one.",
+        OPENAI_MODELS, description="Names for the default model, or NAME=MODEL for another one."
     )
 
     # Browsers
@@ -77,58 +75,34 @@ class Settings(ServiceSettings):
 
     # Limits
     max_body_bytes: int = Field(
-        1_048_576,
-        ge=1_024,
-        le=2**31 - 1,
-        description="Largest request body without images.",
+        1_048_576, ge=1_024, le=2**31 - 1, description="Largest request body without images."
     )
     max_upload_bytes: int = Field(
-        64 * 1024 * 1024,
-        ge=1_024,
-        le=2**31 - 1,
-        description="Largest request body with images.",
+        64 * 1024 * 1024, ge=1_024, le=2**31 - 1, description="Largest request body with images."
     )
-    body_timeout_s: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="How long a request body may take to arrive."
+    body_timeout_s: Seconds = Field(30.0, description="How long a request body may take to arrive.")
+    keep_alive_s: Seconds = Field(
+        10.0, description="How long a stream is silent before it gets a comment."
     )
-    keep_alive_s: float = Field(
-        10.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How long a stream is silent before it gets a comment.",
+    send_timeout_s: Seconds = Field(
+        120.0, description="How long to wait for a client that does not read its stream."
     )
-    send_timeout_s: float = Field(
-        120.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How long to wait for a client that does not read its stream.",
-    )
-    generation_timeout_s: float = Field(
-        3_600.0, gt=0, allow_inf_nan=False, description="Longest time for one generation."
-    )
+    generation_timeout_s: Seconds = Field(3_600.0, description="Longest time for one generation.")
     grace_s: float = Field(
-        60.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="How long requests may go on after SIGTERM.",
+        60.0, ge=0, allow_inf_nan=False, description="How long requests may go on after SIGTERM."
     )
 
     # Files behind image URLs
     files_folder: Path | None = Field(
-        None,
-        description="Parent of the images' folder; by default the system's temporary folder.",
+        None, description="Parent of the images' folder; by default the system's temporary folder."
     )
     max_files: int = Field(1_000, ge=1, description="Most images kept behind URLs.")
     max_files_bytes: int = Field(
         1_073_741_824, ge=67_108_864, description="Most bytes of images kept behind URLs."
     )
-    files_ttl_s: float = Field(
-        3_600.0, gt=0, allow_inf_nan=False, description="How long an image URL works."
-    )
+    files_ttl_s: Seconds = Field(3_600.0, description="How long an image URL works.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is logged."
-    )
+    log_level: LogLevel = Field("info", description="Least severe level that is logged.")
 
     @field_validator("public_url")
     @classmethod
@@ -146,28 +120,3 @@ class Settings(ServiceSettings):
         """The model that each alias stands for; empty for the default model."""
         pairs = (alias.partition("=") for alias in self.model_aliases)
         return {name.strip(): model.strip() for name, _, model in pairs}
-
-    @property
-    def images(self) -> ImageSettings:
-        """The images' part."""
-        return ImageSettings(
-            public_url=self.public_url,
-            body_timeout_s=self.body_timeout_s,
-            max_upload_bytes=self.max_upload_bytes,
-            keep_alive_s=self.keep_alive_s,
-            send_timeout_s=self.send_timeout_s,
-            generation_timeout_s=self.generation_timeout_s,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSettings:
-    """The images' part of the settings."""
-
-    public_url: str | None
-    """Start of image URLs; None: the address that the caller used."""
-    body_timeout_s: float
-    max_upload_bytes: int
-    keep_alive_s: float
-    send_timeout_s: float
-    generation_timeout_s: float

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from latentwire._services.process import fail
+from latentwire._services.process import exit_at_once, fail
 from latentwire_server.logging_setup import configure_logging
 from latentwire_server.registry.chosen_models import chosen_models
-from latentwire_server.settings.files import SettingsError
+from latentwire_server.settings.files import SettingsError, user_cache
 from latentwire_server.settings.settings import Settings
-from latentwire_server.settings.user_folders import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,21 +38,9 @@ def run(settings: Settings, models: Sequence[LoadableModel]) -> NoReturn:
     from latentwire_server.app import serve  # noqa: PLC0415
 
     try:
-        _exit(asyncio.run(serve(settings, models, exit_at_once=_exit)))
+        exit_at_once(asyncio.run(serve(settings, models)))
     except SettingsError as error:
         fail(Settings.program, str(error))
-
-
-def _exit(code: int) -> NoReturn:
-    """Ends the process at once.
-
-    Threads of torch and loading threads may still be inside C++. An orderly end would
-    abort there and lose the exit code.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import logging
 import time
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from latentwire._services.process import stop_signals, version, write_port_file
+from latentwire._services.process import stop_signals, version
+from latentwire._services.settings import write_port_file
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.convert.image_metadata import describe_image
 from latentwire_server.convert.resources import model_name
@@ -30,11 +31,10 @@ from latentwire_server.rpc.reflection import add_reflection
 from latentwire_server.rpc.servicer import ImageGenerationServicer
 from latentwire_server.service.generations import GenerationService, ServerFacts
 from latentwire_server.service.recordings import Recordings
-from latentwire_server.settings.files import SettingsError, read_lines
-from latentwire_server.settings.key_files import read_admin_keys, read_api_keys
+from latentwire_server.settings.files import SettingsError, read_keys, read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from latentwire_server.registry.loadable_model import LoadableModel
     from latentwire_server.settings.settings import Settings
@@ -47,8 +47,6 @@ _CLOSE_TIMEOUT_S: Final = 3.0
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "grpcio", "pillow")
 
 _logger: Final = logging.getLogger(__name__)
-
-ResultT = TypeVar("ResultT")
 
 
 class Application:
@@ -115,11 +113,11 @@ class Application:
         await self._server.start()
         if self._settings.port_file is not None:
             port = int(self.address.rpartition(":")[2])
-            await asyncio.to_thread(_write_port, self._settings, port)
+            await asyncio.to_thread(write_port_file, self._settings.port_file, port)
         _logger.info("listening address=%s version=%s", self.address, self._version)
 
     async def load(self) -> None:
-        """Loads the models that are wanted at the start; if the device breaks, ``failed`` returns.
+        """Loads the models that are wanted at the start; if the device breaks, ``failed`` is set.
 
         Raises:
             SettingsError: No model can be served.
@@ -130,9 +128,10 @@ class Application:
             start_s = time.monotonic() - started
             _logger.info("ready address=%s start_s=%.1f", self.address, start_s)
 
-    async def failed(self) -> None:
-        """Waits until the device breaks."""
-        await self._engine.failed.wait()
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set when the device breaks."""
+        return self._engine.failed
 
     async def wait_until_delivered(self) -> None:
         """Waits until no client is being sent the events of a generation."""
@@ -179,8 +178,12 @@ async def build(settings: Settings, models: Sequence[LoadableModel]) -> Applicat
     Raises:
         SettingsError: A file named in the settings cannot be read.
     """
-    keys = await asyncio.to_thread(read_api_keys, settings)
-    admin_keys = await asyncio.to_thread(read_admin_keys, settings)
+    keys = await asyncio.to_thread(
+        read_keys, settings.api_keys, "api_keys_file", settings.api_keys_file
+    )
+    admin_keys = await asyncio.to_thread(
+        read_keys, settings.admin_keys, "admin_keys_file", settings.admin_keys_file
+    )
     refused_words = await asyncio.to_thread(read_refused_words, settings)
     facts = await asyncio.to_thread(_facts, settings)
     return Application(
@@ -193,25 +196,22 @@ async def build(settings: Settings, models: Sequence[LoadableModel]) -> Applicat
     )
 
 
-async def serve(
-    settings: Settings, models: Sequence[LoadableModel], *, exit_at_once: Callable[[int], None]
-) -> int:
+async def serve(settings: Settings, models: Sequence[LoadableModel]) -> int:
     """Runs a server until a signal stops it, and returns the process's exit code.
 
     Args:
         settings: Of the server.
         models: The default model comes first.
-        exit_at_once: Called with an exit code at the second signal.
 
     Raises:
         SettingsError: The server cannot start.
     """
-    stop_requested = stop_signals(exit_at_once, logger=_logger)
+    stop_requested = stop_signals(_logger)
     app = await build(settings, models)
     await app.start()
     loading = asyncio.create_task(app.load())
     stopping = asyncio.create_task(stop_requested.wait())
-    failing = asyncio.create_task(app.failed())
+    failing = asyncio.create_task(app.failed.wait())
     try:
         await asyncio.wait({loading, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -269,14 +269,3 @@ def _budget_bytes(settings: Settings) -> int:
     from latentwire_server.models.device_memory import default_budget_bytes  # noqa: PLC0415
 
     return default_budget_bytes(settings.device)
-
-
-def _write_port(settings: Settings, port: int) -> None:
-    path = settings.port_file
-    if path is None:
-        return
-    try:
-        write_port_file(path, port)
-    except OSError as error:
-        message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
-        raise SettingsError(message) from None

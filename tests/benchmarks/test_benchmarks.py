@@ -1,4 +1,4 @@
-"""What the figures of `make bench` rest on: arrivals, percentiles, ratios, and who agrees."""
+"""The parts behind the figures of `make bench`: arrivals, percentiles, ratios and agreement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.agreement import compare
-from benchmarks.experiment import Disagreement, Measurement, run
-from benchmarks.interruption import interrupt
 from benchmarks.load import Outcome, Run, closed_loop, open_loop
-from benchmarks.report import ratios
-from benchmarks.summary import percentile, summarise
+from benchmarks.measurement.agreement import compare
+from benchmarks.measurement.experiment import Disagreement, run
+from benchmarks.measurement.interruption import interrupt
+from benchmarks.measurement.results import Measurement
+from benchmarks.measurement.summary import percentile, summarise
+from benchmarks.report.report import ratios
 from benchmarks.workload import (
     ClosedLoop,
     Interruption,
@@ -31,8 +32,8 @@ from benchmarks.workload import (
 WORKLOADS = sorted(Path("benchmarks/workloads").glob("*.toml"))
 
 
-class Counting:
-    """A system that draws nothing, and notes how many it is asked for at once."""
+class CountingSystem:
+    """A system that generates nothing, and counts how many requests run at once."""
 
     name = "counting"
 
@@ -40,7 +41,7 @@ class Counting:
         self.num_running = 0
         self.most_running = 0
 
-    async def draw(self, request: Request) -> Outcome:
+    async def generate(self, request: Request) -> Outcome:
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         await asyncio.sleep(0)
@@ -62,7 +63,7 @@ def _kind(**fields: object) -> Kind:
 
 
 @pytest.mark.parametrize("path", WORKLOADS, ids=lambda path: path.stem)
-def test_every_workload_of_the_project_reads(path: Path) -> None:
+def test_every_workload_of_the_project_is_valid(path: Path) -> None:
     workload = read_workload(path)
     assert workload.closed
     assert requests_of(workload, num_requests=3, seed=0)
@@ -81,27 +82,27 @@ def test_arrivals_are_a_poisson_process() -> None:
     requests = requests_of(_workload(_kind()), num_requests=4000, seed=1, rate=5.0)
     gaps = np.diff([one.arrival_s for one in requests])
     assert gaps.mean() == pytest.approx(0.2, rel=0.1)
-    # Of an exponential distribution the deviation equals the mean.
+    # The standard deviation of an exponential distribution equals its mean.
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
 
 
 async def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:
-    system = Counting()
+    system = CountingSystem()
     requests = requests_of(_workload(_kind()), num_requests=20, seed=0)
-    drawn = await closed_loop(system, requests, num_clients=3)
+    result = await closed_loop(system, requests, num_clients=3)
     assert system.most_running == 3
-    assert len(drawn.outcomes) == 20
+    assert len(result.outcomes) == 20
 
 
-async def test_an_open_loop_waits_for_nobody() -> None:
-    system = Counting()
+async def test_an_open_loop_sends_without_waiting_for_earlier_requests() -> None:
+    system = CountingSystem()
     requests = requests_of(_workload(_kind()), num_requests=20, seed=0, rate=1e6)
-    drawn = await open_loop(system, requests)
+    result = await open_loop(system, requests)
     assert system.most_running > 3
-    assert len(drawn.outcomes) == 20
+    assert len(result.outcomes) == 20
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50, 95, 99]
     assert percentile([], 0.5) is None
@@ -118,7 +119,7 @@ def test_only_completed_requests_count_as_images() -> None:
     assert (summary.num_late, summary.num_refused, summary.num_cancelled) == (1, 1, 0)
 
 
-def test_ratios_compare_neighbours_in_time() -> None:
+def test_ratios_compare_measurements_of_the_same_round() -> None:
     def measurement(system: str, number: int, seconds: float) -> Measurement:
         outcomes = (Outcome(latency_s=seconds, outcome="completed"),)
         summary = summarise(Run(outcomes=outcomes, elapsed_s=seconds))
@@ -133,26 +134,26 @@ def test_ratios_compare_neighbours_in_time() -> None:
     ("difference", "in_float32", "is_good"),
     [(0, True, True), (2, True, True), (3, True, False), (3, False, True), (60, False, False)],
 )
-def test_pictures_that_differ_are_told_apart(
+def test_images_agree_within_the_limit_of_the_number_format(
     difference: int, *, in_float32: bool, is_good: bool
 ) -> None:
-    picture = np.full((64, 64, 3), 100, np.uint8)
-    other = picture.copy()
+    image = np.full((64, 64, 3), 100, np.uint8)
+    other = image.copy()
     other[:8] += np.uint8(difference)
-    agreement = compare(Image.fromarray(picture), Image.fromarray(other))
+    agreement = compare(Image.fromarray(image), Image.fromarray(other))
     assert agreement.max_difference == difference
     assert agreement.is_good(in_float32=in_float32) is is_good
 
 
-class Queue:
-    """A system that serves one at a time, in order of arrival; a step takes a hundredth second."""
+class QueueingSystem:
+    """A system that serves one request at a time, in order; a step takes 10 ms."""
 
     name = "queue"
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    async def draw(self, request: Request) -> Outcome:
+    async def generate(self, request: Request) -> Outcome:
         started = asyncio.get_running_loop().time()
         async with self._lock:
             await asyncio.sleep(request.kind.num_inference_steps / 100)
@@ -160,49 +161,49 @@ class Queue:
         return Outcome(latency_s=latency_s, outcome="completed")
 
 
-async def test_an_interruption_tells_a_queue_from_fair_shares() -> None:
+async def test_an_interruption_shows_how_long_a_short_request_queues() -> None:
     long = Kind(width=64, height=64, num_inference_steps=60)
     short = Kind(width=64, height=64, num_inference_steps=3)
     case = Interruption(long=long, short=short)
-    found = [await interrupt(Queue(), case, number=number) for number in range(3)]
-    # Arrivals are spread over the long one; a queue makes each wait for the rest of it.
-    assert max(one.short_s for one in found) > 4 * found[0].short_alone_s
-    assert len({round(one.short_s, 2) for one in found}) > 1
-    assert all(one.slowdown < 2 for one in found)
+    rounds = [await interrupt(QueueingSystem(), case, number=number) for number in range(3)]
+    # Arrivals are spread over the long request, and each waits for the rest of it.
+    assert max(one.short_s for one in rounds) > 4 * rounds[0].short_alone_s
+    assert len({round(one.short_s, 2) for one in rounds}) > 1
+    assert all(one.slowdown < 2 for one in rounds)
 
 
-class Drawing:
-    """A system whose pictures are grey all over, and which counts what it is asked."""
+class GreySystem:
+    """A system whose images are grey all over, and which counts the requests of its loops."""
 
     is_float32 = True
 
-    def __init__(self, name: str, grey: int, *, listens: bool = True) -> None:
+    def __init__(self, name: str, grey: int, *, uses_seed: bool = True) -> None:
         self.name = name
-        self._listens = listens
+        self._uses_seed = uses_seed
         self._grey = grey
         self.description: dict[str, str] = {}
-        self.num_drawn = 0
+        self.num_generated = 0
 
-    async def draw(self, request: Request) -> Outcome:
-        self.num_drawn += 1
+    async def generate(self, request: Request) -> Outcome:
+        self.num_generated += 1
         return Outcome(latency_s=1.0, outcome="completed")
 
-    async def draw_image(self, request: Request) -> tuple[Image.Image, Outcome]:
-        grey = self._grey + (request.seed % 100 if self._listens else 0)
+    async def generate_image(self, request: Request) -> tuple[Image.Image, Outcome]:
+        grey = self._grey + (request.seed % 100 if self._uses_seed else 0)
         image = Image.new("RGB", (64, 64), (grey,) * 3)
         return image, Outcome(latency_s=1.0, outcome="completed")
 
 
-async def test_nothing_is_measured_where_pictures_differ() -> None:
-    service, baseline = Drawing("service", 100), Drawing("D32", 103)
-    with pytest.raises(Disagreement, match="kind 0: service and D32 draw different pictures"):
+async def test_nothing_is_measured_if_images_differ() -> None:
+    service, baseline = GreySystem("service", 100), GreySystem("D32", 103)
+    with pytest.raises(Disagreement, match="kind 0: service and D32 generate different images"):
         await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
-    assert service.num_drawn == baseline.num_drawn == 0
+    assert service.num_generated == baseline.num_generated == 0
 
 
-async def test_nothing_is_measured_where_any_seed_draws_the_same() -> None:
-    service, baseline = (Drawing(name, 100, listens=False) for name in ("service", "D32"))
-    with pytest.raises(Disagreement, match="kind 0: every seed draws the same picture"):
+async def test_nothing_is_measured_if_every_seed_gives_the_same_image() -> None:
+    service, baseline = (GreySystem(name, 100, uses_seed=False) for name in ("service", "D32"))
+    with pytest.raises(Disagreement, match="kind 0: every seed gives the same image"):
         await run(_workload(_kind()), service, [baseline], num_rounds=1, in_float32=True)
 
 

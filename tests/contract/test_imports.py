@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,22 @@ def test_the_client_and_its_cli_need_only_the_base_install():
         assert command in helped
 
 
-def test_imports_follow_the_arrows():
+def test_no_folder_has_more_than_fourteen_modules():
+    roots = ("benchmarks", "clients", "rest_bridge", "server", "tests", "tools")
+    modules = Counter(
+        str(path.parent.relative_to(ROOT))
+        for root in roots
+        for path in (ROOT / root).rglob("*.py")
+        if path.stem != "__init__"
+        and not path.stem.endswith(("_pb2", "_pb2_grpc"))
+        and "node_modules" not in path.parts
+    )
+
+    assert {"benchmarks", "tools", "server/latentwire_server"} <= modules.keys()
+    assert {folder: count for folder, count in modules.items() if count > 14} == {}
+
+
+def test_imports_follow_the_layers():
     run(LINT_IMPORTS, "--no-cache")
 
 

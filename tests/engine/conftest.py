@@ -1,4 +1,4 @@
-"""Engines that are closed after the test, with nothing left behind."""
+"""Starts engines and checks that they leave no thread or task behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support.engine.detectors", "tests.support.engine.driving")
 
-# Before the first import of the checks, so that their failures say what was compared.
+# Before the first import of these modules, so that their failed assertions show values.
 from tests.support.engine.driving import Driver  # noqa: E402
 from tests.support.fakes import FakeModel  # noqa: E402
 from tests.support.time_limits import scaled  # noqa: E402

@@ -1,4 +1,4 @@
-"""The engine through its public face, on a model whose images can be computed by hand."""
+"""The engine through its public interface, with a model whose images can be computed by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_an_image_shows_its_prompt_and_its_seed(start) -> None:
     assert len({result.images[0].data for result in results}) == 4
 
 
-async def test_a_crowd_of_all_kinds_gets_the_expected_images(start) -> None:
+async def test_mixed_concurrent_requests_get_the_expected_images(start) -> None:
     driver = await start(max_rows=6, max_running=5)
     results = await driver.run_all(
         request("plain"),
@@ -61,7 +61,7 @@ async def test_steps_of_different_requests_share_calls(start) -> None:
     assert any(len(set(call.timesteps)) > 1 for call in driver.model.calls)
 
 
-async def test_equal_requests_are_generated_each_for_itself(start) -> None:
+async def test_equal_requests_are_generated_separately(start) -> None:
     driver = await start(max_rows=8)
     equals = [request() for _ in range(3)]
     for result in await driver.run_held(*equals):
@@ -85,7 +85,7 @@ async def test_images_come_in_the_requested_format(start, image_format: ImageFor
     assert result.pixels[0].shape == (64, 64, 3)
 
 
-async def test_the_file_says_how_to_generate_it_again(start) -> None:
+async def test_a_file_contains_the_request_that_generates_it_again(start) -> None:
     driver = await start()
     result = await driver.run(request("twice", num_images=2, seed=2**63 - 1))
     data = result.images[1].data
@@ -97,14 +97,14 @@ async def test_the_file_says_how_to_generate_it_again(start) -> None:
     assert (again.pixels[0] == result.pixels[1]).all()
 
 
-async def test_the_file_has_no_description_if_the_caller_wants_none(start) -> None:
+async def test_metadata_omitted_leaves_the_description_out_of_the_file(start) -> None:
     driver = await start()
     result = await driver.run(request("secret", output=OutputOptions(metadata_omitted=True)))
     assert b"secret" not in result.images[0].data
     assert b"latentwire" not in result.images[0].data
 
 
-async def test_accepted_warns_of_text_that_the_encoder_does_not_read(start) -> None:
+async def test_accepted_warns_about_truncated_prompts(start) -> None:
     driver = await start()
     prompt = " ".join(f"w{number}" for number in range(80))
     guided = request(prompt, negative_prompt=prompt, guidance_scale=2.0)
@@ -122,7 +122,7 @@ async def test_a_prompt_is_encoded_once_per_owner(start) -> None:
     assert driver.model.encoded_prompts == ["again", "again"]
 
 
-async def test_the_prompts_longest_unused_are_forgotten_first(
+async def test_the_least_recently_used_prompts_are_evicted_first(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_prompt = FakeModel().encode_prompt("any", clip_skip=0).num_bytes
@@ -135,7 +135,7 @@ async def test_the_prompts_longest_unused_are_forgotten_first(
     assert driver.model.encoded_prompts == ["first", "second", "third", "second"]
 
 
-async def test_images_are_encoded_in_a_pool_where_the_device_is_not_the_processor(start) -> None:
+async def test_image_files_are_encoded_in_a_pool_unless_the_device_is_the_cpu(start) -> None:
     driver = await start(FakeModel(device_name="cpu:0"))
     result = await driver.run(request(num_images=3))
     assert result.is_complete
@@ -149,14 +149,14 @@ async def test_only_the_owner_finds_a_generation(start) -> None:
     wanted = request(owner="ann")
     await driver.run(wanted)
     assert driver.engine.get(wanted.generation_id, owner="ann").state is GenerationState.SUCCEEDED
-    for face in (driver.engine.get, driver.engine.cancel):
+    for method in (driver.engine.get, driver.engine.cancel):
         with pytest.raises(GenerationNotFound):
-            face(wanted.generation_id, owner="bob")
+            method(wanted.generation_id, owner="bob")
         with pytest.raises(GenerationNotFound):
-            face("unknown", owner="ann")
+            method("unknown", owner="ann")
 
 
-async def test_the_list_shows_the_owners_generations_in_the_order_of_service(start) -> None:
+async def test_generations_are_listed_per_owner_in_the_order_they_will_run(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
     running, low, high = request("a"), request("b"), request("c", priority=3)
@@ -193,7 +193,7 @@ async def test_a_snapshot_follows_the_generation(start) -> None:
     assert snapshot.end_time >= snapshot.create_time
 
 
-async def test_a_model_that_is_added_later_generates(start) -> None:
+async def test_a_model_added_later_can_generate(start) -> None:
     driver = await start()
     driver.add_model(FakeModel(id="second"))
     assert_expected_images(await driver.run(request(model="second")))
@@ -217,7 +217,7 @@ async def test_the_device_thread_sleeps_when_there_is_nothing_to_do(start) -> No
     assert time.process_time() - before < 0.1
 
 
-async def test_a_stream_that_is_left_to_the_collector_is_complained_about_and_cancelled(
+async def test_a_garbage_collected_stream_warns_and_cancels_its_generation(
     start,
 ) -> None:
     driver = await start()
@@ -251,14 +251,14 @@ async def test_nothing_is_left_behind_after_many_generations(start) -> None:
     await eventually(lambda: all(any(one is held for held in earlier) for one in tracked_objects()))
 
 
-async def test_closing_twice_and_closing_before_the_start_are_fine(start) -> None:
+async def test_closing_twice_or_before_starting_is_harmless(start) -> None:
     driver = await start()
     await driver.engine.aclose()
     await driver.engine.aclose()
     await Engine(EngineSettings()).aclose()
 
 
-async def test_those_in_one_phase_share_calls_whatever_phase_others_are_in(start) -> None:
+async def test_trajectories_in_the_same_phase_share_calls(start) -> None:
     refiner = FakeModel(id="fake/refiner")
     driver = await start(FakeModel(refiner=refiner), max_rows=8)
     shares = {"high_noise_frac": 0.5, "num_inference_steps": 8}

@@ -17,7 +17,7 @@ from tests.support.engine.detectors import (
 
 async def test_a_channel_that_keeps_every_event_is_caught(start, monkeypatch) -> None:
     monkeypatch.setattr(channel, "_slot", lambda _, number: ("lossless", number))
-    with pytest.raises(AssertionError, match="waiting_count"):
+    with pytest.raises(AssertionError, match="_waiting"):
         await check_late_reader(start)
 
 
@@ -27,7 +27,7 @@ async def test_a_cancel_that_is_ignored_is_caught(start, monkeypatch) -> None:
         await check_cancelled_is_in_no_later_call(start)
 
 
-async def test_a_cancel_that_only_tells_the_reader_is_caught(start, monkeypatch) -> None:
+async def test_a_cancel_that_only_ends_the_stream_is_caught(start, monkeypatch) -> None:
     monkeypatch.setattr(Generation, "is_ended", property(lambda _: False))
     with pytest.raises(AssertionError, match=r"assert \d+ == 1"):
         await check_cancelled_is_in_no_later_call(start)
@@ -35,7 +35,7 @@ async def test_a_cancel_that_only_tells_the_reader_is_caught(start, monkeypatch)
 
 async def test_a_finite_check_that_is_off_is_caught(start, monkeypatch) -> None:
     class BlindTorch:
-        """torch without eyes."""
+        """torch, but everything is finite."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(torch, name)

@@ -16,7 +16,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.fakes import FakeModel
 from tests.support.server.process import PROCESS_MARKS, ServerProcess, server_process
-from tests.support.server.serving import kind, request, serving, told
+from tests.support.server.serving import error_details, kind, request, serving
 from tests.support.time_limits import scaled
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_running_generations_finish_while_queued_and_new_ones_are_refused(tmp_pa
         server.signal()
         with pytest.raises(grpc.RpcError) as caught:
             list(queued)
-        ended = told(caught.value)
+        ended = error_details(caught.value)
         assert (ended.code, ended.info.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
         assert ended.retry_after_s > 0
 
@@ -65,7 +65,7 @@ def test_running_generations_finish_while_queued_and_new_ones_are_refused(tmp_pa
         assert info.draining
         with pytest.raises(grpc.RpcError) as caught:
             list(server.stub.GenerateImage(request("new")))
-        refused = told(caught.value)
+        refused = error_details(caught.value)
         assert (refused.code, refused.info.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
         assert refused.retry_after_s > 0
 
@@ -83,7 +83,7 @@ async def test_a_generation_that_outlasts_the_grace_period_fails_as_draining():
         stopping = asyncio.create_task(server.app.stop(grace_s=0.2))
         with pytest.raises(grpc.RpcError) as caught:
             [response async for response in stream]
-        assert told(caught.value).info.reason == "DRAINING"
+        assert error_details(caught.value).info.reason == "DRAINING"
         model.let_go()
         await stopping
 

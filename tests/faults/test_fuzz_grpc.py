@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentwire.v1 import image_generation_pb2 as pb
-from tests.support.server.serving import Serving, events_of, kind, request, serving, told
+from tests.support.server.serving import Serving, error_details, events_of, kind, request, serving
 
 DOCUMENTED = {
     grpc.StatusCode.OK,
@@ -148,7 +148,7 @@ async def test_any_request_is_accepted_as_valid_or_refused_with_the_field():
             try:
                 (accepted,) = await events_of(server.stub.GenerateImage(sent))
             except grpc.RpcError as error:
-                refusals.append(told(error))
+                refusals.append(error_details(error))
                 continue
             num_accepted += 1
             effective = accepted.accepted.effective_request

@@ -25,7 +25,7 @@ def test_unmasked_pixels_stay_exactly_as_they_are(feather: float) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 9])
-def test_a_part_of_a_mask_that_is_smaller_than_the_feather_shows(side: int) -> None:
+def test_a_mask_part_smaller_than_the_feather_still_shows(side: int) -> None:
     generated, original = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64, 3), np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[20 : 20 + side, 20 : 20 + side] = 255

@@ -59,7 +59,7 @@ def test_a_photo_is_turned_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     image = decode_image(file_of(half_red_half_blue(), "JPEG", exif=exif))
     assert image.size == ((40, 20) if orientation <= 4 else (20, 40))
-    # Where the stored image's left half, the red one, comes to lie.
+    # The position of the red half, which is the left one of the stored image.
     red = {1: (5, 10), 2: (35, 10), 3: (35, 10), 4: (5, 10)} | {
         5: (10, 5), 6: (10, 5), 7: (10, 35), 8: (10, 35)
     }  # fmt: skip
@@ -83,7 +83,7 @@ ORIENTATION_6 = struct.pack("<HHII", 0x0112, 3, 1, 6)
         (b"Exif\0\0garbage", (40, 20)),
     ],
 )
-def test_strange_tags_spoil_no_photo(exif: bytes, size: tuple[int, int]) -> None:
+def test_malformed_exif_tags_do_not_prevent_decoding(exif: bytes, size: tuple[int, int]) -> None:
     image = decode_image(file_of(half_red_half_blue(), "JPEG", exif=exif))
     assert image.size == size
 
@@ -99,20 +99,20 @@ def test_transparent_parts_become_white(mode: str) -> None:
     assert (pixels_of(decode_image(data), width=16, height=16) == 255).all()
 
 
-def test_sixteen_bits_of_grey_keep_their_brightness() -> None:
+def test_16_bit_grey_keeps_its_brightness() -> None:
     grey = np.full((8, 8), 0x8000, np.uint16)
     pixels = pixels_of(decode_image(file_of(Image.fromarray(grey))), width=8, height=8)
     assert (pixels == 128).all()
 
 
-def test_colours_of_print_are_taken() -> None:
+def test_cmyk_is_converted() -> None:
     data = file_of(half_red_half_blue().convert("CMYK"), "JPEG")
     pixels = pixels_of(decode_image(data), width=40, height=20).astype(int)
     assert np.abs(pixels[10, 5] - RED).max() < 20
     assert np.abs(pixels[10, 35] - BLUE).max() < 20
 
 
-def test_it_covers_the_size_and_is_cropped_evenly() -> None:
+def test_an_image_is_scaled_to_cover_the_size_and_cropped_evenly() -> None:
     image = Image.new("RGB", (300, 100), WHITE)
     image.paste(RED, (100, 0, 200, 100))
     assert np.abs(pixels_of(image, width=50, height=50).astype(int) - RED).max() < 20
@@ -160,33 +160,33 @@ def test_a_file_that_is_no_image_is_refused() -> None:
     assert refused(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "UNKNOWN_FORMAT"
 
 
-def test_a_file_that_breaks_off_is_refused() -> None:
+def test_a_truncated_file_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for file_format in ("PNG", "JPEG", "WEBP"):
         data = file_of(Image.fromarray(noise), file_format)
         assert refused(data[: len(data) // 2]) in {"BROKEN", "UNKNOWN_FORMAT"}
 
 
-def test_several_frames_are_refused() -> None:
+def test_animations_are_refused() -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
     data = file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:])
     assert refused(data) == "ANIMATED"
     assert refused(file_of(frames[0], save_all=True, append_images=frames[1:])) == "ANIMATED"
 
 
-def test_a_photo_with_further_images_behind_it_is_that_photo() -> None:
+def test_an_mpo_file_is_read_as_its_first_image() -> None:
     image = half_red_half_blue()
     data = file_of(image, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
     assert decode_image(data).size == image.size
 
 
-def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(
+def test_a_jpeg_with_too_many_scans_is_refused_before_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     good = file_of(half_red_half_blue(), "JPEG", progressive=True)
     last_scan = good[good.rindex(b"\xff\xda") : -2]
     assert decode_image(good[:-2] + 20 * last_scan + good[-2:]).size == (40, 20)
-    # What is behind the image, such as a phone's film, does not count, nor do thumbnails.
+    # Data after the image, such as a phone's video, does not count, nor do thumbnails.
     assert decode_image(good + 200 * last_scan).size == (40, 20)
     thumbnail = b"\xff\xed" + struct.pack(">H", 2 + 400) + 200 * b"\xff\xda"
     assert decode_image(good[:2] + thumbnail + good[2:]).size == (40, 20)
@@ -195,7 +195,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(
         assert refused(good[:-2] + bomb + good[-2:]) == "TOO_LARGE"
 
 
-def test_a_bomb_is_refused_by_its_header_alone() -> None:
+def test_a_decompression_bomb_is_refused_by_its_header_alone() -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + checksum

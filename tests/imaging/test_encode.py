@@ -36,7 +36,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_the_file_is_what_it_says(pixels, image_format):
+def test_the_file_matches_its_media_type_and_size(pixels, image_format):
     encoded = encode_image(pixels, image_format=image_format, quality=95, description=None)
     assert encoded.media_type == f"image/{image_format}"
     assert (encoded.width, encoded.height) == (48, 32)
@@ -105,7 +105,7 @@ def test_the_same_image_gives_the_same_bytes(pixels, image_format):
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "webp"])
-def test_quality_costs_bytes(pixels, image_format):
+def test_higher_quality_makes_larger_files(pixels, image_format):
     low, high = (
         len(encode_image(pixels, image_format=image_format, quality=quality, description=None).data)
         for quality in (10, 95)
@@ -113,7 +113,7 @@ def test_quality_costs_bytes(pixels, image_format):
     assert low < high
 
 
-def test_pixels_may_lie_in_memory_in_any_order(pixels):
+def test_pixels_may_have_any_memory_layout(pixels):
     flipped = pixels[::-1, ::-1]
     encoded = encode_image(flipped, image_format="png", quality=90, description=None)
     assert np.array_equal(decode(encoded.data), flipped)
@@ -130,7 +130,7 @@ def test_pixels_may_lie_in_memory_in_any_order(pixels):
         ((2048, 8), 64, (64, 1)),
     ],
 )
-def test_previews_keep_the_shape_of_the_image(pixels, size, max_side, wanted):
+def test_previews_keep_the_aspect_ratio_of_the_image(pixels, size, max_side, wanted):
     preview = encode_preview(pixels, width=size[0], height=size[1], max_side=max_side)
     assert (preview.width, preview.height) == wanted
     assert preview.media_type == "image/jpeg"
@@ -153,6 +153,6 @@ def test_an_unknown_format_is_refused(pixels):
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)])
-def test_other_arrays_are_refused(wrong):
+def test_arrays_of_other_types_are_refused(wrong):
     with pytest.raises(ValueError, match="needed: uint8"):
         encode_preview(wrong, width=8, height=8, max_side=8)

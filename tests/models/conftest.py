@@ -1,4 +1,4 @@
-"""What holds for every test of the models."""
+"""Warnings that every test of the models ignores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every model promises the engine, checked on the fake and on real ones alike."""
+"""The contract between models and the engine, checked on the fake and on real models."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def rows_of(model: DiffusionModel, latents: torch.Tensor) -> DenoiserInput:
     )
 
 
-def test_what_it_says_about_itself_fits_together(model: DiffusionModel) -> None:
+def test_the_models_info_is_consistent(model: DiffusionModel) -> None:
     info = model.info
     schedulers = {scheduler.id: scheduler for scheduler in info.schedulers}
     defaults = info.defaults
@@ -103,7 +103,7 @@ def test_different_prompts_are_encoded_differently(model: DiffusionModel) -> Non
     assert not torch.equal(red, blue)
 
 
-def test_a_short_prompt_is_read_whole_and_a_long_one_is_not(model: DiffusionModel) -> None:
+def test_a_short_prompt_is_encoded_whole_and_a_long_one_is_truncated(model: DiffusionModel) -> None:
     assert model.dropped_text("a red circle") == ""
     long_prompt = " ".join(["a red circle"] * 100)
     dropped = model.dropped_text(long_prompt)
@@ -120,7 +120,7 @@ def test_a_prediction_has_the_shape_of_its_rows_in_float32(model: DiffusionModel
     assert torch.isfinite(prediction).all()
 
 
-def test_a_row_depends_neither_on_its_neighbours_nor_on_its_place(model: DiffusionModel) -> None:
+def test_a_row_depends_neither_on_its_neighbours_nor_on_its_position(model: DiffusionModel) -> None:
     rows = rows_of(model, latents_of(model, rows=4))
     order = [2, 0, 3, 1]
     shuffled = DenoiserInput(
@@ -132,7 +132,7 @@ def test_a_row_depends_neither_on_its_neighbours_nor_on_its_place(model: Diffusi
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e38])
-def test_a_poisoned_row_stays_in_its_row(model: DiffusionModel, value: float) -> None:
+def test_a_non_finite_row_does_not_affect_other_rows(model: DiffusionModel, value: float) -> None:
     latents = latents_of(model, rows=4)
     clean = model.denoise(rows_of(model, latents))
     poisoned = latents.clone()
@@ -142,7 +142,7 @@ def test_a_poisoned_row_stays_in_its_row(model: DiffusionModel, value: float) ->
     assert torch.equal(prediction[others], clean[others])
 
 
-def test_denoising_changes_nothing_that_it_is_given(model: DiffusionModel) -> None:
+def test_denoising_does_not_change_its_input(model: DiffusionModel) -> None:
     rows = rows_of(model, latents_of(model, rows=2))
     latents, timesteps = rows.latents.clone(), rows.timesteps.clone()
     first = model.denoise(rows)
@@ -159,7 +159,7 @@ def test_an_image_is_decoded_to_colours_from_0_to_1(model: DiffusionModel) -> No
     assert 0 <= image.mean() <= 1
 
 
-def test_what_cannot_be_decoded_is_not_hidden(model: DiffusionModel) -> None:
+def test_nan_stays_visible_in_decoded_images(model: DiffusionModel) -> None:
     latents = latents_of(model, rows=1)
     latents[0, 0, 3, 3] = math.nan
     assert not torch.isfinite(model.decode(latents)).all()

@@ -1,4 +1,4 @@
-"""Devices and number formats: the fastest that the hardware really has."""
+"""Devices and dtypes: the fastest that the hardware really supports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
         ({}, torch.float32),
     ],
 )
-def test_a_cpu_computes_in_bfloat16_only_where_it_has_it(
+def test_a_cpu_computes_in_bfloat16_only_with_hardware_support(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -28,7 +28,7 @@ def test_a_cpu_computes_in_bfloat16_only_where_it_has_it(
 
 
 @pytest.mark.parametrize(("is_ampere", "expected"), [(True, "bfloat16"), (False, "float16")])
-def test_a_gpu_computes_in_bfloat16_only_where_it_has_it(
+def test_a_gpu_computes_in_bfloat16_only_with_hardware_support(
     monkeypatch: pytest.MonkeyPatch,
     is_ampere: bool,
     expected: str,
@@ -41,12 +41,12 @@ def test_a_gpu_computes_in_bfloat16_only_where_it_has_it(
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_a_named_format_is_taken(name: str) -> None:
+def test_a_named_dtype_is_used(name: str) -> None:
     assert dtype_name(choose_dtype(name, CPU)) == name
 
 
 @pytest.mark.parametrize("name", ["float16", "float64", "half", ""])
-def test_a_format_that_a_cpu_should_not_have_is_refused(name: str) -> None:
+def test_dtypes_unsuitable_for_a_cpu_are_refused(name: str) -> None:
     with pytest.raises(PrecisionError, match="dtype="):
         choose_dtype(name, CPU)
 
@@ -59,7 +59,7 @@ def test_float16_is_allowed_on_a_gpu() -> None:
     ("has_cuda", "has_mps", "expected"),
     [(True, False, "cuda:0"), (False, True, "mps"), (False, False, "cpu"), (True, True, "cuda:0")],
 )
-def test_the_fastest_device_is_taken(
+def test_the_fastest_device_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
     has_cuda: bool,
     has_mps: bool,
@@ -80,7 +80,7 @@ def test_a_cuda_device_without_number_is_the_first(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps", "gpu", "", "cpu:x", "meta"])
-def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unavailable_device_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(PrecisionError, match="device="):

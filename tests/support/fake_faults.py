@@ -1,4 +1,4 @@
-"""When and how a fake model breaks: the parts of a ``Fault``."""
+"""Conditions and effects of the faults of a fake model: the parts of a ``Fault``."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ if TYPE_CHECKING:
 
 
 def on_call(*numbers: int) -> Callable[[Call], bool]:
-    """When: on these calls, counted from 1."""
+    """Condition: these calls, counted from 1."""
     return lambda call: call.number in numbers
 
 
 def from_call(number: int) -> Callable[[Call], bool]:
-    """When: on this call and all after it."""
+    """Condition: this call and all later ones."""
     return lambda call: call.number >= number
 
 
 def above_rows(num_rows: int) -> Callable[[Call], bool]:
-    """When: the call has more rows than that."""
+    """Condition: the call has more rows than ``num_rows``."""
     return lambda call: call.num_rows > num_rows
 
 
 def with_prompt(prompt: str) -> Callable[[Call], bool]:
-    """When: a row of the call has this prompt."""
+    """Condition: a row of the call has this prompt."""
     return lambda call: prompt in call.prompts
 
 
 def raising(error: Callable[[], Exception]) -> Callable[[torch.Tensor, Call], torch.Tensor]:
-    """What: a new exception each time."""
+    """Effect: a new exception each time."""
 
-    def what(result: torch.Tensor, call: Call) -> torch.Tensor:
+    def effect(result: torch.Tensor, call: Call) -> torch.Tensor:
         del result, call
         raise error()
 
-    return what
+    return effect
 
 
 def spoiling(prompt: str, value: float) -> Callable[[torch.Tensor, Call], torch.Tensor]:
-    """What: the prediction of this prompt's rows is this value, NaN for example."""
+    """Effect: the prediction of this prompt's rows is ``value``, for example NaN."""
 
-    def what(result: torch.Tensor, call: Call) -> torch.Tensor:
+    def effect(result: torch.Tensor, call: Call) -> torch.Tensor:
         rows = [row for row, of in enumerate(call.prompts) if of == prompt]
         result = result.clone()
         result[rows] = value
         return result
 
-    return what
+    return effect
 
 
 def filled_with(value: float) -> Callable[[torch.Tensor, Call], torch.Tensor]:
-    """What: all of it is this value."""
+    """Effect: the whole result is ``value``."""
     return lambda result, _: torch.full_like(result, value)
 
 
 class Gate:
-    """What: the call waits here until it is opened."""
+    """Effect: the call waits until the gate is opened."""
 
     def __init__(self) -> None:
         self._is_reached = threading.Event()

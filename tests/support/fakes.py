@@ -1,10 +1,10 @@
-"""A model by arithmetic: same protocol as the real ones, images that can be computed by hand.
+"""A fake model that computes its images by simple arithmetic, so that tests can predict them.
 
-Latents are pulled towards a colour that the prompt decides, and keep a trace of the seed's noise;
-decoding shows the first three channels. So an image shows its prompt and its seed, and
-the expected one can be computed without the engine (``expected_pixels``).
+It implements the same protocol as the real models. Latents are pulled towards a colour that depends
+on the prompt, and keep a trace of the seed's noise; decoding shows the first three channels. So an
+image depends on its prompt and its seed, and ``expected_pixels`` computes it without the engine.
 
-For tests it also has a log of every denoiser call, a barrier (``hold`` / ``release``) and faults.
+For tests it also logs every denoiser call, and has a barrier (``hold`` / ``release``) and faults.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HOLD_TIMEOUT_S = scaled(30.0)
 HELD_TOO_LONG = f"held for more than {HOLD_TIMEOUT_S} s"
 
 Fault = tuple["Callable[[Call], bool]", "Callable[[torch.Tensor, Call], torch.Tensor]"]
-"""When it happens, and what it makes of the prediction; it may raise instead."""
+"""A condition, and a function that changes the result of a call or raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Call:
     number: int
     """Counted from 1."""
     prompts: tuple[str, ...]
-    """Of each row, padding included."""
+    """One for each row, padding included."""
     timesteps: tuple[float, ...]
 
     @property
@@ -136,7 +136,7 @@ class FakePosterior:
 
 @dataclass(eq=False)
 class FakeSafetyChecker:
-    """Flags images as its rule says, by their number, counted from 1."""
+    """Flags the images for whose number, counted from 1, ``rule`` returns true."""
 
     rule: Callable[[int], bool]
     hides_previews: bool = True
@@ -149,7 +149,7 @@ class FakeSafetyChecker:
 
 
 class FakeWatermark:
-    """Turns every colour into its opposite, which no test can miss."""
+    """Inverts every colour."""
 
     def applied(self, image: torch.Tensor) -> torch.Tensor:
         return 1 - image
@@ -157,7 +157,7 @@ class FakeWatermark:
 
 @dataclass(frozen=True)
 class FakeAdapterSet:
-    """Adapters that change no image; the model only records their scales."""
+    """Adapters without an effect; the model only records their scales."""
 
     model: FakeModel
 
@@ -168,7 +168,7 @@ class FakeAdapterSet:
 
 @dataclass(eq=False)
 class FakeModel:
-    """Honours ``DiffusionModel``; everything public here besides that is for tests."""
+    """Implements ``DiffusionModel``; its other public members are for tests."""
 
     id: str = "fake"
     device_name: str = "cpu"
@@ -180,7 +180,7 @@ class FakeModel:
     compiled_shapes: tuple[str, ...] = ()
     safety_checker: FakeSafetyChecker | None = None
     high_resolution_fix: float | None = None
-    """How strong its second pass is by default; None: it has none."""
+    """The default strength of its second pass; None: no second pass."""
     watermark: FakeWatermark | None = None
     call_s: float = 0.0
     """How long a denoiser call takes."""
@@ -293,7 +293,7 @@ class FakeModel:
 
     def denoise(self, rows: DenoiserInput) -> torch.Tensor:
         if not self._busy.acquire(blocking=False):
-            message = "two calls at once"
+            message = "two simultaneous calls"
             raise AssertionError(message)
         try:
             return self._denoise(rows)
@@ -310,16 +310,16 @@ class FakeModel:
         return latents[0, :3].clamp(0, 1)
 
     def hold(self) -> None:
-        """Makes every denoiser call wait, after it is logged, for ``release``."""
+        """Makes every denoiser call wait for ``release`` after logging it."""
         self._permits = threading.Semaphore(0)
         self._is_held.set()
 
     def release(self, num_calls: int = 1) -> None:
-        """Lets so many calls through."""
+        """Lets ``num_calls`` held calls through."""
         self._permits.release(num_calls)
 
     def let_go(self) -> None:
-        """Ends the holding."""
+        """Stops holding calls."""
         self._is_held.clear()
         self._permits.release(1000)
 
@@ -341,7 +341,7 @@ class FakeModel:
             raise AssertionError(HELD_TOO_LONG)
         if self.call_s:
             time.sleep(self.call_s)
-        # Fails where they differ in length, as a real one does.
+        # Fails if the embeddings differ in length, as a real model does.
         targets = torch.stack([row.prompt_embeds for row in rows.conditioning])[:, 0]
         return _with_faults(rows.latents - targets[:, :, None, None], call, self.faults)
 
@@ -354,7 +354,7 @@ def _with_faults(result: torch.Tensor, call: Call, faults: Sequence[Fault]) -> t
 
 
 def colour_of(prompt: str, *, clip_skip: int = 0) -> np.ndarray:
-    """Returns the target that a prompt pulls to: red, green, blue, and a channel unseen."""
+    """Returns a prompt's target: red, green, blue, and a channel that decoding ignores."""
     digest = hashlib.sha256(f"{prompt}\0{clip_skip}".encode()).digest()
     values = 0.3 + 0.4 * np.frombuffer(digest[:LATENT_CHANNELS], dtype=np.uint8) / 255
     return values.astype(np.float32)
@@ -371,7 +371,7 @@ def expected_pixels(
 ) -> np.ndarray:
     """Returns the expected image of an ``euler`` or ``heun`` request, (h, w, 3) uint8.
 
-    Within rounding: the engine multiplies step by step what is one multiplication here.
+    Exact up to rounding: the engine multiplies at each step, this function only once.
     """
     target = colour_of(prompt)
     if guidance_scale > 1.0:

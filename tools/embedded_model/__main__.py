@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 
-from tools.embedded_model import autoencoder, contact_sheet, denoiser, text_training
+from tools.embedded_model import contact_sheet
 from tools.embedded_model.export import export
-from tools.embedded_model.text import build_tokenizer
+from tools.embedded_model.training import autoencoder, denoiser_training, text_training
+from tools.embedded_model.training.denoiser import load_trained
+from tools.embedded_model.training.text_encoder import build_tokenizer
 
 
 def main() -> int:
-    """Runs the stages that are not finished yet."""
+    """Runs the stages of training that are not finished, then exports the model."""
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -26,13 +28,15 @@ def main() -> int:
     tokenizer = build_tokenizer(tokenizer_folder)
     vae = autoencoder.train(options.work / "autoencoder.pt", seed=options.seed)
     if options.export_only:
-        trained = denoiser.load_trained(checkpoint, tokenizer)
+        trained = load_trained(checkpoint, tokenizer)
     else:
-        trained = denoiser.train(
+        trained = denoiser_training.train(
             checkpoint,
             vae=vae,
             tokenizer=tokenizer,
-            text_encoder=text_training.train(options.work / "text.pt", tokenizer),
+            text_encoder=text_training.train(
+                options.work / "text.pt", tokenizer, seed=options.seed
+            ),
             num_steps=options.steps,
             seed=options.seed,
         )
@@ -46,7 +50,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("build/embedded_model"))
     parser.add_argument("--out", type=Path, default=Path("server/latentwire_server/embedded/model"))
     parser.add_argument("--sheet", type=Path, default=Path("docs/images/embedded_model.png"))
-    parser.add_argument("--steps", type=int, default=denoiser.NUM_STEPS)
+    parser.add_argument("--steps", type=int, default=denoiser_training.NUM_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

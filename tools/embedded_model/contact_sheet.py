@@ -1,4 +1,4 @@
-"""Creates the contact sheet in the documentation."""
+"""Makes the contact sheet in the documentation."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ _COLUMNS = 4
 
 
 def write(model: Path, path: Path) -> None:
-    """Generates an image per prompt and writes them, with captions, to `path`."""
+    """Generates an image for each prompt and writes them to `path`, with captions."""
     defaults = json.loads((model / "latentwire.json").read_text())["defaults"]
     pipeline = StableDiffusionPipeline.from_pretrained(model, local_files_only=True)
     pipeline.to(torch.float32)
@@ -37,15 +37,15 @@ def write(model: Path, path: Path) -> None:
     sheet = Image.new("RGB", (_COLUMNS * _SIDE, rows * (_SIDE + _CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
-    pictures = pipeline(
+    images = pipeline(
         list(PROMPTS),
         **defaults,
         generator=[torch.Generator().manual_seed(7 + index) for index in range(len(PROMPTS))],
     ).images
-    for index, (prompt, picture) in enumerate(zip(PROMPTS, pictures, strict=True)):
+    for index, (prompt, image) in enumerate(zip(PROMPTS, images, strict=True)):
         left = index % _COLUMNS * _SIDE
         top = index // _COLUMNS * (_SIDE + _CAPTION)
-        frame = picture.resize((_SIDE - 4, _SIDE - 4), Image.Resampling.LANCZOS)
+        frame = image.resize((_SIDE - 4, _SIDE - 4), Image.Resampling.LANCZOS)
         sheet.paste(frame, (left + 2, top + 2))
         draw.multiline_text((left + 4, top + _SIDE), _wrapped(prompt), fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)

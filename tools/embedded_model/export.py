@@ -11,24 +11,24 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor
 
-from tools.embedded_model.denoiser import TrainedDenoiser, build_scheduler
-from tools.embedded_model.latents import NATIVE, encode
-from tools.embedded_model.render import as_array, render
-from tools.embedded_model.scene import random_scene
-from tools.embedded_model.text import load_tokenizer
+from tools.embedded_model.scenes.render import as_array, render
+from tools.embedded_model.scenes.scene import random_scene
+from tools.embedded_model.training.denoiser import Denoiser, build_scheduler
+from tools.embedded_model.training.latents import NATIVE, encode
+from tools.embedded_model.training.text_encoder import load_tokenizer
 
-# The defaults of requests: the best ones, as measured by `evaluate`.
+# The defaults of requests: the best ones that `evaluate` measured.
 SETTINGS: Final = {
     "display_name": "Latentwire's embedded model",
     "defaults": {"num_inference_steps": 20, "guidance_scale": 2.8},
 }
-_PREVIEW_PICTURES = 192
+_NUM_PREVIEW_IMAGES = 192
 
 
 def export(
-    folder: Path, *, vae: AutoencoderTiny, tokenizer_folder: Path, trained: TrainedDenoiser
+    folder: Path, *, vae: AutoencoderTiny, tokenizer_folder: Path, trained: Denoiser
 ) -> None:
-    """Replaces `folder` as a whole, so that a reader never sees a mixture of two models."""
+    """Replaces the whole folder at once, so that a reader never sees a mixture of two models."""
     temporary = folder.with_name(folder.name + ".new")
     shutil.rmtree(temporary, ignore_errors=True)
     preview = fit_preview(vae)
@@ -57,18 +57,16 @@ def export(
 
 
 def fit_preview(vae: AutoencoderTiny) -> dict[str, list[list[float]] | list[float]]:
-    """Fits RGB = latents @ factors + bias by least squares over rendered pictures.
+    """Fits RGB = latents @ factors + bias by least squares over rendered images.
 
     Latents are in model space, RGB is in [-1, 1]; each latent is paired with the mean of its 8x8
     pixels.
     """
     rng = random.Random("preview")
-    scenes = [random_scene(rng) for _ in range(_PREVIEW_PICTURES)]
+    scenes = [random_scene(rng) for _ in range(_NUM_PREVIEW_IMAGES)]
     latents = torch.cat(list(encode(vae, NATIVE, scenes)))
-    pictures = np.stack(
-        [as_array(render(row, width=NATIVE[0], height=NATIVE[1])) for row in scenes]
-    )
-    colours = torch.nn.functional.avg_pool2d(torch.from_numpy(pictures), 8)
+    images = np.stack([as_array(render(row, width=NATIVE[0], height=NATIVE[1])) for row in scenes])
+    colours = torch.nn.functional.avg_pool2d(torch.from_numpy(images), 8)
     inputs = _by_pixel(latents)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
     solution = torch.linalg.lstsq(inputs.double(), _by_pixel(colours).double()).solution

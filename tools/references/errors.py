@@ -1,4 +1,4 @@
-"""The reference of errors: what the code can answer, asked of the code that answers it."""
+"""The reference of errors, generated from the code that raises them and turns them into answers."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def _statuses() -> Iterator[tuple[str, ...]]:
         )
         answer = api_error(LatentwireError("", details))
         retry = "yes" if failure.retry_after_s is not None else ""
-        meaning = _coded(inspect.cleandoc(type(error).__doc__ or "").partition("\n")[0])
+        meaning = _with_code(inspect.cleandoc(type(error).__doc__ or "").partition("\n")[0])
         over_rest = f"{answer.status} `{answer.code}`" if answer.code else str(answer.status)
         rows.append((f"`{failure.reason}`", f"`{failure.code.name}`", meaning, retry, over_rest))
     yield from sorted(rows)
 
 
 def _samples() -> Iterator[Exception]:
-    """Yields one of each error that becomes a status, but for invalid requests."""
+    """Yields an instance of each error that becomes a status, except invalid requests."""
     for kind in vars(errors).values():
         is_error = isinstance(kind, type) and issubclass(kind, errors.GenerationError)
         if is_error and "__match_args__" in vars(kind) and kind is not errors.InvalidRequest:
@@ -99,7 +99,7 @@ def _sample(kind: type[Exception]) -> Exception:
 
 
 def _texts(*, warnings: bool) -> Iterator[tuple[str, ...]]:
-    """Yields reasons with the texts that come with them, as templates."""
+    """Yields each reason with its texts, as templates."""
     found: dict[str, list[str]] = {}
     rooms = ("requests", "imaging", "service")
     paths = [path for room in rooms for path in (SERVER / room).rglob("*.py")]
@@ -119,25 +119,25 @@ def _texts(*, warnings: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _codes() -> Iterator[tuple[str, ...]]:
-    """Yields the codes that the bridge gives errors of its own, with their statuses."""
+    """Yields the codes of the bridge's own errors, with their statuses."""
     found: dict[tuple[str, str], set[str]] = {}
     for path in sorted(BRIDGE.rglob("*.py")):
         for call in _calls(ast.parse(path.read_text())):
-            given = {keyword.arg: keyword.value for keyword in call.keywords}
-            code = given.get("code")
+            arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+            code = arguments.get("code")
             name = ast.unparse(call.func)
             if name not in ("ApiError", "Problem") or not isinstance(code, ast.Constant):
                 continue
-            shown = ast.unparse(given["status"]) if "status" in given else "BAD_REQUEST"
+            status = ast.unparse(arguments["status"]) if "status" in arguments else "BAD_REQUEST"
             place = str(path.relative_to(BRIDGE))
-            found.setdefault((str(code.value), _status(shown)), set()).add(place)
+            found.setdefault((str(code.value), _status(status)), set()).add(place)
     for (name, status), places in sorted(found.items()):
         yield f"`{name}`", status, ", ".join(f"`{place}`" for place in sorted(places))
 
 
 def _status(name: str) -> str:
-    known = HTTPStatus.__members__.get(name.removeprefix("HTTPStatus."))
-    return f"{known.value} {known.phrase}" if known else ""
+    status = HTTPStatus.__members__.get(name.removeprefix("HTTPStatus."))
+    return f"{status.value} {status.phrase}" if status else ""
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
@@ -145,7 +145,7 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def _constant(call: ast.Call) -> str | None:
-    """Returns the reason that a call gives, by keyword or place."""
+    """Returns the reason among a call's arguments, by keyword or by position."""
     values = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
     for value in [*values, *call.args]:
         text = value.value if isinstance(value, ast.Constant) else None
@@ -162,7 +162,7 @@ def _text_of(call: ast.Call) -> ast.expr | None:
 
 
 def _template(text: ast.expr | None, function: ast.AST) -> str:
-    """Returns a text of the code with the names of its values instead of them."""
+    """Returns a text from the code, with the names of its values in place of the values."""
     match text:
         case ast.Constant(value=str(value)) if not _CONSTANT.fullmatch(value):
             return value
@@ -186,8 +186,8 @@ def _part(part: ast.expr) -> str:
 
 
 _NOISE: Final = frozenset({"join", "len", "quoted"})
-"""What does something to a value, and is none."""
+"""Names of functions and methods that a template's value is passed through."""
 
 
-def _coded(text: str) -> str:
+def _with_code(text: str) -> str:
     return text.replace("``", "`")

@@ -31,7 +31,7 @@ class Block:
 
 def page() -> str:
     """Returns the page."""
-    header, blocks = _parsed(PROTO.read_text())
+    header, blocks = _parse(PROTO.read_text())
     names = {block.name for block in blocks if block.kind != "service"}
     lines = [
         NOTICE,
@@ -53,16 +53,19 @@ def page() -> str:
 
 
 def _rows(block: Block, names: set[str]) -> list[str]:
-    linked = [tuple(_linked(cell, names) for cell in row[:-1]) + row[-1:] for row in block.rows]
+    linked = [tuple(_with_link(cell, names) for cell in row[:-1]) + row[-1:] for row in block.rows]
     if block.kind == "service":
-        calls = [(method, f"{sent}<br>→ {got}", said) for method, sent, got, said in linked]
+        calls = [
+            (method, f"{request}<br>→ {response}", meaning)
+            for method, request, response, meaning in linked
+        ]
         return table(("method", "request → response", "meaning"), calls)
     if block.kind == "enum":
         return table(("value", "number", "meaning"), linked)
     return table(("field", "type", "number", "meaning"), linked)
 
 
-def _linked(cell: str, names: set[str]) -> str:
+def _with_link(cell: str, names: set[str]) -> str:
     if cell.startswith("map<"):
         return f"`{cell}`"
     label, _, type_name = cell.rpartition(" ")
@@ -71,29 +74,29 @@ def _linked(cell: str, names: set[str]) -> str:
     return f"{label} [{type_name}](#{type_name.lower()})".strip()
 
 
-def _parsed(text: str) -> tuple[str, list[Block]]:
-    """Returns the comment of the file, and its blocks in order.
+def _parse(proto: str) -> tuple[str, list[Block]]:
+    """Returns the file's comment, and its blocks in order.
 
-    Reads the one layout that `buf format` leaves: a declaration a line, its comment above.
+    Reads the layout that `buf format` writes: one declaration per line, with its comment above.
     """
     header = ""
     blocks: list[Block] = []
     comment: list[str] = []
     oneof: tuple[str, str] | None = None
-    for line in map(str.strip, text.splitlines()):
+    for line in map(str.strip, proto.splitlines()):
         if line.startswith("//"):
             comment.append(line[2:].removeprefix(" "))
             continue
-        said = _flowing(comment)
-        cell = " ".join(said.split())
+        text = _paragraphs(comment)
+        cell = " ".join(text.split())
         if line.startswith("syntax"):
-            header = said
+            header = text
         elif opened := _BLOCK.match(line):
             if opened[1] == "oneof":
-                oneof = (opened[2], said)
+                oneof = (opened[2], text)
                 blocks[-1].rows.append((f"`{opened[2]}`", "one of", "", cell))
             else:
-                blocks.append(Block(opened[1], opened[2], said))
+                blocks.append(Block(opened[1], opened[2], text))
         elif rpc := _RPC.match(line):
             response = f"stream of {rpc[4]}" if rpc[3] else rpc[4]
             blocks[-1].rows.append((f"`{rpc[1]}`", rpc[2], response, cell))
@@ -108,8 +111,8 @@ def _parsed(text: str) -> tuple[str, list[Block]]:
     return header, blocks
 
 
-def _flowing(comment: list[str]) -> str:
-    """Returns a comment as paragraphs and bullets of one line each."""
+def _paragraphs(comment: list[str]) -> str:
+    """Returns a comment as Markdown, with each paragraph and bullet on one line."""
     lines: list[str] = []
     for line in comment:
         if line.startswith("  * "):

@@ -1,4 +1,4 @@
-"""Markdown that both generated pages need."""
+"""The parts of Markdown that both generated pages share."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from latentwire._events import Completed
 from latentwire.errors import CorruptStreamError
 
 if TYPE_CHECKING:
-    from latentwire._convert import Header
     from latentwire._events import Event, Image
     from latentwire.v1 import image_generation_pb2 as pb
 
@@ -26,8 +25,8 @@ class StreamAssembler:
         self._is_replay = request.resume_after_sequence > 0
         self._ends_after_accepted = request.validate_only
         self._next_sequence = request.resume_after_sequence + 1
-        self._pending: pb.Image | None = None
-        self._pending_header: Header | None = None
+        self._pending: pb.GenerateImageResponse | None = None
+        """The message of an image whose bytes have not all arrived."""
         self._pending_data = bytearray()
         self._num_images = 0
         self._is_completed = False
@@ -44,7 +43,10 @@ class StreamAssembler:
         self._next_sequence += 1
         match response.WhichOneof("event"):
             case "image":
-                return self._begin_image(response)
+                self._require_no_pending_image()
+                self._pending = response
+                self._pending_data = bytearray(response.image.data)
+                return self._whole_image()
             case "image_chunk":
                 return self._continue_image(response.image_chunk)
             case _:
@@ -63,15 +65,8 @@ class StreamAssembler:
             msg = "the stream ended without a completed event"
             raise CorruptStreamError(msg)
 
-    def _begin_image(self, response: pb.GenerateImageResponse) -> Image | None:
-        self._require_no_pending_image()
-        self._pending = response.image
-        self._pending_header = header_from_proto(response)
-        self._pending_data = bytearray(response.image.data)
-        return self._whole_image()
-
     def _continue_image(self, chunk: pb.ImageChunk) -> Image | None:
-        if self._pending is None or chunk.image_index != self._pending.index:
+        if self._pending is None or chunk.image_index != self._pending.image.index:
             msg = f"a chunk of image {chunk.image_index} arrived without its image"
             raise CorruptStreamError(msg)
         if chunk.offset != len(self._pending_data):
@@ -85,9 +80,10 @@ class StreamAssembler:
 
     def _whole_image(self) -> Image | None:
         """Returns the pending image, verified, once all its bytes have arrived."""
-        image, header = self._pending, self._pending_header
-        if image is None or header is None or len(self._pending_data) < image.size_bytes:
+        response = self._pending
+        if response is None or len(self._pending_data) < response.image.size_bytes:
             return None
+        image = response.image
         data = bytes(self._pending_data)
         if len(data) > image.size_bytes:
             msg = f"image {image.index} has {len(data)} bytes instead of {image.size_bytes}"
@@ -96,10 +92,10 @@ class StreamAssembler:
         if (data or image.sha256) and hashlib.sha256(data).digest() != image.sha256:
             msg = f"image {image.index} does not match its SHA-256"
             raise CorruptStreamError(msg)
-        self._pending = self._pending_header = None
+        self._pending = None
         self._pending_data = bytearray()
         self._num_images += 1
-        return image_from_proto(image, data=data, header=header)
+        return image_from_proto(image, data=data, header=header_from_proto(response))
 
     def _complete(self, completed: Completed) -> None:
         self._require_no_pending_image()
@@ -110,8 +106,9 @@ class StreamAssembler:
 
     def _require_no_pending_image(self) -> None:
         if self._pending is not None:
+            image = self._pending.image
             msg = (
-                f"image {self._pending.index} stopped after {len(self._pending_data)} "
-                f"of {self._pending.size_bytes} bytes"
+                f"image {image.index} stopped after {len(self._pending_data)} "
+                f"of {image.size_bytes} bytes"
             )
             raise CorruptStreamError(msg)

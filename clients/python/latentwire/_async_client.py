@@ -14,13 +14,7 @@ import grpc
 import grpc.aio
 
 from latentwire._assemble import StreamAssembler
-from latentwire._channel import (
-    DEFAULT_SERVER,
-    DEFAULT_TIMEOUT_S,
-    Target,
-    metadata_from,
-    target_from,
-)
+from latentwire._channel import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, metadata_from, target_from
 from latentwire._events import Image
 from latentwire._operations import Operations, Pause, UnaryCall, loaded, loading_step, resume
 from latentwire._requests import build_request
@@ -120,7 +114,12 @@ class AsyncClient:
         )
         self._metadata = target.metadata
         self._timeout_s = timeout_s
-        self._channel = _open_channel(target)
+        if target.credentials is None:
+            self._channel = grpc.aio.insecure_channel(target.address, options=target.options)
+        else:
+            self._channel = grpc.aio.secure_channel(
+                target.address, target.credentials, options=target.options
+            )
         # The async stubs are types only: at run time one class serves both kinds of channels.
         self._stub = cast("rpc.ImageGenerationAsyncStub", rpc.ImageGenerationStub(self._channel))
         self._admin = cast("rpc.ModelAdminAsyncStub", rpc.ModelAdminStub(self._channel))
@@ -243,9 +242,3 @@ class AsyncClient:
                     return await cast("Awaitable[Outcome]", call)
                 except grpc.RpcError as error:
                     return error_from_rpc(error)
-
-
-def _open_channel(target: Target) -> grpc.aio.Channel:
-    if target.credentials is None:
-        return grpc.aio.insecure_channel(target.address, options=target.options)
-    return grpc.aio.secure_channel(target.address, target.credentials, options=target.options)

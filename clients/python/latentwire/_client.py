@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import grpc
 
 from latentwire._assemble import StreamAssembler
-from latentwire._channel import (
-    DEFAULT_SERVER,
-    DEFAULT_TIMEOUT_S,
-    Target,
-    metadata_from,
-    target_from,
-)
+from latentwire._channel import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, metadata_from, target_from
 from latentwire._events import Image
 from latentwire._operations import Operations, Pause, UnaryCall, loaded, loading_step, resume
 from latentwire._requests import build_request
@@ -128,7 +122,12 @@ class Client:
         )
         self._metadata = target.metadata
         self._timeout_s = timeout_s
-        self._channel = _open_channel(target)
+        if target.credentials is None:
+            self._channel = grpc.insecure_channel(target.address, options=target.options)
+        else:
+            self._channel = grpc.secure_channel(
+                target.address, target.credentials, options=target.options
+            )
         self._stub = rpc.ImageGenerationStub(self._channel)
         self._admin = rpc.ModelAdminStub(self._channel)
         self._operations = Operations(self._channel)
@@ -296,9 +295,3 @@ class Client:
                     return method(request, timeout=timeout_s, metadata=self._metadata)
                 except grpc.RpcError as error:
                     return error_from_rpc(error)
-
-
-def _open_channel(target: Target) -> grpc.Channel:
-    if target.credentials is None:
-        return grpc.insecure_channel(target.address, options=target.options)
-    return grpc.secure_channel(target.address, target.credentials, options=target.options)

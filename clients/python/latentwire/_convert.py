@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypedDict, cast
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # The precision of a float32 between 0 and 1: 0.1 stays 0.1.
 _FRACTION_DIGITS: Final = 7
+_LIMITS: Final = tuple(field.name for field in dataclasses.fields(_resources.ModelLimits))
 
 
 class Header(TypedDict):
@@ -92,7 +94,9 @@ def model_from_proto(model: pb.Model) -> _resources.Model:
             )
             for scheduler in model.schedulers
         ),
-        limits=_limits(model.limits),
+        limits=_resources.ModelLimits(
+            **{name: getattr(model.limits, name) for name in _LIMITS},
+        ),
         defaults=_defaults(model.defaults),
         loras=tuple(model.loras),
         memory_bytes=model.memory_bytes,
@@ -235,21 +239,6 @@ def _completed(completed: pb.Completed, header: Header) -> _events.Completed:
         ),
         peak_memory_bytes=completed.peak_memory_bytes,
         model_revision=completed.model_revision,
-    )
-
-
-def _limits(limits: pb.ModelLimits) -> _resources.ModelLimits:
-    return _resources.ModelLimits(
-        min_side=limits.min_side,
-        max_side=limits.max_side,
-        side_multiple=limits.side_multiple,
-        max_pixels=limits.max_pixels,
-        max_inference_steps=limits.max_inference_steps,
-        max_images=limits.max_images,
-        max_prompt_bytes=limits.max_prompt_bytes,
-        max_guidance_scale=limits.max_guidance_scale,
-        max_clip_skip=limits.max_clip_skip,
-        min_drawn_pixels=limits.min_drawn_pixels,
     )
 
 

@@ -91,7 +91,7 @@ class Operations:
             _HEALTH_CHECK_PATH, request_serializer=pb.GetModelRequest.SerializeToString
         )
 
-    # What each operation does and raises stands at the client's method.
+    # Each operation is documented at the client's method.
 
     def list_models(self) -> Operation[tuple[Model, ...]]:
         models: list[pb.Model] = []

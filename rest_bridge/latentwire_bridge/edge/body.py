@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from aiohttp import BodyPartReader, web
 
-from latentwire_bridge.openai.errors import ApiError
+from latentwire_bridge.openai.errors import ApiError, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-_MAX_SHOWN_CHARACTERS: Final = 64
 _MAX_PARTS: Final = 1_000
 _BIG_BODY_BYTES: Final = 65_536
-"""Parsing more than this takes milliseconds, during which the event loop would serve nobody."""
+"""Parsing more than this takes milliseconds: too long for the event loop."""
 _JSON_TYPES: Final = {
     type(None): "null",
     bool: "a boolean",
@@ -57,7 +56,7 @@ async def read_object(
         except web.HTTPException:
             raise
         except (web.RequestPayloadError, ValueError):
-            # Malformed chunks, or a body that is not compressed as it says.
+            # Malformed chunks, or a body not compressed as its header claims.
             message = "the request body does not match its headers"
             raise ApiError(message, code="invalid_body") from None
     if len(data) > _BIG_BODY_BYTES:
@@ -117,7 +116,7 @@ def _require_json(content_type: str | None, *, takes_forms: bool) -> None:
         hint = ", or a form with files, multipart/form-data; with curl: -F image=@photo.png"
     message = (
         f"the body must be JSON, sent with the header 'Content-Type: application/json'"
-        f" (got {_shown(kind)}){hint}"
+        f" (got {shown(kind)}){hint}"
     )
     raise ApiError(
         message, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code="unsupported_content_type"
@@ -156,7 +155,7 @@ def _object_without_duplicates(pairs: Sequence[tuple[str, object]]) -> dict[str,
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
-            _refuse(f"has {_shown(name)} twice")
+            _refuse(f"has {shown(name)} twice")
         found[name] = value
     return found
 
@@ -168,7 +167,3 @@ def _refuse_constant(name: str) -> NoReturn:
 def _refuse(what: str) -> NoReturn:
     message = f"the request body {what}"
     raise ApiError(message, code="invalid_json")
-
-
-def _shown(text: str) -> str:
-    return ascii(text[:_MAX_SHOWN_CHARACTERS])

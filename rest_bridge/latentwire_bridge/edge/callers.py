@@ -1,4 +1,4 @@
-"""What a caller's headers say: the key, the time they wait, and the id of a retry. Pure."""
+"""Reads a caller's headers: the key, how long they wait, and the id of a retry. Pure."""
 
 from __future__ import annotations
 

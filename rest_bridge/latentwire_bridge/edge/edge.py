@@ -128,7 +128,7 @@ class HttpEdge:
 
 
 class EdgeProtocol(web.RequestHandler):
-    """A connection; answers with OpenAI's error object even what is not HTTP at all."""
+    """A connection; answers even malformed HTTP with OpenAI's error object."""
 
     __slots__ = ()
 
@@ -164,7 +164,7 @@ def request_id_from(sent: str | None) -> str:
 def stamp(response: web.StreamResponse, request_id: str, *, started: float) -> None:
     """Sets the headers of every response."""
     response.headers["x-request-id"] = request_id
-    # OpenAI's last client before 1.0 reads this one, and requires a number in the next.
+    # OpenAI's last client before 1.0 reads this name, and requires a number in the next header.
     response.headers["request-id"] = request_id
     response.headers["openai-processing-ms"] = str(_milliseconds_since(started))
     response.headers["openai-version"] = OPENAI_VERSION

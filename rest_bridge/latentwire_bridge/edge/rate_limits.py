@@ -1,6 +1,6 @@
 """The free places in the server's queue, as OpenAI's ``x-ratelimit-*`` headers. Event loop only.
 
-The server is asked while it generates, and once a second at most, so that nobody waits for this.
+The server is asked while it generates, and once a second at most: no request waits for this.
 """
 
 from __future__ import annotations

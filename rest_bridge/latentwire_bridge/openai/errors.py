@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MIN_RETRY_S: Final = 1
 MAX_RETRY_S: Final = 60
+MAX_SHOWN_CHARACTERS: Final = 64
 INVALID_REQUEST: Final[ErrorType] = "invalid_request_error"
 SERVER_ERROR: Final[ErrorType] = "server_error"
 CONTENT_POLICY_VIOLATION: Final = "content_policy_violation"
@@ -45,7 +46,7 @@ class Problem:
 
 
 class ApiError(Exception):
-    """A request that fails, with everything that its response says."""
+    """A failed request, with everything that goes into its response."""
 
     def __init__(
         self,
@@ -81,6 +82,11 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
         self.is_final = is_final
         self.headers = dict(headers or {})
+
+
+def shown(text: str) -> str:
+    """Returns a caller's text as messages quote it: in ASCII, and shortened."""
+    return ascii(text[:MAX_SHOWN_CHARACTERS])
 
 
 def invalid_request(problems: Sequence[Problem]) -> ApiError:

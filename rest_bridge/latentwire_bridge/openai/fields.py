@@ -96,7 +96,7 @@ def _switch_or_number(value: object) -> str | None:
 
 IN_ANY_CASE: Final = BeforeValidator(_lower)
 Text = Annotated[str, BeforeValidator(_text)]
-# Bounds stand before it: pydantic describes only those that apply to the type itself.
+# Bounds come before the validator: pydantic describes only those that apply to the type itself.
 WHOLE_NUMBER: Final = BeforeValidator(_integer)
 PositiveInteger = Annotated[int, Field(ge=1, le=MAX_INT32), WHOLE_NUMBER]
 Decimal = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_decimal)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from latentwire_bridge.openai.errors import Problem, invalid_request
+from latentwire_bridge.openai.errors import MAX_SHOWN_CHARACTERS, Problem, invalid_request
 from latentwire_bridge.openai.fields import (
     IN_ANY_CASE,
     MAX_INT32,
@@ -58,7 +58,6 @@ UNSERVED: Final = dict.fromkeys(
 )
 """OpenAI's fields that would change the result, and that this version does not support."""
 
-_MAX_SHOWN_CHARACTERS: Final = 64
 _DATA_URL: Final[JsonSchemaValue] = {"type": "string", "pattern": "^data:"}
 _IMAGE: Final[JsonSchemaValue] = {
     "anyOf": [
@@ -286,8 +285,8 @@ def _problem(detail: ErrorDetails, sent_names: Mapping[str, str]) -> Problem:
             shown = "an array"
         case value:
             shown = ascii(value)
-            if len(shown) > _MAX_SHOWN_CHARACTERS:
-                shown = shown[:_MAX_SHOWN_CHARACTERS] + "..."
+            if len(shown) > MAX_SHOWN_CHARACTERS:
+                shown = shown[:MAX_SHOWN_CHARACTERS] + "..."
     message = detail["msg"].removeprefix("Value error, ")
     return Problem(param=param, message=f"{message}; got {shown}")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import ExifTags, Image, ImageOps
 
-from latentwire_bridge.openai.errors import ApiError
+from latentwire_bridge.openai.errors import ApiError, Problem, invalid_request, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +25,6 @@ IMAGE_FIELDS: Final = ("image", "image[]", "images", "images[]")
 MASK_FIELDS: Final = ("mask", "mask_image")
 """OpenAI's name and diffusers'."""
 
-_MAX_SHOWN_CHARACTERS: Final = 64
 _MAX_PIXELS: Final = 4096 * 4096
 _DATA_URL_HEAD: Final = re.compile("data:[^,]{0,256};base64,", re.IGNORECASE)
 _NESTED: Final = re.compile(r"(\w+)\[(\w+)\]")
@@ -73,13 +72,12 @@ def from_form(parts: Iterable[tuple[str, bytes]]) -> Upload:
             elif mask is None:
                 mask = data
             else:
-                message = f"'{name}': only one mask can be sent"
-                raise ApiError(message, param=name, code="invalid_value")
+                raise invalid_request([Problem(param=name, message="only one mask can be sent")])
             continue
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            message = f"{name[:_MAX_SHOWN_CHARACTERS]!a}: is not UTF-8 text"
+            message = f"{shown(name)}: is not UTF-8 text"
             raise ApiError(message, param=name, code="invalid_value") from None
         nested = _NESTED.fullmatch(name)
         if nested is None:
@@ -107,8 +105,9 @@ def from_json(sent: Mapping[str, object]) -> Upload:
         if sent.get(name) not in (None, "")
     ]
     if len(masks) > 1:
-        message = "'mask_image': contradicts 'mask'; send only one of them"
-        raise ApiError(message, param="mask_image", code="invalid_value")
+        raise invalid_request(
+            [Problem(param="mask_image", message="contradicts 'mask'; send only one of them")]
+        )
     return Upload(
         fields={
             name: value for name, value in sent.items() if name not in (*IMAGE_FIELDS, *MASK_FIELDS)
@@ -122,14 +121,15 @@ def from_json(sent: Mapping[str, object]) -> Upload:
 def _referenced(value: object, *, name: str) -> bytes:
     url = value.get("image_url") if isinstance(value, dict) else value
     if isinstance(value, dict) and url is None and "file_id" in value:
-        message = f"'{name}': this server keeps no files; send the image as a data: URL"
-        raise ApiError(message, param=name, code="unsupported_parameter")
+        message = "this server keeps no files; send the image as a data: URL"
+        raise invalid_request([Problem(param=name, message=message, code="unsupported_parameter")])
     if not isinstance(url, str):
-        message = f'\'{name}\': should be {{"image_url": "data:image/png;base64,..."}}'
-        raise ApiError(message, param=name, code="invalid_value")
+        raise invalid_request(
+            [Problem(param=name, message='should be {"image_url": "data:image/png;base64,..."}')]
+        )
     if not url.lower().startswith("data:"):
-        message = f"'{name}': this server does not fetch URLs; send the image as a data: URL"
-        raise ApiError(message, param=name, code="invalid_value")
+        message = "this server does not fetch URLs; send the image as a data: URL"
+        raise invalid_request([Problem(param=name, message=message)])
     return _from_data_url(url, name=name)
 
 
@@ -139,32 +139,36 @@ def _from_data_url(url: str, *, name: str) -> bytes:
     if head is not None:
         with contextlib.suppress(binascii.Error, ValueError):
             return base64.b64decode(url[head.end() :], validate=True)
-    message = f"'{name}': is not a base64 data: URL, such as data:image/png;base64,iVBORw0..."
-    raise ApiError(message, param=name, code="invalid_value")
+    message = "is not a base64 data: URL, such as data:image/png;base64,iVBORw0..."
+    raise invalid_request([Problem(param=name, message=message)])
 
 
 def source_images(upload: Upload, *, takes_mask: bool) -> SourceImages:
     """Returns the image and the mask to start from.
 
-    A mask's transparency says where to edit, as with OpenAI; in a mask without transparency white
-    does. Without a mask, the image's own transparency counts, as with OpenAI's older models.
+    The image is edited where the mask is transparent, as with OpenAI, or white if it has no
+    transparency. Without a mask, the image's own transparency counts, as with older OpenAI models.
 
     Raises:
         ApiError: There is not exactly one image, or a mask where none is possible.
     """
     if not upload.images:
-        message = "'image': is required"
-        raise ApiError(message, param="image", code="missing_required_parameter")
+        raise invalid_request(
+            [Problem(param="image", message="is required", code="missing_required_parameter")]
+        )
     if len(upload.images) > 1:
-        message = f"'image': models start from 1 image; got {len(upload.images)}"
-        raise ApiError(message, param="image", code="invalid_value")
+        raise invalid_request(
+            [Problem(param="image", message=f"models start from 1 image; got {len(upload.images)}")]
+        )
     (image,) = upload.images
     if takes_mask:
         mask = _white_where_transparent(image if upload.mask is None else upload.mask)
         return SourceImages(image=image, mask=mask or upload.mask)
     if upload.mask is not None:
-        message = "'mask': belongs to /v1/images/edits"
-        raise ApiError(message, param="mask", code="unsupported_parameter")
+        message = "belongs to /v1/images/edits"
+        raise invalid_request(
+            [Problem(param="mask", message=message, code="unsupported_parameter")]
+        )
     return SourceImages(image=image, mask=None)
 
 
@@ -183,7 +187,7 @@ def _white_where_transparent(data: bytes) -> bytes | None:
                     return None
                 alpha = image.convert("RGBA").getchannel("A")
                 with contextlib.suppress(Exception):  # Border: Pillow's parser of hostile tags
-                    # Of all the image's tags only this one, since another one may be malformed.
+                    # Only this one of the image's tags, since others may be malformed.
                     tag, tags = ExifTags.Base.Orientation, Image.Exif()
                     tags[tag] = image.getexif().get(tag, 1)
                     alpha.info["exif"] = tags.tobytes()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from latentwire._services.process import host_and_port
 from latentwire_bridge.openai.errors import ApiError
 
 if TYPE_CHECKING:
@@ -76,4 +77,4 @@ def _authority(request: web.Request) -> str:
         return host
     # HTTP/1.0 requires no Host: use this end of the connection.
     address, port = request.get_extra_info("sockname", ("localhost", 80))[:2]
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return host_and_port(address, port)

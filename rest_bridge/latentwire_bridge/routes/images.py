@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from latentwire_bridge.openai.source_images import SourceImages
     from latentwire_bridge.routes.files import FileRoutes
     from latentwire_bridge.routes.models import ModelRoutes
-    from latentwire_bridge.settings import ImageSettings
+    from latentwire_bridge.settings import Settings
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ImageRoutes:
         models: ModelRoutes,
         files: FileRoutes,
         limits: RateLimits,
-        settings: ImageSettings,
+        settings: Settings,
     ) -> None:
         self._limits = limits
         self._client = client

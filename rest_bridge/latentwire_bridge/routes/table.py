@@ -1,4 +1,4 @@
-"""The routes: what the application serves, and what ``/openapi.json`` says about it. Pure.
+"""The routes: what the application serves and ``/openapi.json`` describes. Pure.
 
 A path is as ``canonical_path`` makes it.
 """

@@ -64,16 +64,19 @@ def responses(
     """Returns the messages of one event: several for an image that exceeds ``max_data_bytes``.
 
     Args:
-        event: what happened.
-        max_data_bytes: the most image bytes in one message.
-        sha256: of the image's data, where ``event`` is an image.
+        event: What happened.
+        max_data_bytes: The most image bytes in one message.
+        sha256: Of the image's data, where ``event`` is an image.
     """
     match event:
         case Accepted():
             accepted = accepted_to_proto(event.request, event.warnings)
             yield pb.GenerateImageResponse(accepted=accepted)
         case Queued():
-            yield pb.GenerateImageResponse(queued=_queued(event))
+            queued = pb.Queued(
+                ahead_count=event.ahead_count, estimated_wait=duration(event.estimated_wait_s)
+            )
+            yield pb.GenerateImageResponse(queued=queued)
         case ModelLoading():
             yield pb.GenerateImageResponse(model_loading=model_loading(event))
         case Progress():
@@ -88,14 +91,6 @@ def responses(
             assert_never(event)
 
 
-def _queued(event: Queued) -> pb.Queued:
-    wait = event.estimated_wait_s
-    return pb.Queued(
-        ahead_count=event.ahead_count,
-        estimated_wait=None if wait is None else duration(wait),
-    )
-
-
 def model_loading(event: ModelLoading) -> pb.ModelLoading:
     """Returns the loading progress of a model."""
     return pb.ModelLoading(
@@ -106,13 +101,12 @@ def model_loading(event: ModelLoading) -> pb.ModelLoading:
 
 
 def _progress(event: Progress) -> pb.Progress:
-    remaining = event.estimated_remaining_s
     return pb.Progress(
         phase=_PHASES[event.phase],
         step=event.step,
         step_count=event.step_count,
         fraction=event.fraction,
-        estimated_remaining=None if remaining is None else duration(remaining),
+        estimated_remaining=duration(event.estimated_remaining_s),
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from latentwire_server.engine.request import GenerationRequest
 
 _NOT_WRITTEN: Final = ("events", "disconnect_policy", "priority", "user", "labels")
-"""Fields that do not change the image, or are nobody else's business."""
+"""Fields that do not change the image, or are private to the caller."""
 
 
 def describe_image(
@@ -21,8 +21,8 @@ def describe_image(
 ) -> str | None:
     """Returns the text for image ``index``, or None if the caller wants none in the file.
 
-    The request in it parses as a ``GenerateImageRequest`` for that one image. Images to start from
-    would not fit: their digests stand in for them.
+    The request in it parses as a ``GenerateImageRequest`` for that one image. Source images
+    would not fit, so it has their digests instead.
     """
     if request.output.metadata_omitted:
         return None

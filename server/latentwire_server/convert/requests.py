@@ -63,7 +63,10 @@ def draft_from_proto(request: pb.GenerateImageRequest) -> RequestDraft:
         request_id=request.request_id,
         goes_on_alone=request.disconnect_policy == pb.DISCONNECT_POLICY_CONTINUE,
         resume_after_sequence=request.resume_after_sequence,
-        unsupported_fields=tuple(_unsupported(request)),
+        # There is nothing to resume after a request that is only checked.
+        unsupported_fields=("resume_after_sequence",)
+        if request.validate_only and request.resume_after_sequence
+        else (),
         unknown_enums=tuple(_unknown_enums(request)),
     )
 
@@ -114,11 +117,6 @@ def _source_draft(request: pb.GenerateImageRequest) -> SourceDraft | None:
             strength=_as_written(part, "strength"),
         )
     return None
-
-
-def _unsupported(request: pb.GenerateImageRequest) -> Iterator[str]:
-    if request.validate_only and request.resume_after_sequence:
-        yield "resume_after_sequence"
 
 
 def _unknown_enums(request: pb.GenerateImageRequest) -> Iterator[tuple[str, int]]:

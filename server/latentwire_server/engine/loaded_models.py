@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 from latentwire_server.engine.device.batch_size_probe import compile_for, probe_batch_size
 from latentwire_server.engine.device.faults import DeviceBroken, raise_if_broken
 from latentwire_server.engine.errors import ModelUnusable
-from latentwire_server.engine.handover.device_task import DeviceTask
 from latentwire_server.engine.policy.policy import Group
 from latentwire_server.engine.policy.row_budget import DEFAULT_ROWS
 from latentwire_server.engine.settings import Batching
@@ -99,9 +98,7 @@ class LoadedModels:
         """
         self._models.pop(model_id, None)
         self._held.discard(model_id)
-        task = DeviceTask(partial(self._device_loop.forget_model, model_id))
-        self._inbox.put_task(task)
-        return task.result
+        return self._inbox.put_task(partial(self._device_loop.forget_model, model_id))
 
     def hold(self, model_id: str) -> None:
         """Makes new generations of a model wait, because it is about to be unloaded."""
@@ -160,9 +157,7 @@ class LoadedModels:
         return [one for one in waiting if one.request.model == model_id]
 
     def _run_on_device(self, work: Callable[[], ResultT]) -> ResultT:
-        task = DeviceTask(work)
-        self._inbox.put_task(task)
-        return task.result.result()
+        return self._inbox.put_task(work).result()
 
 
 def _native_group(model: DiffusionModel) -> Group:

@@ -1,1 +1,1 @@
-"""Pixels in and out of image files. Knows no engine, no gRPC and no torch."""
+"""Pixels in and out of image files. Independent of the engine, gRPC and torch."""

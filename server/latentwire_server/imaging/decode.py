@@ -111,7 +111,7 @@ def _num_scans(jpeg: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Returns the image turned as its EXIF orientation says.
+    """Returns the image turned upright by its EXIF orientation.
 
     Pillow rewrites all tags, and fails at a malformed one: it is given the orientation alone.
     """

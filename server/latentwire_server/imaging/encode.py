@@ -62,7 +62,7 @@ def encode_image(
         description: What to write into the file, or None for nothing.
 
     Raises:
-        ValueError: The format is none of the three, or the pixels are not as said above.
+        ValueError: The format is none of the three, or the pixels are not of that shape and type.
     """
     image = _image_from_pixels(pixels)
     buffer = io.BytesIO()
@@ -103,7 +103,7 @@ def encode_preview(
         max_side: Longest side of the preview in pixels; both sides shrink alike.
 
     Raises:
-        ValueError: The pixels are not as said above.
+        ValueError: The pixels are not of that shape and type.
     """
     image = _image_from_pixels(pixels)
     scale = min(1.0, max_side / max(width, height))

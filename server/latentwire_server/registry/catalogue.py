@@ -1,6 +1,6 @@
 """Which models the server offers, under which names, with which limits, and in what state.
 
-Event loop only. Knows nothing of how a model is loaded.
+Event loop only. Does not know how a model is loaded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ModelSnapshot:
     memory_bytes: int
     """0 unless it is loaded."""
     info: ModelInfo | None
-    """With the operator's limits and aliases; None if only loading the model can tell."""
+    """With the operator's limits and aliases; None if that is unknown until the model is loaded."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,9 +85,9 @@ class Catalogue:
         return self._entries[model_id].state
 
     def spec(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
-        """Returns what requests are checked against; None if only loading the model can tell."""
+        """Returns what requests are checked against; None if unknown until the model is loaded."""
         entry = self._entries[model_id]
-        # The spec first: whoever holds it does not keep the weights of an unloaded model.
+        # The spec first: a request that holds it does not keep the weights of an unloaded model.
         spec = entry.spec or entry.model
         return None if spec is None or entry.info is None else (spec, entry.info)
 

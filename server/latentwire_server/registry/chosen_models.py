@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from latentwire_server.models.components.watermark import MISSING_WATERMARK
 from latentwire_server.models.model_options import local_path
 from latentwire_server.registry.loadable_model import ConfiguredModel
-from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.user_folders import user_cache
+from latentwire_server.settings.files import SettingsError, user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +21,7 @@ def chosen_models(settings: Settings) -> tuple[LoadableModel, ...]:
     """Returns the models that the settings name, the default one first.
 
     Raises:
-        SettingsError: one names a folder, a file or a package that is not there.
+        SettingsError: One names a folder, a file or a package that is not there.
     """
     _check_folder(settings.embeddings_folder, field="embeddings_folder")
     for index, entry in enumerate(settings.entries):

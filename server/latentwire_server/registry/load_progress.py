@@ -1,4 +1,4 @@
-"""The progress of models that are being loaded. Event loop, unless a method says otherwise."""
+"""The progress of models that are being loaded. Event loop, except where noted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LoadProgress:
             self.repeat(model_id)
 
     def repeat(self, model_id: str) -> None:
-        """Reports a load's progress again, if there is one, for somebody who has just come."""
+        """Reports a load's progress again, if there is one, for a caller that has just arrived."""
         progress = self._latest.get(model_id)
         if progress is not None:
             self._on_report(progress)

@@ -58,31 +58,31 @@ class LoadableModel(Protocol):
         """Whether its denoiser may run uncompiled where its programs take too much memory."""
 
     def spec(self, *, fetch: bool = False) -> ModelSpec | None:
-        """Returns what its configuration says; None where that takes its weights.
+        """Returns its spec, read from its configuration; None if that takes the weights.
 
         Args:
-            fetch: whether its configuration is downloaded if it is not on this machine.
+            fetch: Whether its configuration is downloaded if it is not on this machine.
 
         Raises:
-            ModelLoadError: it is not to be trusted, or of a kind that is not served.
+            ModelLoadError: It is not to be trusted, or of a kind that is not served.
         """
 
     def measure(self, report: Report) -> ModelSize:
         """Returns the memory that it will take; downloads what is not on this machine.
 
         Raises:
-            ModelLoadError: it cannot be had or is not to be trusted.
+            ModelLoadError: It is not available, or not to be trusted.
         """
 
     def load(self, report: Report, *, compiles: bool = True) -> DiffusionModel:
         """Loads it.
 
         Args:
-            report: is called with the loaded bytes, and those of all.
-            compiles: whether its denoiser may be compiled.
+            report: Is called with the loaded bytes, and those of all.
+            compiles: Whether its denoiser may be compiled.
 
         Raises:
-            ModelLoadError: it cannot be loaded.
+            ModelLoadError: It cannot be loaded.
         """
 
 
@@ -109,7 +109,7 @@ class ConfiguredModel:
     # Diffusers and transformers take seconds to import: the server listens meanwhile.
 
     def spec(self, *, fetch: bool = False) -> ModelSpec | None:
-        """As ``LoadableModel.spec``."""
+        """Implements ``LoadableModel.spec``."""
         with self._translated_errors():
             from latentwire_server.models.files.hub import Fetch  # noqa: PLC0415
             from latentwire_server.models.loading.model_files import read_spec  # noqa: PLC0415
@@ -117,7 +117,7 @@ class ConfiguredModel:
             return read_spec(self._entry, fetch=Fetch.CONFIGURATION if fetch else Fetch.NOTHING)
 
     def measure(self, report: Report) -> ModelSize:
-        """As ``LoadableModel.measure``; the next load is of the files that are found now."""
+        """Implements ``LoadableModel.measure``; the next load uses the files found here."""
         with self._translated_errors():
             from latentwire_server.models.loading.model_files import ModelFiles  # noqa: PLC0415
 
@@ -125,7 +125,7 @@ class ConfiguredModel:
             return self._measured.size()
 
     def load(self, report: Report, *, compiles: bool = True) -> DiffusionModel:
-        """As ``LoadableModel.load``."""
+        """Implements ``LoadableModel.load``."""
         with self._translated_errors():
             from latentwire_server.models.loading.model_files import ModelFiles  # noqa: PLC0415
 
@@ -142,13 +142,13 @@ class ConfiguredModel:
         from latentwire_server.models.errors import BackendError, PrecisionError  # noqa: PLC0415
 
         for library in (diffusers_logging, transformers_logging):
-            # Both write to stderr past the log, in between its lines.
+            # Both write to stderr without the log, between its lines.
             library.set_verbosity_error()
             library.disable_progress_bar()
         try:
             yield
         except LoadError as error:
-            # What a library said stands in brackets, and may name paths.
+            # A library's own text follows in brackets, and may name paths.
             reason = error.reason if error.__cause__ is None else error.reason.partition(" (")[0]
             raise ModelLoadError(str(error), reason=reason) from error
         except (BackendError, PrecisionError) as error:

@@ -39,7 +39,7 @@ async def in_loading_thread(work: Callable[[], ResultT]) -> ResultT:
             set_outcome = partial(future.set_result, work())
         except Exception as error:
             set_outcome = partial(future.set_exception, error)
-        # A closed event loop has nobody left who waits.
+        # On a closed event loop, nothing waits for the result.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, set_outcome)
 

@@ -1,7 +1,7 @@
 """Loads one model: measures it, makes room for it, reads its weights, and warms it up.
 
-Event loop only; the work itself has a thread of its own, beside the device thread. Knows nothing of
-who asked for the model.
+Event loop only; the work itself has a thread of its own, beside the device thread. Does not know
+which callers wait for the model.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ModelLoader:
 
         Raises:
             ModelLoadError: It cannot be loaded.
-            NobodyWaitsError: There is no room at present, and ``is_wanted`` says no.
+            NobodyWaitsError: There is no room at present, and ``is_wanted`` returns False.
         """
         async with self._turn:
             try:

@@ -24,7 +24,7 @@ _logger: Final = logging.getLogger(__name__)
 
 
 class NobodyWaitsError(Exception):
-    """There is no room at present, and nobody waits for the model any more."""
+    """There is no room at present, and no caller waits for the model any more."""
 
 
 class ModelMemory:
@@ -59,7 +59,7 @@ class ModelMemory:
     async def add(self, model_id: str, *, size_bytes: int) -> None:
         """Records a loaded model and its real size.
 
-        If that is more than expected, idle models are unloaded, as far as there are any.
+        If that is more than expected, idle models are unloaded, if there are any.
 
         Raises:
             TooLargeError: It does not fit even alone.
@@ -75,7 +75,7 @@ class ModelMemory:
         await _settled(removals)
 
     def look_again(self) -> None:
-        """Wakes the model that waits for room: there may be room now, or nobody may want it."""
+        """Wakes the model that waits for room: there may be room, or no caller left."""
         self._has_news.set()
 
     async def budget_bytes(self) -> int:
@@ -89,7 +89,7 @@ class ModelMemory:
 
         Raises:
             TooLargeError: It would not fit even alone.
-            NobodyWaitsError: It would have to wait, and nobody wants it any more.
+            NobodyWaitsError: It would have to wait, and no caller wants it any more.
         """
         budget_bytes = await self.budget_bytes()
         plan = partial(models_to_unload, size_bytes, budget_bytes=budget_bytes)

@@ -1,7 +1,7 @@
-"""Loads models on demand within a memory budget, and unloads those that nobody needs.
+"""Loads models on demand within a memory budget, and unloads idle ones to make room.
 
-Event loop only. A load that has begun goes on when those who wait for it leave: a library in the
-middle of it cannot be stopped.
+Event loop only. A load continues even if every caller that waits for it leaves: a library cannot be
+stopped in the middle of one.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class ModelRegistry:
     def _unloaded(self, model_id: str) -> None:
         self._catalogue.set_unloaded(model_id)
         if self._engine.models.is_awaited(model_id):
-            # By generations that came when it was about to go: they are next.
+            # Generations that arrived while it was about to be unloaded are next.
             self._ensure(model_id)
         self._on_change()
 
@@ -240,12 +240,12 @@ class ModelRegistry:
             if spec is not None:
                 self._catalogue.set_spec(model.id, spec)
         except ModelLoadError as error:
-            # Loading is about to be tried, and says more of what is wrong.
+            # The load that follows reports the problem in more detail.
             if not model.preload:
                 self._fail(model.id, error)
 
     async def _fetch_spec(self, model_id: str) -> tuple[ModelSpec, ModelInfo] | None:
-        # Loading says what is wrong.
+        # The load that follows reports the problem.
         with contextlib.suppress(ModelLoadError):
             spec = await in_loading_thread(partial(self._models[model_id].spec, fetch=True))
             if spec is not None and self._catalogue.spec(model_id) is None:

@@ -93,7 +93,7 @@ def _check(
     ]
     if mask is not None:
         found += mask_violations(mask, size, model)
-    # The model cannot say anything about steps that are wrong already.
+    # The model cannot judge steps that are invalid already.
     if _DECIDING_STEPS.isdisjoint(violation.field for violation in found):
         found += steps_violations(draft, info, model)
     if found:
@@ -110,8 +110,8 @@ def _fill_in(
 ) -> GenerationRequest:
     """Fills fields by their name: from the draft, else what is assigned, else the model's defaults.
 
-    What none of them has keeps the default of ``GenerationRequest``. Only fields that are not taken
-    over as they are stand here.
+    A field that none of them has keeps the default of ``GenerationRequest``. Only the fields that
+    are derived are listed here.
     """
     by_name = {
         field.name: value

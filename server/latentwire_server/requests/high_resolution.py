@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from latentwire_server.engine.errors import Violation
 from latentwire_server.engine.request import HighResolutionFix
 from latentwire_server.models.info import HIGH_RESOLUTION_STRENGTH
+from latentwire_server.requests.decimal_rules import strength_violations
 from latentwire_server.requests.draft import HighResolutionFixDraft
 from latentwire_server.requests.scheduler_rules import num_steps_of
-from latentwire_server.requests.strength_rules import strength_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -75,8 +75,8 @@ def generated_size(width: int, height: int, info: ModelInfo) -> tuple[int, int]:
     """Returns the width and height at which a model generates an image of this size.
 
     Some models do badly below ``min_drawn_pixels`` and well at their own size. Smaller images are
-    generated at the model's default number of pixels, in their own proportions as far as the limits
-    allow, and scaled down.
+    generated at the model's default number of pixels, in their own proportions if the limits allow,
+    and scaled down.
     """
     limits, defaults = info.limits, info.defaults
     num_pixels = width * height

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
-from latentwire_server.engine.errors import Violation, out_of_range, quoted
+from latentwire_server.engine.errors import Violation, quoted
+from latentwire_server.requests.decimal_rules import scale_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,9 @@ def lora_violations(loras: Sequence[LoraChoice], info: ModelInfo) -> Iterator[Vi
                 description=f"LoRA {quoted(lora.id)} is listed twice; list it once, with the sum of"
                 " the scales",
             )
-        yield from _scale(f"{place}.scale", lora.scale)
+        yield from scale_violations(
+            f"{place}.scale", lora.scale, low=-MAX_LORA_SCALE, high=MAX_LORA_SCALE
+        )
     num_bytes = sum(sizes.get(id_, 0) for id_ in dict.fromkeys(ids))
     if num_bytes > info.limits.max_lora_bytes:
         yield Violation(
@@ -58,13 +60,3 @@ def _unknown_lora(field: str, id_: str, info: ModelInfo) -> Violation:
         reason="UNKNOWN_LORA",
         description=f"the model has no LoRA {quoted(id_)}; it has: {known}",
     )
-
-
-def _scale(field: str, scale: float) -> Iterator[Violation]:
-    allowed = f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
-    if not math.isfinite(scale):
-        yield Violation(
-            field=field, reason="NOT_FINITE", description=f"{field} is {scale}; allowed: {allowed}"
-        )
-    elif abs(scale) > MAX_LORA_SCALE:
-        yield out_of_range(field, scale, allowed)

@@ -25,7 +25,7 @@ def prompt_violations(
     draft: RequestDraft, info: ModelInfo, *, refused_words: RefusedWords | None
 ) -> Iterator[Violation]:
     """Yields what is wrong with the prompts."""
-    # A source image says what to generate too.
+    # With a source image, a prompt is optional.
     if not draft.prompt.strip() and draft.source is None:
         yield Violation(
             field="prompt",
@@ -62,7 +62,7 @@ def _refused_words(prompt: str, info: ModelInfo, words: RefusedWords) -> Iterato
 
 
 def _without_weights(prompt: str, info: ModelInfo) -> str:
-    """Returns a prompt without the notation of weights, which may stand within a word."""
+    """Returns a prompt without the notation of weights, which may split a word."""
     if PROMPT_WEIGHTING not in info.capabilities:
         return prompt
     try:

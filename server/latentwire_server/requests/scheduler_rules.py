@@ -1,4 +1,4 @@
-"""The scheduler of a request: which one it means, and whether it can be had. Pure; any thread."""
+"""The scheduler that a request names, and whether the model has it. Pure; any thread."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from latentwire_server.imaging.decode import (
     mask_of,
     pixels_of,
 )
-from latentwire_server.requests.strength_rules import strength_violations
+from latentwire_server.requests.decimal_rules import strength_violations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +117,7 @@ def open_source(draft: SourceDraft | None, info: ModelInfo, *, num_steps: int) -
 
 
 def strength_of(draft: SourceDraft) -> float:
-    """Returns the share of the image that is redrawn."""
+    """Returns the share of the steps that are taken."""
     return DEFAULT_STRENGTHS[draft.kind] if draft.strength is None else draft.strength
 
 

@@ -5,13 +5,13 @@ Pure: no gRPC, no protobuf, no torch, no clock, no randomness. Any thread.
 
 from __future__ import annotations
 
-import math
 import re
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from latentwire_server.engine.errors import Violation, out_of_range, quoted, ranged
 from latentwire_server.engine.request import ImageFormat
+from latentwire_server.requests.decimal_rules import scale_violations
 from latentwire_server.requests.high_resolution import fix_violations
 from latentwire_server.requests.lora_rules import lora_violations
 from latentwire_server.requests.prompt_rules import prompt_violations
@@ -91,18 +91,10 @@ def _sampling(draft: RequestDraft, limits: ModelLimits) -> Iterator[Violation]:
         "num_inference_steps", draft.num_inference_steps, 1, limits.max_inference_steps
     )
     yield from ranged("clip_skip", draft.clip_skip, 0, limits.max_clip_skip)
-    guidance = draft.guidance_scale
-    if guidance is None:
-        return
-    if not math.isfinite(guidance):
-        yield Violation(
-            field="guidance_scale",
-            reason="NOT_FINITE",
-            description=f"guidance_scale is {guidance};"
-            f" allowed: 0 to {limits.max_guidance_scale:g}",
+    if draft.guidance_scale is not None:
+        yield from scale_violations(
+            "guidance_scale", draft.guidance_scale, low=0, high=limits.max_guidance_scale
         )
-    elif not 0 <= guidance <= limits.max_guidance_scale:
-        yield out_of_range("guidance_scale", guidance, f"0 to {limits.max_guidance_scale:g}")
 
 
 def _refining(draft: RequestDraft, info: ModelInfo) -> Iterator[Violation]:

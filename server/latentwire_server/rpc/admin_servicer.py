@@ -1,6 +1,7 @@
 """The ``ModelAdmin`` RPCs on grpc.aio: loads and unloads models. Event loop only.
 
-The edge has checked already that the caller may.
+The edge has checked already that the caller may. Unlike in other RPCs, an empty name does not mean
+the default model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.convert.events import model_loading
 from latentwire_server.convert.resources import model_to_proto
-from latentwire_server.engine.errors import InvalidRequest, Violation
+from latentwire_server.service.paging import required_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -39,7 +40,7 @@ class ModelAdminServicer(rpc.ModelAdminServicer):
         self, request: pb.LoadModelRequest, context: Context
     ) -> AsyncGenerator[pb.LoadModelResponse]:
         """Loads a model and streams the progress; the last message is the model."""
-        name = _required(request.name)
+        name = required_name(request.name, collection="models")
         async with aclosing(self._registry.load(name)) as progress:
             async for event in progress:
                 yield pb.LoadModelResponse(model_loading=model_loading(event))
@@ -49,20 +50,6 @@ class ModelAdminServicer(rpc.ModelAdminServicer):
         self, request: pb.UnloadModelRequest, context: Context
     ) -> pb.UnloadModelResponse:
         """Unloads a model that no generation needs."""
-        name = _required(request.name)
+        name = required_name(request.name, collection="models")
         await self._registry.unload(name)
         return pb.UnloadModelResponse(model=model_to_proto(self._catalogue.snapshot(name)))
-
-
-def _required(name: str) -> str:
-    """Returns the name; unlike in other RPCs, an empty one does not mean the default model.
-
-    Raises:
-        InvalidRequest: The name is empty.
-    """
-    if not name:
-        violation = Violation(
-            field="name", reason="REQUIRED", description="name is empty; needed: models/{id}"
-        )
-        raise InvalidRequest((violation,))
-    return name

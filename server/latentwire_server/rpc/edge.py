@@ -75,7 +75,16 @@ class _Call:
         send_timeout_s: float,
     ) -> None:
         self._decode = handler.request_deserializer if handler else None
-        self._behaviour = _behaviour(handler) if handler else None
+        self._behaviour = cast(
+            "Callable[[Any, Context], Any] | None",
+            handler
+            and (
+                handler.unary_unary
+                or handler.unary_stream
+                or handler.stream_unary
+                or handler.stream_stream
+            ),
+        )
         self._method = method
         self._service = method.strip("/").partition("/")[0]
         self._authenticator = authenticator
@@ -84,21 +93,19 @@ class _Call:
     def wrapped(self, handler: Handler) -> Handler:
         """Returns a handler of the same shape that takes undecoded requests."""
         serializer = handler.response_serializer
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream_stream, response_serializer=serializer
-            )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                self._stream_unary, response_serializer=serializer
-            )
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._unary_stream, response_serializer=serializer
+            streaming = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary_unary, response_serializer=serializer
+            return streaming(self._stream, response_serializer=serializer)
+        unary = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
         )
+        return unary(self._respond, response_serializer=serializer)
 
     def refusal(self, metadata: Iterable[tuple[str, str | bytes]]) -> Handler | None:
         """Returns a handler that refuses an unknown caller; for others None, UNIMPLEMENTED."""
@@ -106,7 +113,7 @@ class _Call:
             self._authenticator.principal(self._service, metadata)
         except Unauthenticated:
             # Answers without reading a request, whichever kind of method the caller expects.
-            return grpc.stream_stream_rpc_method_handler(self._stream_stream)
+            return grpc.stream_stream_rpc_method_handler(self._stream)
         return None
 
     def _principal(self, context: Context) -> str:
@@ -117,26 +124,18 @@ class _Call:
             certificate_name=next(iter(names), b""),
         )
 
-    async def _unary_unary(self, request: bytes, context: Context) -> object:
+    async def _respond(self, sent: bytes | AsyncIterator[bytes], context: Context) -> object:
         async with self._guarded(context):
-            return await cast("Awaitable[object]", self._call(self._decoded(request), context))
+            return await cast("Awaitable[object]", self._call(sent, context))
 
-    async def _stream_unary(self, requests: AsyncIterator[bytes], context: Context) -> object:
+    async def _stream(self, sent: bytes | AsyncIterator[bytes], context: Context) -> None:
         async with self._guarded(context):
-            answer = self._call(self._decoded_all(requests), context)
-            return await cast("Awaitable[object]", answer)
+            await self._deliver(self._call(sent, context), context)
 
-    async def _unary_stream(self, request: bytes, context: Context) -> None:
-        async with self._guarded(context):
-            await self._deliver(self._call(self._decoded(request), context), context)
-
-    async def _stream_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        async with self._guarded(context):
-            await self._deliver(self._call(self._decoded_all(requests), context), context)
-
-    def _call(self, request: object, context: Context) -> object:
+    def _call(self, sent: bytes | AsyncIterator[bytes], context: Context) -> object:
         if self._behaviour is None:
             raise NotImplementedError(self._method)
+        request = self._decoded(sent) if isinstance(sent, bytes) else self._decoded_all(sent)
         return self._behaviour(request, context)
 
     async def _deliver(self, responses: object, context: Context) -> None:
@@ -146,7 +145,7 @@ class _Call:
         collector; here its ``finally`` runs at once, which frees the device.
         """
         if not isinstance(responses, AsyncGenerator):
-            # A coroutine that writes by itself, such as grpcio-health-checking's Watch.
+            # A coroutine that writes its own responses, such as grpcio-health-checking's Watch.
             await cast("Awaitable[None]", responses)
             return
         async with aclosing(responses):
@@ -197,15 +196,3 @@ class _Call:
                 reason,
                 time.monotonic() - started,
             )
-
-
-def _behaviour(handler: Handler) -> Callable[[Any, Context], Any]:
-    behaviours = (
-        handler.unary_unary,
-        handler.unary_stream,
-        handler.stream_unary,
-        handler.stream_stream,
-    )
-    return cast(
-        "Callable[[Any, Context], Any]", next(found for found in behaviours if found is not None)
-    )

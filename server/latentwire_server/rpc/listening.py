@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from latentwire._services.process import host_and_port
 from latentwire_server.settings.files import SettingsError, read_file
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def bind(
         SettingsError: The port is in use, the host is not an address of this machine, or the
             certificate and key do not match.
     """
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    wanted = f"{host}:{settings.port}"
+    wanted = host_and_port(settings.host, settings.port)
     try:
         if credentials is None:
             port = server.add_insecure_port(wanted)
@@ -75,7 +75,7 @@ def bind(
         if settings.tls_cert_file:
             message += ", or the TLS certificate and key do not fit"
         raise SettingsError(message) from None
-    return f"{host}:{port}"
+    return host_and_port(settings.host, port)
 
 
 def _cannot_listen(settings: Settings) -> str:

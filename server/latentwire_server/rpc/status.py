@@ -137,7 +137,7 @@ def _bad_request(violations: tuple[errors.Violation, ...]) -> error_details_pb2.
 
 
 def _safe(name: str) -> str:
-    """Returns a caller's text as it may stand in a message: shortened, in ASCII."""
+    """Returns a caller's text in the form that messages may quote: shortened, in ASCII."""
     return ascii(name[:64])[1:-1]
 
 

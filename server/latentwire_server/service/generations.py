@@ -1,7 +1,7 @@
 """What the RPCs do, as coroutines and async generators that raise domain errors.
 
 Knows messages, not transports: an adapter passes the caller and the time left, and turns domain
-errors into statuses. Event loop only; what may take long goes to a thread.
+errors into statuses. Event loop only; slow work runs on threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from latentwire_server.engine.queue.admission import DRAINING_RETRY_S
 from latentwire_server.requests.completion import Assigned, complete
 from latentwire_server.requests.request_warnings import warnings_of
 from latentwire_server.requests.validation import canonical_uuid
-from latentwire_server.service.paging import id_of, page_of
+from latentwire_server.service.paging import page_of, required_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -84,8 +84,7 @@ class GenerationService:
     ) -> Responses:
         """Returns a generator of every event of a generation. Closing it leaves the generation.
 
-        A generation that everybody has left is cancelled, unless its ``disconnect_policy`` says
-        otherwise.
+        A generation without readers is cancelled, unless its ``disconnect_policy`` is CONTINUE.
         """
         opening = self._open(message, owner=owner, time_remaining_s=time_remaining_s)
         return self._delivered(opening)
@@ -107,8 +106,8 @@ class GenerationService:
     ) -> Responses:
         """Starts a generation, or joins the one that has the same request id.
 
-        Coroutines come before the generators, which may wait long: what they return holds neither
-        the caller's files nor the model.
+        A coroutine that returns a generator: the generator may wait long, and must hold neither the
+        caller's files nor the model.
         """
         request_id = canonical_uuid(message.request_id)
         if request_id is None or message.validate_only:
@@ -191,8 +190,7 @@ class GenerationService:
         self, message: pb.GetGenerationRequest, *, owner: str
     ) -> pb.GetGenerationResponse:
         """Returns a generation of the caller."""
-        id_ = id_of(message.name, collection="generations")
-        snapshot = self._engine.get(id_, owner=owner)
+        snapshot = self._engine.get(_id_of(message), owner=owner)
         return pb.GetGenerationResponse(generation=resources.generation_to_proto(snapshot))
 
     def list_generations(
@@ -215,8 +213,7 @@ class GenerationService:
         self, message: pb.CancelGenerationRequest, *, owner: str
     ) -> pb.CancelGenerationResponse:
         """Cancels a generation of the caller."""
-        id_ = id_of(message.name, collection="generations")
-        snapshot = self._engine.cancel(id_, owner=owner)
+        snapshot = self._engine.cancel(_id_of(message), owner=owner)
         return pb.CancelGenerationResponse(generation=resources.generation_to_proto(snapshot))
 
     def list_models(self, message: pb.ListModelsRequest) -> pb.ListModelsResponse:
@@ -237,7 +234,6 @@ class GenerationService:
         """Returns the server's version, limits and load."""
         facts = self._facts
         load = self._engine.status(default_model=self._catalogue.default_id)
-        wait_s = self._engine.wait_s()
         model = self._catalogue.default_model
         return pb.GetServerInfoResponse(
             version=facts.version,
@@ -257,8 +253,12 @@ class GenerationService:
             denoiser_place_count=load.denoiser_place_count,
             denoiser_backend=model.backend_name if model else "",
             compiled_shapes=model.compiled_shapes if model else (),
-            estimated_wait=None if wait_s is None else duration(wait_s),
+            estimated_wait=duration(self._engine.wait_s()),
         )
+
+
+def _id_of(message: pb.GetGenerationRequest | pb.CancelGenerationRequest) -> str:
+    return required_name(message.name, collection="generations").removeprefix("generations/")
 
 
 async def _accepted_alone(accepted: pb.Accepted) -> Responses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire_server.engine.errors import InvalidRequest, Violation
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000
-_MAX_TOKEN_DIGITS: Final = 9
+_TOKEN: Final = re.compile("[0-9]{1,9}")
 
 Item = TypeVar("Item")
 
@@ -32,7 +33,7 @@ def page_of(
         violations.append(
             Violation(field="page_size", reason="OUT_OF_RANGE", description=description)
         )
-    if page_token and not _is_token(page_token):
+    if page_token and not _TOKEN.fullmatch(page_token):
         description = "page_token is not from an earlier answer"
         violations.append(
             Violation(field="page_token", reason="UNKNOWN_VALUE", description=description)
@@ -44,8 +45,8 @@ def page_of(
     return items[start:end], str(end) if end < len(items) else ""
 
 
-def id_of(name: str, *, collection: str) -> str:
-    """Returns the id in a resource name such as ``generations/{id}``, or in a bare id.
+def required_name(name: str, *, collection: str) -> str:
+    """Returns a resource name such as ``generations/{id}``, or a bare id, as it was sent.
 
     Raises:
         InvalidRequest: The name is empty.
@@ -54,8 +55,4 @@ def id_of(name: str, *, collection: str) -> str:
         description = f"name is empty; needed: {collection}/{{id}}"
         violation = Violation(field="name", reason="REQUIRED", description=description)
         raise InvalidRequest((violation,))
-    return name.removeprefix(f"{collection}/")
-
-
-def _is_token(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _MAX_TOKEN_DIGITS
+    return name

@@ -2,7 +2,7 @@
 
 A recording collects a generation's messages as they come, read or not, and gives every reader all
 of them from the first on. A generation that succeeded is remembered for a while; one that failed is
-forgotten, so that a repeat tries anew. Event loop only. Knows messages, and no engine.
+forgotten, so that a repeat starts a new one. Event loop only. Knows messages, not the engine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_PREVIEW_BYTES: Final = 8 * 1024 * 1024
 """Of one recording; beyond it the oldest previews are dropped, as they are for a slow reader."""
 
 Key = tuple[str, str]
-"""A caller and its request id: a caller cannot join somebody else's generation."""
+"""A caller and a request id: callers cannot join each other's generations."""
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Recording:
         """Checks that reading can resume after a message.
 
         Raises:
-            InvalidRequest: there is no such message.
+            InvalidRequest: There is no such message.
         """
         if 0 <= after <= len(self._messages):
             return
@@ -93,7 +93,7 @@ class Recording:
         """Yields the messages after number ``after``, including those to come.
 
         Raises:
-            Exception: the generation failed with it.
+            Exception: The generation failed with it.
         """
         self._num_readers += 1
         self._stop_timer()
@@ -133,7 +133,7 @@ class Recording:
         except Exception as error:  # Border: raised again for every reader
             self.error = error
             if not (self._num_readers or isinstance(error, GenerationError)):
-                _logger.exception("unexpected error while nobody read")
+                _logger.exception("unexpected error without a reader")
         finally:
             self._is_ended = True
             self._stop_timer()
@@ -196,7 +196,7 @@ class Recordings:
         """Returns the recording of a request, if there is one.
 
         Raises:
-            RequestIdReused: the id belongs to another request of the caller.
+            RequestIdReused: The id belongs to another request of the caller.
         """
         recording = self._by_key.get(key)
         if recording is not None and recording.fingerprint != fingerprint:

@@ -1,7 +1,7 @@
 """Everything an operator may set, read once by ``__main__`` and handed down in parts.
 
-``latentwire._services.settings`` says where settings come from. Nothing else in the server reads
-the environment.
+``latentwire._services.settings`` reads them from flags, environment and file. Nothing else in the
+server reads the environment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import CLI_SUPPRESS, SettingsConfigDict
 
 from latentwire._services.process import is_loopback
-from latentwire._services.settings import ServiceSettings
+from latentwire._services.settings import LogLevel, Seconds, ServiceSettings
 from latentwire_server.engine.settings import Batching, EngineSettings
 from latentwire_server.models.info import DEFAULT_LORA_BYTES
 from latentwire_server.models.model_options import (
@@ -94,9 +94,7 @@ class Settings(ModelOptions, ServiceSettings):
         64 * 1024 * 1024, ge=65_536, le=2**31 - 1, description="Largest request message in bytes."
     )
     log_format: Literal["human", "json"] = Field("human", description="Format of log lines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is logged."
-    )
+    log_level: LogLevel = Field("info", description="Least severe level that is logged.")
 
     # Model
     model: str = Field(
@@ -152,22 +150,14 @@ class Settings(ModelOptions, ServiceSettings):
     max_running: int = Field(
         16, ge=1, le=10_000, description="Most generations in progress at once."
     )
-    send_timeout_s: float = Field(
-        120.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How long to wait for a client that does not read.",
+    send_timeout_s: Seconds = Field(
+        120.0, description="How long to wait for a client that does not read."
     )
-    queued_event_interval_s: float = Field(
-        10.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How often a queued client is sent its position.",
+    queued_event_interval_s: Seconds = Field(
+        10.0, description="How often a queued client is sent its position."
     )
-    replay_ttl_s: float = Field(
+    replay_ttl_s: Seconds = Field(
         600.0,
-        gt=0,
-        allow_inf_nan=False,
         description="How long a finished generation with a request id can be repeated, and how long"
         " one runs on without a reader if its caller asked for that.",
     )

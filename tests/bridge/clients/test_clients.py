@@ -228,7 +228,7 @@ ERRORS = {
     ),
     "failure": ExpectedError(
         status=500, modern="InternalServerError", legacy="APIError", code="non_finite_output",
-        message="the model gave NaN or infinity at step 1",
+        message="the model produced NaN or infinity at step 1",
     ),
 }  # fmt: skip
 
@@ -314,7 +314,7 @@ def test_a_failure_mid_stream_is_raised_from_the_stream_and_not_retried(outcomes
 
     assert outcome.error["class"] == "APIError"
     assert outcome.error["code"] == "non_finite_output"
-    assert "the model gave NaN or infinity at step 1" in outcome.error["shown"]
+    assert "the model produced NaN or infinity at step 1" in outcome.error["shown"]
     assert (outcome.num_calls, outcome.statuses) == (2, [200])
 
 

@@ -1,4 +1,4 @@
-"""The batch-size probe, on a device whose speed the test decides."""
+"""The batch-size probe, on a device whose speed the test sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Stands for the ``time`` module; only the device moves it."""
+    """Replaces the ``time`` module; only the device advances it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -31,7 +31,7 @@ class Clock:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeModel]:
-    """Makes models whose calls take ``seconds(call)``, on a clock of their own."""
+    """Makes models whose calls take ``seconds(call)``, on their own clock."""
     clock = Clock()
     monkeypatch.setattr(batch_size_probe, "time", clock)
 
@@ -51,7 +51,7 @@ def probed(model: FakeModel) -> int:
 
 @pytest.mark.parametrize("rows", [2, 8, 16])
 def test_the_batch_size_is_found(device, rows: int) -> None:
-    # As long for one row as for so many, and then in proportion.
+    # Constant up to ``rows``, and proportional above.
     assert probed(device(lambda call: 0.3 * max(1.0, call.num_rows / rows))) == rows
 
 
@@ -70,41 +70,41 @@ def test_one_slow_size_among_short_calls_does_not_hide_the_larger_ones(device) -
     assert probed(device(lambda call: seconds[call.num_rows])) == 32
 
 
-def test_a_call_that_was_disturbed_does_not_count(device) -> None:
+def test_a_disturbed_call_does_not_count(device) -> None:
     seconds = dict.fromkeys((2, 4, 8, 16, 32, 64), 0.02)
     model = device(lambda call: seconds[call.num_rows] * (10 if call.number % 3 else 1))
     assert probed(model) == MOST_ROWS
 
 
-def test_a_device_that_never_saturates_gets_the_most(device) -> None:
+def test_a_device_that_never_saturates_gets_the_largest_size(device) -> None:
     assert probed(device(lambda call: 0.02)) == MOST_ROWS
 
 
-def test_where_a_call_takes_seconds_no_larger_one_is_tried(device) -> None:
+def test_no_larger_batch_is_tried_once_a_call_takes_seconds(device) -> None:
     model = device(lambda call: 2.1)
     assert probed(model) == 2
     assert [call.num_rows for call in model.calls] == [2, 2]
 
 
-def test_a_slow_first_call_says_nothing_about_the_device(device) -> None:
+def test_a_slow_first_call_is_ignored(device) -> None:
     model = device(lambda call: 5.0 if call.number == 1 else 0.02)
     assert probed(model) == MOST_ROWS
 
 
-def test_where_even_the_first_call_takes_too_long_it_is_the_last(device) -> None:
+def test_a_far_too_slow_first_call_is_the_only_one(device) -> None:
     model = device(lambda call: 21.0)
     assert probed(model) == 2
     assert len(model.calls) == 1
 
 
-def test_where_memory_ends_half_of_what_fits_is_left_for_decoding(device) -> None:
+def test_running_out_of_memory_halves_the_size_to_leave_room_for_decoding(device) -> None:
     model = device(lambda call: 0.02)
     out_of_memory = raising(lambda: torch.OutOfMemoryError("CUDA out of memory"))
     model.faults.append((above_rows(16), out_of_memory))
     assert probed(model) == 8
 
 
-def test_a_model_that_cannot_draw_one_image_says_so(device) -> None:
+def test_a_model_that_cannot_generate_one_image_raises_its_error(device) -> None:
     model = device(lambda call: 0.02)
     model.faults.append((above_rows(1), raising(lambda: ValueError("broken"))))
     with pytest.raises(ValueError, match="broken"):

@@ -1,4 +1,4 @@
-"""Everything that can break in the device loop, and which generations fail for it."""
+"""Everything that can fail in the device loop, and which generations it ends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LAUNCH_FAILED = "CUDA error: unspecified launch failure"
 CPU_OUT_OF_MEMORY = "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried 1 GB"
 
 
-def assert_all_drawn_right(*results: Result) -> None:
+def assert_all_expected(*results: Result) -> None:
     for result in results:
         assert_expected_images(result)
 
@@ -68,7 +68,7 @@ async def test_latents_that_overflow_end_their_own_generation(start) -> None:
     bad, good = await driver.run_held(
         request("bad", guidance_scale=7.0), request("good", guidance_scale=2.0)
     )
-    assert_all_drawn_right(good)
+    assert_all_expected(good)
     assert isinstance(bad.error, NonFiniteOutput)
     assert bad.images == []
 
@@ -79,7 +79,7 @@ async def test_an_image_that_decodes_to_nan_is_an_error_not_a_black_image(start)
     assert isinstance(bad.error, NonFiniteOutput)
     assert bad.error.step == 4
     assert bad.images == []
-    assert_all_drawn_right(await driver.run(request()))
+    assert_all_expected(await driver.run(request()))
 
 
 async def test_a_second_image_that_is_nan_leaves_the_first_delivered(start) -> None:
@@ -99,7 +99,7 @@ async def test_a_scheduler_that_raises_ends_only_its_own_generation(start, caplo
     assert bad.error.error_id in caplog.text
     assert "secret detail" in caplog.text
     assert "secret detail" not in str(bad.error)
-    assert_all_drawn_right(*good)
+    assert_all_expected(*good)
     assert driver.state(bad.request) is GenerationState.FAILED
 
 
@@ -111,7 +111,7 @@ async def test_a_decoder_that_raises_ends_only_its_own_generation(start) -> None
         request("bad", num_inference_steps=2), request("good", num_inference_steps=8)
     )
     assert isinstance(bad.error, PipelineFailed)
-    assert_all_drawn_right(good)
+    assert_all_expected(good)
 
 
 @pytest.mark.parametrize("device_name", ["cpu", "cpu:0"])
@@ -129,7 +129,7 @@ async def test_an_image_encoder_that_raises_ends_only_its_own_generation(
     driver = await start(FakeModel(device_name=device_name))
     bad, good = await driver.run_held(request("bad"), request("good"))
     assert isinstance(bad.error, PipelineFailed)
-    assert_all_drawn_right(good)
+    assert_all_expected(good)
 
 
 async def test_a_preview_that_raises_ends_only_its_own_generation(start) -> None:
@@ -139,7 +139,7 @@ async def test_a_preview_that_raises_ends_only_its_own_generation(start) -> None
     events = Events(preview_interval_steps=1, preview_method=PreviewMethod.FULL_VAE)
     bad, good = await driver.run_held(request("bad", events=events), request("good"))
     assert isinstance(bad.error, PipelineFailed)
-    assert_all_drawn_right(good)
+    assert_all_expected(good)
 
 
 async def test_a_prompt_that_cannot_be_encoded_ends_only_its_own_generation(
@@ -156,7 +156,7 @@ async def test_a_prompt_that_cannot_be_encoded_ends_only_its_own_generation(
     monkeypatch.setattr(driver.model, "encode_prompt", encode)
     bad, good = await driver.run_all(request("bad"), request("good"))
     assert isinstance(bad.error, PipelineFailed)
-    assert_all_drawn_right(good)
+    assert_all_expected(good)
 
 
 @pytest.mark.parametrize(
@@ -168,30 +168,30 @@ async def test_a_batch_that_does_not_fit_is_split_until_it_does(start, error) ->
     results = await driver.run_held(
         *[request(prompt, guidance_scale=2.0) for prompt in "abc"], request("d", num_images=5)
     )
-    assert_all_drawn_right(*results)
+    assert_all_expected(*results)
     failed = [call for call in driver.model.calls if call.num_rows > 2]
-    # 8 rows, then 4: lowered once and for all, not tried again with every step.
+    # 8 rows, then 4: lowered once, not tried again at every step.
     assert len(failed) <= 4
 
 
-async def test_in_reproducible_mode_the_padding_shrinks_before_anyone_is_given_up(start) -> None:
+async def test_reproducible_padding_shrinks_before_a_generation_fails(start) -> None:
     out_of_memory = raising(lambda: torch.OutOfMemoryError("CUDA out of memory"))
     driver = await start(
         FakeModel(faults=[(above_rows(2), out_of_memory)]),
         max_rows=8,
         batching=Batching.REPRODUCIBLE,
     )
-    assert_all_drawn_right(await driver.run(request("alone")))
+    assert_all_expected(await driver.run(request("alone")))
     assert [call.num_rows for call in driver.model.calls[:3]] == [8, 4, 2]
 
 
-async def test_one_that_does_not_fit_alone_ends_and_the_next_succeeds(start) -> None:
+async def test_a_generation_that_does_not_fit_alone_fails_and_the_next_succeeds(start) -> None:
     out_of_memory = raising(lambda: torch.OutOfMemoryError("CUDA out of memory"))
     driver = await start(FakeModel(faults=[(with_prompt("large"), out_of_memory)]))
     large, small = await driver.run_held(request("large", num_images=2), request("small"))
     assert isinstance(large.error, DeviceOutOfMemory)
     assert (large.error.width, large.error.height, large.error.num_images) == (64, 64, 2)
-    assert_all_drawn_right(small, await driver.run(request("next")))
+    assert_all_expected(small, await driver.run(request("next")))
 
 
 async def test_decoding_that_does_not_fit_ends_its_own_generation(start) -> None:
@@ -199,33 +199,33 @@ async def test_decoding_that_does_not_fit_ends_its_own_generation(start) -> None
     driver = await start(FakeModel(decode_faults=[(on_call(1), out_of_memory)]))
     result = await driver.run(request())
     assert isinstance(result.error, DeviceOutOfMemory)
-    assert_all_drawn_right(await driver.run(request()))
+    assert_all_expected(await driver.run(request()))
 
 
-async def test_nothing_of_a_batch_that_ran_out_of_memory_is_kept(start) -> None:
+async def test_a_batch_that_ran_out_of_memory_leaves_no_references(start) -> None:
     out_of_memory = raising(lambda: torch.OutOfMemoryError("CUDA out of memory"))
     driver = await start(FakeModel(faults=[(above_rows(1), out_of_memory)]), max_rows=8)
     results = await driver.run_held(*[request(prompt) for prompt in "abcd"])
-    assert_all_drawn_right(*results)
+    assert_all_expected(*results)
     gc.collect()
     assert [type(one) for one in gc.get_objects() if type(one) in {Row, DenoiserInput}] == []
 
 
-async def test_a_call_that_fails_once_is_made_again_one_by_one(start) -> None:
+async def test_a_failed_call_is_retried_one_generation_at_a_time(start) -> None:
     driver = await start(FakeModel(faults=[(on_call(3), raising(lambda: RuntimeError("odd")))]))
     results = await driver.run_held(*[request(prompt) for prompt in "abcd"])
-    assert_all_drawn_right(*results)
+    assert_all_expected(*results)
     again = [call.prompts for call in driver.model.calls[3:7]]
     assert all(len(set(prompts)) == 1 for prompts in again)
 
 
-async def test_one_that_breaks_every_call_it_is_in_ends_alone(start, caplog) -> None:
+async def test_a_generation_that_breaks_every_call_fails_alone(start, caplog) -> None:
     broken = raising(lambda: RuntimeError("odd"))
     driver = await start(FakeModel(faults=[(with_prompt("bad"), broken)]))
     results = await driver.run_held(*[request(prompt) for prompt in ("a", "bad", "c")])
     assert isinstance(results[1].error, PipelineFailed)
     assert results[1].error.error_id in caplog.text
-    assert_all_drawn_right(results[0], results[2])
+    assert_all_expected(results[0], results[2])
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ async def test_a_bug_in_the_loop_itself_ends_everything(start, monkeypatch, capl
     assert "bug" in caplog.text
 
 
-async def test_the_engine_works_on_after_every_kind_of_own_fault(start) -> None:
+async def test_the_engine_keeps_working_after_faults_of_single_generations(start) -> None:
     faults = [(with_prompt("nan"), spoiling("nan", math.nan))]
     driver = await start(FakeModel(faults=faults), max_running=2)
     results = await driver.run_all(
@@ -283,9 +283,7 @@ async def test_the_engine_works_on_after_every_kind_of_own_fault(start) -> None:
     assert driver.engine.status().queued_count == 0
 
 
-async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
-    start, monkeypatch, caplog
-) -> None:
+async def test_a_bug_in_housekeeping_fails_the_engine(start, monkeypatch, caplog) -> None:
     driver = await start()
 
     def check(*_):
@@ -299,9 +297,7 @@ async def test_a_bug_in_housekeeping_fails_the_server_instead_of_going_unseen(
     assert driver.engine.status().has_failed
 
 
-async def test_a_device_that_breaks_under_the_encoder_ends_the_generation(
-    start, monkeypatch
-) -> None:
+async def test_a_device_error_in_the_image_encoder_ends_the_generation(start, monkeypatch) -> None:
     def encode(pixels, **options):
         raise RuntimeError(LAUNCH_FAILED)
 

@@ -12,7 +12,7 @@ from tests.support.engine.requests import request
 from tests.support.fakes import FakeModel, FakeSafetyChecker
 
 
-async def test_a_flagged_image_comes_without_a_file_and_the_others_whole(start) -> None:
+async def test_a_flagged_image_is_withheld_and_the_others_are_complete(start) -> None:
     driver = await start(FakeModel(safety_checker=FakeSafetyChecker(lambda number: number == 2)))
     result = await driver.run(request(num_images=3, seed=20))
     assert result.is_complete
@@ -59,15 +59,13 @@ async def test_a_checker_that_fails_ends_that_generation_only(start) -> None:
 
 
 @pytest.mark.parametrize("method", list(PreviewMethod))
-async def test_previews_that_no_checker_sees_are_not_sent_and_the_caller_is_warned(
-    start, method: PreviewMethod
-) -> None:
+async def test_unchecked_previews_are_withheld_with_a_warning(start, method: PreviewMethod) -> None:
     events = EventOptions(preview_interval_steps=1, preview_method=method)
     for hides in (True, False):
         checker = FakeSafetyChecker(lambda _: True, hides_previews=hides)
         driver = await start(FakeModel(safety_checker=checker))
         result = await driver.run(request(events=events))
         [accepted] = result.of_kind(Accepted)
-        told = [(warning.field, warning.reason) for warning in accepted.warnings]
-        assert told == [("events.preview_interval_steps", "PREVIEWS_WITHHELD")] * hides
+        warned = [(warning.field, warning.reason) for warning in accepted.warnings]
+        assert warned == [("events.preview_interval_steps", "PREVIEWS_WITHHELD")] * hides
         assert bool(result.of_kind(Preview)) is not hides

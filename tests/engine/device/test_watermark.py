@@ -11,7 +11,7 @@ from tests.support.engine.requests import request
 from tests.support.fakes import FakeModel, FakeSafetyChecker, FakeWatermark
 
 
-async def test_finished_images_carry_it_and_previews_do_not(start) -> None:
+async def test_finished_images_carry_the_watermark_and_previews_do_not(start) -> None:
     driver, plain = await start(FakeModel(watermark=FakeWatermark())), await start(FakeModel())
     every_step = EventOptions(preview_interval_steps=1)
     asked = request(num_images=2, events=every_step)
@@ -23,14 +23,14 @@ async def test_finished_images_carry_it_and_previews_do_not(start) -> None:
     assert np.abs(colours[0] - colours[1]).max() < np.abs(colours[0] - colours[2]).max() / 4
 
 
-async def test_the_safety_checker_sees_it(start) -> None:
+async def test_the_safety_checker_sees_the_watermark(start) -> None:
     checker = FakeSafetyChecker(lambda _: False)
     driver = await start(FakeModel(watermark=FakeWatermark(), safety_checker=checker))
     result = await driver.run(request())
     assert (checker.seen[0] == result.pixels[0]).all()
 
 
-async def test_it_goes_into_a_smaller_image_after_that_is_made(start) -> None:
+async def test_the_watermark_is_applied_after_the_image_is_scaled_down(start) -> None:
     sizes = []
 
     class Watched(FakeWatermark):

@@ -1,4 +1,4 @@
-"""Prompts that the encoder reads in several chunks: which share a call, and their images."""
+"""Prompts of several chunks: which of them share a call, and their images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONG = " ".join(["word"] * (MAX_WORDS + 1))
 LONGER = " ".join(["word"] * (2 * MAX_WORDS + 1))
 
 
-async def test_long_and_short_prompts_meet_and_each_image_is_its_own(start) -> None:
+async def test_long_and_short_prompts_run_together_and_each_gets_its_own_image(start) -> None:
     driver = await start(FakeModel(max_chunks=3), max_rows=8)
     wanted = [
         request("a short one", num_inference_steps=8),
@@ -28,7 +28,7 @@ async def test_long_and_short_prompts_meet_and_each_image_is_its_own(start) -> N
     assert not any(LONG in one and "a short one" in one for one in shared)
 
 
-async def test_both_prompts_of_a_request_are_encoded_at_one_length_and_remembered_by_it(
+async def test_both_prompts_of_a_request_are_encoded_and_cached_at_the_same_length(
     start,
 ) -> None:
     driver = await start(FakeModel(max_chunks=2))

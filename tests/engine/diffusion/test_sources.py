@@ -1,4 +1,4 @@
-"""Trajectories that start from an image share calls with the others and do not hold them up."""
+"""Trajectories that start from an image share calls with others and do not delay them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ async def test_image_to_image_and_text_to_image_share_every_call(start) -> None:
         request(num_inference_steps=4, seed=3),
     )
     assert all(result.is_complete for result in results)
-    # The first is alone in the call that holds it; those behind a source image join one call later.
+    # The first is alone in the call that holds it; those after a source image join one call later.
     assert [call.num_rows for call in driver.model.calls] == [1, 3, 4, 5, 5, 1, 1]
 
 
-async def test_others_take_a_step_between_the_encodings_of_two_images(
+async def test_other_generations_step_between_two_image_encodings(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = await start(max_rows=16)
@@ -56,7 +56,7 @@ async def test_others_take_a_step_between_the_encodings_of_two_images(
     assert max(after - before for before, after in pairwise(encoded)) == 1
 
 
-async def test_an_image_that_cannot_be_encoded_holds_up_no_other_generation(
+async def test_a_failed_image_encoding_affects_no_other_generation(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = await start(max_rows=16)

@@ -89,7 +89,7 @@ def test_without_guidance_there_is_one_row_per_image() -> None:
     assert (rows.latents.shape[0], len(rows.conditioning)) == (2, 2)
 
 
-def test_asking_for_rows_changes_nothing() -> None:
+def test_rows_does_not_change_the_trajectory() -> None:
     trajectory = ready_trajectory(scheduler="heun")
     first, second = trajectory.rows(), trajectory.rows()
     assert torch.equal(first.latents, second.latents)
@@ -135,7 +135,7 @@ def test_each_image_is_taken_once_for_decoding() -> None:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
+def test_stepping_together_is_bit_identical_to_stepping_alone(scheduler: str) -> None:
     def three() -> list[Trajectory]:
         return [
             ready_trajectory(
@@ -158,10 +158,10 @@ def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
     for number in range(together[0].num_evaluations):
         for trajectory in alone:
             trajectory.advance(trajectory.noise_pred(prediction(trajectory)))
-        # One that leaves and comes back finds its state as it left it.
-        company = together[:2] if number == 3 else together
-        step_together([Step.of(one, prediction(one)) for one in company])
-        if company is not together:
+        # A trajectory that leaves and comes back still has its state.
+        batch = together[:2] if number == 3 else together
+        step_together([Step.of(one, prediction(one)) for one in batch])
+        if batch is not together:
             together[2].advance(together[2].noise_pred(prediction(together[2])))
         for one, other in zip(together, alone, strict=True):
             assert one.step_key == other.step_key
@@ -169,7 +169,7 @@ def test_together_they_step_bit_for_bit_as_each_alone(scheduler: str) -> None:
     assert all(one.stage is Stage.DECODING for one in together)
 
 
-def test_trajectories_of_another_size_or_model_are_of_another_group() -> None:
+def test_trajectories_of_different_sizes_are_in_different_groups() -> None:
     groups = {ready_trajectory().candidate.group, ready_trajectory(width=128).candidate.group}
     assert len(groups) == 2
     assert ready_trajectory(guidance_scale=5.0, scheduler="heun").candidate.group in groups

@@ -1,4 +1,4 @@
-"""Cancelled work stops: in any state, cancelled in any way, counted in denoiser calls."""
+"""Cancelled work stops, in any state and however it is cancelled, counted in denoiser calls."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ WAYS = [by_rpc, by_closing, by_cancelling_the_reader, by_deadline]
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("bring_into_state", STATES)
-async def test_cancelled_in_any_state_is_absent_from_the_next_call(
+async def test_a_generation_cancelled_in_any_state_is_absent_from_the_next_call(
     start, bring_into_state: Callable[[Case], Awaitable[None]], way
 ) -> None:
     driver = await start(max_running=1)
@@ -143,7 +143,7 @@ async def test_cancelled_in_any_state_is_absent_from_the_next_call(
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_cancelled_between_two_images_keeps_the_first_and_decodes_no_more(start, way) -> None:
+async def test_a_cancel_between_two_images_keeps_the_first_and_decodes_no_more(start, way) -> None:
     driver = await start(max_running=1)
     deadline = time.monotonic() + DEADLINE_S if way is by_deadline else None
     case = Case(driver, request("victim", num_images=3, deadline=deadline))
@@ -162,7 +162,7 @@ async def test_cancelled_between_two_images_keeps_the_first_and_decodes_no_more(
         assert not result.of_kind(Completed)
 
 
-async def test_the_rows_of_a_cancelled_one_go_to_the_next_in_that_tick(start) -> None:
+async def test_a_cancelled_generations_rows_go_to_the_next_in_the_same_tick(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
     victim, heir = request("victim"), request("heir")
@@ -184,11 +184,11 @@ async def test_cancelling_an_ended_generation_changes_nothing(start) -> None:
     assert snapshot.state is GenerationState.SUCCEEDED
 
 
-async def test_a_cancelled_one_leaves_the_rest_of_its_batch_alone(start) -> None:
+async def test_a_cancel_does_not_affect_the_rest_of_the_batch(start) -> None:
     await check_cancelled_is_in_no_later_call(start)
 
 
-async def test_a_cancelled_one_of_many_rows_is_absent_from_the_rest_of_its_own_calls(start) -> None:
+async def test_a_cancelled_generation_of_several_calls_makes_no_more_of_them(start) -> None:
     driver = await start(max_rows=2)
     driver.model.hold()
     wanted = request("victim", num_images=8)
@@ -200,7 +200,7 @@ async def test_a_cancelled_one_of_many_rows_is_absent_from_the_rest_of_its_own_c
     assert len(driver.model.calls_with("victim")) == 1
 
 
-async def test_a_thousand_cancels_at_once_are_gone_in_one_tick(start) -> None:
+async def test_a_thousand_simultaneous_cancels_take_one_tick(start) -> None:
     driver = await start(max_queued=2000)
     driver.model.hold()
     streams = [driver.submit(request("victim")) for _ in range(1000)]
@@ -212,7 +212,7 @@ async def test_a_thousand_cancels_at_once_are_gone_in_one_tick(start) -> None:
     assert len(driver.model.calls_with("victim")) == 1
 
 
-async def test_cancel_that_races_completion_has_exactly_one_end(start, caplog) -> None:
+async def test_a_cancel_racing_completion_has_exactly_one_outcome(start, caplog) -> None:
     caplog.set_level(logging.WARNING)
     driver = await start()
     started = time.monotonic()
@@ -224,7 +224,7 @@ async def test_cancel_that_races_completion_has_exactly_one_end(start, caplog) -
         wanted = request(num_inference_steps=chance.randint(1, 3))
         stream = driver.submit(wanted)
         reading = asyncio.create_task(read(stream, wanted))
-        # What is raced against is another thread: only time can be varied.
+        # The race is against another thread, so only the time can be varied.
         await asyncio.sleep(chance.random() * 2 * uncancelled_s)
         driver.engine.cancel(wanted.generation_id, owner="")
         result = await reading

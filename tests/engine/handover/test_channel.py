@@ -62,7 +62,7 @@ def queued(ahead_count: int) -> Queued:
 
 
 class Reader:
-    """A channel and what its owner was told."""
+    """A channel, and the reasons that it gave for closing."""
 
     def __init__(self, *, send_timeout_s: float = 60.0) -> None:
         self.reasons: list[GenerationError] = []
@@ -98,7 +98,6 @@ async def test_an_unread_progress_is_replaced_by_the_newest() -> None:
     reader.channel.publish(image(0))
     reader.channel.finish(COMPLETED)
     assert await reader.read_all() == [ACCEPTED, progress(1000), image(0), COMPLETED]
-    assert reader.channel.statistics().replaced_count == 999
 
 
 async def test_each_image_has_a_preview_slot_of_its_own() -> None:
@@ -110,7 +109,7 @@ async def test_each_image_has_a_preview_slot_of_its_own() -> None:
     assert await reader.read_all() == [preview(0, 3), preview(1, 3), COMPLETED]
 
 
-async def test_an_unread_place_in_the_queue_is_replaced_by_the_newest() -> None:
+async def test_an_unread_queue_position_is_replaced_by_the_newest() -> None:
     reader = Reader()
     for ahead_count in (3, 2, 1):
         reader.channel.publish(queued(ahead_count))
@@ -126,7 +125,7 @@ async def test_an_event_that_is_read_in_time_is_not_replaced() -> None:
         assert await reader.channel.receive() == progress(step)
 
 
-async def test_an_error_comes_after_the_images_before_it_and_instead_of_progress() -> None:
+async def test_an_error_follows_earlier_images_and_replaces_progress() -> None:
     reader = Reader()
     reader.channel.publish(ACCEPTED)
     reader.channel.publish(progress(1))
@@ -166,7 +165,7 @@ async def test_closing_cancels_once_and_drops_waiting_events() -> None:
     reader.channel.publish(image(1))
     reader.channel.fail(DeviceFailed())
     assert [type(reason) for reason in reader.reasons] == [Cancelled]
-    assert reader.channel.statistics().waiting_count == 0
+    assert not reader.channel._waiting
     assert await reader.read_all() == []
 
 
@@ -186,14 +185,14 @@ async def test_closing_wakes_a_waiting_reader() -> None:
         await receiving
 
 
-async def test_a_reader_that_reads_nothing_ends_as_a_slow_reader() -> None:
+async def test_a_reader_that_never_reads_ends_as_a_slow_reader() -> None:
     reader = Reader(send_timeout_s=0.02)
     reader.channel.publish(image(0))
     await eventually(lambda: reader.reasons)
     assert [type(reason) for reason in reader.reasons] == [SlowReader]
     with pytest.raises(SlowReader):
         await reader.channel.receive()
-    assert reader.channel.statistics().waiting_count == 0
+    assert not reader.channel._waiting
 
 
 async def test_a_reader_that_waits_for_events_is_never_slow() -> None:
@@ -243,7 +242,7 @@ async def test_publishing_never_waits_for_a_reader_that_does_not_read() -> None:
     # The event loop is blocked here, so that nothing is read.
     thread.join(timeout=scaled(20))
     assert not thread.is_alive()
-    assert reader.channel.statistics().waiting_count == 1
+    assert len(reader.channel._waiting) == 1
 
 
 async def test_events_of_a_busy_publisher_thread_all_arrive_in_order() -> None:

@@ -106,11 +106,11 @@ async def test_no_previews_unless_requested(start) -> None:
     assert result.of_kind(Preview) == []
 
 
-async def test_a_late_reader_gets_all_that_matters_and_the_newest_of_the_rest(start) -> None:
+async def test_a_late_reader_gets_every_lossless_event_and_the_newest_progress(start) -> None:
     await check_late_reader(start)
 
 
-async def test_completed_says_where_the_time_went(start) -> None:
+async def test_completed_reports_its_timings(start) -> None:
     driver = await start(FakeModel(call_s=0.01))
     result = await driver.run(request(num_images=3))
     completed = result.events[-1]

@@ -24,7 +24,7 @@ TRAJECTORY_PAIRS = list(itertools.product(Stage, TrajectoryEvent))
 
 
 @pytest.mark.parametrize(("state", "event"), GENERATION_PAIRS)
-def test_every_pair_of_generation_state_and_event_leads_somewhere_or_is_refused(
+def test_every_pair_of_generation_state_and_event_has_a_next_state_or_is_illegal(
     state: GenerationState, event: GenerationEvent
 ) -> None:
     after = GENERATION_TABLE[state, event]
@@ -37,7 +37,7 @@ def test_every_pair_of_generation_state_and_event_leads_somewhere_or_is_refused(
 
 @pytest.mark.parametrize("event", GenerationEvent)
 @pytest.mark.parametrize("state", [state for state in GenerationState if is_ended(state)])
-def test_an_ended_generation_stays_as_it_ended(
+def test_an_ended_generation_never_changes_state(
     state: GenerationState, event: GenerationEvent
 ) -> None:
     assert next_state(state, event) is state
@@ -61,7 +61,7 @@ def test_only_a_running_generation_can_succeed() -> None:
 
 
 @pytest.mark.parametrize(("stage", "event"), TRAJECTORY_PAIRS)
-def test_every_pair_of_stage_and_event_leads_somewhere_or_is_refused(
+def test_every_pair_of_stage_and_event_has_a_next_stage_or_is_illegal(
     stage: Stage, event: TrajectoryEvent
 ) -> None:
     after = TRAJECTORY_TABLE[stage, event]

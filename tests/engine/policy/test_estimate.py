@@ -26,7 +26,7 @@ def work(**changes: object) -> WorkLeft:
 
 
 def measured(*, max_running: int = 2, **seconds_by_rows: float) -> Estimator:
-    """An estimator that knows ``rows2=1.0``: calls of two rows take a second."""
+    """Returns an estimator; ``rows2=1.0`` means that calls of two rows take a second."""
     estimator = Estimator(row_budget=RowBudget(8), max_running=max_running, is_reproducible=False)
     for name, seconds in seconds_by_rows.items():
         for _ in range(2):
@@ -41,9 +41,9 @@ def alone_s(estimator: Estimator, wanted: WorkLeft) -> float | None:
     return together_s(estimator, wanted)
 
 
-def together_s(estimator: Estimator, wanted: WorkLeft, *company: WorkLeft) -> float | None:
+def together_s(estimator: Estimator, wanted: WorkLeft, *others: WorkLeft) -> float | None:
     rows = Counter[Group]()
-    for one in (wanted, *company):
+    for one in (wanted, *others):
         rows[one.group] += one.num_rows
     return estimator.remaining_s(wanted, rows=rows)
 
@@ -54,7 +54,7 @@ def test_nothing_is_estimated_before_anything_is_measured() -> None:
     assert estimator.waits_s(running=[work()], queued=[]) == [None]
 
 
-def test_the_first_call_of_a_kind_warms_up_and_is_not_counted() -> None:
+def test_the_first_call_of_each_kind_is_warm_up_and_not_counted() -> None:
     estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     estimator.record_call(GROUP, num_rows=2, seconds=60.0)
     assert alone_s(estimator, work()) is None
@@ -62,36 +62,36 @@ def test_the_first_call_of_a_kind_warms_up_and_is_not_counted() -> None:
     assert alone_s(estimator, work(num_decodes=0)) == pytest.approx(10.0)
 
 
-def test_alone_takes_its_calls_and_its_decodes() -> None:
+def test_a_lone_generation_takes_its_calls_and_its_decodes() -> None:
     assert alone_s(measured(rows2=1.0), work()) == pytest.approx(10.5)
 
 
-def test_company_in_the_same_calls_makes_each_call_longer() -> None:
+def test_sharing_calls_makes_each_call_longer() -> None:
     estimator = measured(rows2=1.0, rows4=1.5)
     assert together_s(estimator, work(), work()) == pytest.approx(15.5)
 
 
-def test_company_that_cannot_share_a_call_takes_as_much_of_the_device() -> None:
+def test_generations_that_cannot_share_a_call_take_equal_shares_of_the_device() -> None:
     estimator = measured(rows2=1.0)
     wide = work(group=WIDE)
     assert together_s(estimator, work(), wide) == pytest.approx(10 * 2 + 0.5)
 
 
-def test_the_same_area_turned_round_is_another_group() -> None:
+def test_a_rotated_size_is_another_group() -> None:
     estimator = measured(rows2=1.0)
     tall, wide = (Group(model="fake", height=h, width=w) for h, w in ((16, 4), (4, 16)))
     both = together_s(estimator, work(group=tall, num_decodes=0), work(group=wide))
     assert both == pytest.approx(10 * 2)
 
 
-def test_a_smaller_call_is_not_taken_for_a_full_one() -> None:
+def test_a_smaller_call_is_not_counted_as_a_full_one() -> None:
     estimator = measured(rows8=4.0)
     for _ in range(2):
         estimator.record_call(GROUP, num_rows=4, seconds=0.5)
     assert estimator.least_s(work(num_rows=8, num_decodes=0)) == pytest.approx(40.0)
 
 
-def test_a_kind_that_was_not_measured_is_scaled_from_the_nearest() -> None:
+def test_an_unmeasured_call_is_scaled_from_the_nearest_measured_one() -> None:
     estimator = measured(rows2=1.0)
     assert alone_s(estimator, work(num_rows=4, num_decodes=0)) == pytest.approx(20.0)
     assert alone_s(
@@ -106,7 +106,7 @@ def test_measurements_are_smoothed() -> None:
     assert alone_s(estimator, work(num_evaluations=1, num_decodes=0)) == pytest.approx(1.2)
 
 
-def test_the_first_decode_warms_up_too() -> None:
+def test_the_first_decode_is_warm_up_too() -> None:
     estimator = Estimator(row_budget=RowBudget(8), max_running=1, is_reproducible=False)
     for seconds in (9.0, 1.0):
         estimator.record_call(GROUP, num_rows=2, seconds=seconds)
@@ -114,7 +114,7 @@ def test_the_first_decode_warms_up_too() -> None:
     assert alone_s(estimator, work(num_evaluations=0)) == pytest.approx(1.0)
 
 
-def test_the_least_time_forgets_a_call_that_stalled() -> None:
+def test_the_least_time_ignores_a_stalled_call() -> None:
     estimator = measured(rows2=1.0)
     estimator.record_call(GROUP, num_rows=2, seconds=100.0)
     estimator.record_decode(GROUP, seconds=100.0)
@@ -132,18 +132,18 @@ def test_there_is_no_wait_while_there_is_a_free_place() -> None:
     assert measured(rows2=1.0).waits_s(running=[work()], queued=[]) == [0.0]
 
 
-def test_a_place_is_free_even_if_no_speed_is_known() -> None:
+def test_a_free_place_means_no_wait_even_if_no_speed_is_known() -> None:
     estimator = Estimator(row_budget=RowBudget(8), max_running=3, is_reproducible=False)
     assert estimator.waits_s(running=[work()], queued=[work(), work()]) == [0.0, 0.0, None]
 
 
-def test_the_wait_ends_with_the_first_that_finishes() -> None:
+def test_the_wait_ends_when_the_first_running_generation_finishes() -> None:
     estimator = measured(rows2=1.0, rows4=1.0)
     running = [work(num_evaluations=4, num_decodes=0), work(num_evaluations=9, num_decodes=0)]
     assert estimator.waits_s(running=running, queued=[]) == [pytest.approx(4.0)]
 
 
-def test_those_ahead_take_the_places_first() -> None:
+def test_generations_ahead_in_the_queue_take_free_places_first() -> None:
     estimator = measured(rows2=1.0, rows4=1.0)
     running = [work(num_evaluations=4, num_decodes=0), work(num_evaluations=9, num_decodes=0)]
     queued = [work(num_evaluations=10, num_decodes=0)] * 2

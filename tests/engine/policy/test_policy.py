@@ -1,4 +1,4 @@
-"""The policy as arithmetic: which trajectories share a call, and that none waits for ever."""
+"""The policy as arithmetic: which trajectories share a call, and that none waits forever."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def denoised(policy: Policy, candidates: list[Candidate]) -> tuple[str, ...]:
     return work.ids
 
 
-def test_nothing_waiting_is_nothing_to_do() -> None:
+def test_without_candidates_there_is_no_work() -> None:
     assert Policy(max_rows=always(8)).choose([]) is None
 
 
@@ -85,7 +85,7 @@ def test_no_trajectory_waits_longer_than_a_round_of_the_floor(
     crowd: list[Candidate], max_rows: int
 ) -> None:
     policy = Policy(max_rows=always(max_rows))
-    # Groups take turns, and inside a group whoever was served longest ago.
+    # Groups take turns; inside a group the trajectory served longest ago goes first.
     sizes = Counter((one.group, one.priority) for one in crowd).values()
     bound = FLOOR_INTERVAL * (len(sizes) * max(sizes) + 1)
     last_served = dict.fromkeys((one.id for one in crowd), 0)
@@ -99,10 +99,10 @@ def test_no_trajectory_waits_longer_than_a_round_of_the_floor(
 
 @given(crowds, st.integers(1, 16))
 @settings(max_examples=50)
-def test_equals_advance_at_the_same_pace(crowd: list[Candidate], max_rows: int) -> None:
+def test_equal_trajectories_advance_at_the_same_pace(crowd: list[Candidate], max_rows: int) -> None:
     equals = [candidate(one.id, group=one.group, num_rows=one.num_rows) for one in crowd]
     policy = Policy(max_rows=always(max_rows))
-    # The one whose turn it is longest is always in: after n rounds everybody had n turns at least.
+    # Whoever has waited longest is always served: after n rounds each had at least n turns.
     served = Counter[str]()
     for _ in range(4 * len(equals)):
         served.update(denoised(policy, equals))
@@ -111,17 +111,17 @@ def test_equals_advance_at_the_same_pace(crowd: list[Candidate], max_rows: int) 
 
 @given(crowds)
 @settings(max_examples=50)
-def test_the_choice_is_a_function_of_what_came_before(crowd: list[Candidate]) -> None:
+def test_choices_are_deterministic(crowd: list[Candidate]) -> None:
     one, other = Policy(max_rows=always(8)), Policy(max_rows=always(8))
     assert [one.choose(crowd) for _ in range(20)] == [other.choose(crowd) for _ in range(20)]
 
 
-def test_those_that_fit_share_a_call() -> None:
+def test_trajectories_that_fit_share_a_call() -> None:
     crowd = [candidate(id_) for id_ in "abcd"]
     assert denoised(Policy(max_rows=always(8)), crowd) == ("a", "b", "c", "d")
 
 
-def test_more_rows_than_fit_take_turns() -> None:
+def test_trajectories_that_do_not_fit_together_take_turns() -> None:
     policy = Policy(max_rows=always(4))
     crowd = [candidate(id_) for id_ in "abc"]
     assert [denoised(policy, crowd) for _ in range(3)] == [("a", "b"), ("c", "a"), ("b", "c")]
@@ -143,7 +143,7 @@ def test_a_trajectory_with_more_rows_than_fit_is_alone() -> None:
     assert [denoised(policy, crowd) for _ in range(2)] == [("large",), ("small",)]
 
 
-def test_a_gap_that_the_next_cannot_fill_is_filled_by_the_one_after() -> None:
+def test_a_gap_too_small_for_the_next_trajectory_is_filled_by_a_later_one() -> None:
     crowd = [candidate("a", num_rows=6), candidate("b", num_rows=4), candidate("c", num_rows=2)]
     assert denoised(Policy(max_rows=always(8)), crowd) == ("a", "c")
 
@@ -169,7 +169,7 @@ def test_groups_share_the_device_by_time_not_by_turns() -> None:
     assert served == {"small": 80, "large": 20}
 
 
-def test_a_group_that_comes_late_is_owed_nothing_for_the_time_before() -> None:
+def test_a_late_group_gets_no_credit_for_earlier_time() -> None:
     policy = Policy(max_rows=always(8))
     for _ in range(10):
         denoised(policy, [candidate("old")])
@@ -195,7 +195,7 @@ def test_time_of_urgent_work_is_not_charged_to_ordinary_work_of_its_size(
         policy.charge(seconds=1.0)
     assert served["same"] >= 10
     assert served["other"] >= 10
-    # The flood ends: nobody has the device alone for what it took.
+    # When the flood ends, neither group gets the device to itself to make up for it.
     after = Counter[str]()
     for _ in range(20):
         after.update(denoised(policy, crowd[1:]))
@@ -230,7 +230,7 @@ def test_a_newcomer_waits_behind_the_queue() -> None:
     assert [denoised(policy, newcomers) for _ in range(3)] == [("b",), ("a",), ("new",)]
 
 
-def test_short_newcomers_without_end_do_not_starve_a_long_one() -> None:
+def test_a_stream_of_short_newcomers_does_not_starve_a_long_trajectory() -> None:
     policy = Policy(max_rows=always(2))
     served = Counter[str]()
     for tick in range(40):
@@ -246,14 +246,14 @@ def test_decodes_and_calls_alternate() -> None:
     assert works == [Denoise(ids=("a",)), Decode(id="done")] * 2
 
 
-def test_decodes_keep_the_interval_that_is_set() -> None:
+def test_decodes_keep_the_configured_interval() -> None:
     policy = Policy(max_rows=always(8), decode_interval_ticks=3)
     crowd = [candidate("a"), candidate("done", needs_decoding=True)]
     kinds = [type(policy.choose(crowd)) for _ in range(8)]
     assert kinds == [Denoise, Denoise, Denoise, Decode] * 2
 
 
-def test_decodes_go_on_when_nothing_is_to_be_denoised() -> None:
+def test_decodes_run_back_to_back_when_there_is_nothing_to_denoise() -> None:
     policy = Policy(max_rows=always(8), decode_interval_ticks=3)
     crowd = [candidate("a", needs_decoding=True), candidate("b", needs_decoding=True)]
     works = [policy.choose(crowd) for _ in range(3)]
@@ -271,14 +271,14 @@ def test_decodes_do_not_use_up_the_floor_of_denoising() -> None:
     assert works.count(Denoise(ids=("low",))) == 4
 
 
-def test_the_queue_is_left_by_priority_with_a_floor_by_arrival() -> None:
+def test_admission_is_by_priority_with_a_floor_by_arrival() -> None:
     policy = Policy(max_rows=always(8))
     waiting = [candidate("old"), candidate("urgent", priority=9)]
     admitted = [policy.admit(waiting) for _ in range(FLOOR_INTERVAL)]
     assert admitted == ["urgent"] * (FLOOR_INTERVAL - 1) + ["old"]
 
 
-def test_the_queue_is_left_by_deadline_among_equals() -> None:
+def test_equal_priorities_are_admitted_by_deadline() -> None:
     waiting = [
         candidate("old"),
         candidate("later", urgent_deadline=2.0),
@@ -287,11 +287,11 @@ def test_the_queue_is_left_by_deadline_among_equals() -> None:
     assert Policy(max_rows=always(8)).admit(waiting) == "sooner"
 
 
-def test_equals_leave_the_queue_in_the_order_of_arrival() -> None:
+def test_equal_candidates_are_admitted_in_order_of_arrival() -> None:
     assert Policy(max_rows=always(8)).admit([candidate("a"), candidate("b")]) == "a"
 
 
-def test_calls_are_all_of_one_size_where_the_same_bytes_are_promised() -> None:
+def test_reproducible_calls_are_padded_to_one_size() -> None:
     assert [padded_rows(rows, max_rows=8, is_reproducible=True) for rows in (1, 5, 8)] == [8] * 3
     assert [padded_rows(rows, max_rows=8, is_reproducible=False) for rows in (1, 5, 8)] == [1, 5, 8]
 
@@ -314,7 +314,7 @@ def test_the_row_limit_is_lowered_for_one_group_and_restored() -> None:
     assert limit.of(SQUARE) == 8
 
 
-def test_the_row_limit_never_falls_below_one_nor_rises_by_failing() -> None:
+def test_the_row_limit_never_falls_below_one_or_rises_after_a_failure() -> None:
     limit = RowLimit(max_rows=always(8))
     for failed_rows in (1, 8, 2):
         limit.lower(SQUARE, failed_rows=failed_rows)

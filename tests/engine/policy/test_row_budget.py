@@ -1,4 +1,4 @@
-"""How many rows a call may hold: as configured, or in proportion to what the probe measured."""
+"""How many rows a call may hold: as configured, or in proportion to the measured batch size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_configured_rows_hold_for_every_size() -> None:
     assert [budget.of(square(side)) for side in (8, 64, 128)] == [6, 6, 6]
 
 
-def test_before_anything_is_measured_there_is_a_default() -> None:
+def test_the_default_applies_before_anything_is_measured() -> None:
     assert RowBudget().of(square(64)) == DEFAULT_ROWS
 
 
@@ -42,7 +42,7 @@ def test_smaller_images_may_have_more_rows_and_larger_ones_fewer(side: int, expe
         (1, False, [1]),
     ],
 )
-def test_few_sizes_are_worth_compiling_for(
+def test_only_a_few_sizes_are_compiled(
     max_rows: int, expected: list[int], *, is_reproducible: bool
 ) -> None:
     budget = RowBudget(max_rows)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SLOW_S = 0.1
 
 
-async def test_a_size_whose_calls_take_long_does_not_hold_up_another(start) -> None:
+async def test_slow_calls_of_one_size_do_not_hold_up_another_size(start) -> None:
     driver = await start(max_rows=2)
 
     def slowly(prediction, call: Call):
@@ -32,13 +32,13 @@ async def test_a_size_whose_calls_take_long_does_not_hold_up_another(start) -> N
     )
     prompts = [call.prompts[0] for call in driver.model.calls]
     num_slow = prompts[: len(prompts) - prompts[::-1].index("quick")].count("slow")
-    # Turn by turn it would be all twelve, and the quick one would wait for them.
+    # Taking turns call by call it would be all twelve, and the quick one would wait for them.
     assert num_slow <= 8
 
 
 # A stalled call is charged to whoever made it, so that the urgent one may even have all turns.
 @pytest.mark.parametrize(("margin", "least", "most"), [(1e9, 0.64, 1.0), (0.0, 0.28, 0.4)])
-async def test_a_deadline_in_danger_goes_first_and_one_that_is_not_takes_its_turns(
+async def test_an_endangered_deadline_goes_first_and_a_safe_one_takes_turns(
     start, monkeypatch: pytest.MonkeyPatch, margin: float, least: float, most: float
 ) -> None:
     monkeypatch.setattr(estimate, "DEADLINE_MARGIN", margin)

@@ -53,8 +53,8 @@ async def test_queue_positions_are_sent_again_while_the_device_is_inside_a_call(
     await eventually(lambda: driver.model.calls)
     streams.append(driver.submit(waiting))
     await anext(streams[1])
-    heard = [await anext(streams[1]) for _ in range(5)]
-    assert heard == [Queued(ahead_count=0, estimated_wait_s=None)] * 5
+    received = [await anext(streams[1]) for _ in range(5)]
+    assert received == [Queued(ahead_count=0, estimated_wait_s=None)] * 5
     assert len(driver.model.calls) == 1
     for stream in streams:
         await stream.aclose()
@@ -89,7 +89,7 @@ async def test_higher_priority_leaves_the_queue_first(start) -> None:
     assert order[:3] == ["first", "high", "normal"]
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_again(start) -> None:
+async def test_a_full_queue_refuses_with_a_retry_delay(start) -> None:
     driver = await start(FakeModel(call_s=0.001), max_running=2, max_queued=3)
     await driver.run(request(num_inference_steps=10))
     driver.model.hold()
@@ -146,7 +146,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_once_the_speed_is_known(
     assert (await driver.run(roomy)).is_complete
 
 
-async def test_the_queue_counts_when_a_deadline_is_judged(start) -> None:
+async def test_queued_work_counts_when_a_deadline_is_checked(start) -> None:
     driver = await start(FakeModel(call_s=0.01), max_running=1)
     await driver.run(request(num_inference_steps=5))
     stream = driver.submit(request(num_inference_steps=1000))
@@ -156,7 +156,7 @@ async def test_the_queue_counts_when_a_deadline_is_judged(start) -> None:
     await stream.aclose()
 
 
-async def test_draining_refuses_the_new_ends_the_waiting_and_finishes_the_running(start) -> None:
+async def test_draining_refuses_new_ends_queued_and_finishes_running_generations(start) -> None:
     driver = await start(max_running=1)
     driver.model.hold()
     running, waiting = request("running"), request("waiting")

@@ -1,4 +1,4 @@
-"""Adapters, alone or in a crowd of others and of none, against diffusers' own pipeline."""
+"""Adapters, in a crowd with and without other adapters, against diffusers' own pipeline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     build_sensitive_folder,
     largest_difference,
@@ -57,7 +57,7 @@ CASES = [
     Case(name="without guidance", loras=((PERSON, 1.0),), guidance_scale=1.0),
     Case(name="words", loras=((WORDS, 1.0),), clip_skip=1),
     Case(name="three", loras=((WORDS, 0.5), (STYLE, 0.5), (PERSON, 0.5)), width=2 * SIDE),
-    Case(name="from a picture", loras=((STYLE, 1.0),), image=coloured_blobs(1), strength=0.6),
+    Case(name="from an image", loras=((STYLE, 1.0),), image=coloured_blobs(1), strength=0.6),
     Case(name="none, without guidance", guidance_scale=1.0, scheduler="ddim"),
 ]
 
@@ -99,10 +99,10 @@ def oracle(folder: Path, loras: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def crowd(model) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).crowd(*CASES)
+    return EngineImages(model=model).crowd(*CASES)
 
 
-def test_the_model_lists_what_fits(model, plain_model) -> None:
+def test_the_model_lists_the_loras_that_fit(model, plain_model) -> None:
     assert {lora.id for lora in model.info.loras} == {STYLE, PERSON, WORDS}
     assert "lora" in model.info.capabilities
     assert plain_model.info.loras == ()
@@ -110,43 +110,48 @@ def test_the_model_lists_what_fits(model, plain_model) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_in_a_crowd_of_other_adapters_it_is_the_pipelines_picture(
+def test_beside_other_adapters_it_generates_the_pipelines_images(
     oracle: Oracle, crowd, case: Case
 ) -> None:
-    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+    assert largest_difference(crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
-def test_different_adapters_and_scales_are_different_pictures(oracle: Oracle) -> None:
-    """Else the comparison above would pass for an engine that ignores them."""
+def test_different_adapters_and_scales_give_different_images(oracle: Oracle) -> None:
+    """Otherwise the comparison above would pass for an engine that ignores them."""
     base = Case(name="none")
     cases = [base, *(replace(base, name=case.name, loras=case.loras) for case in CASES[1:9])]
-    drawn = {case.name: oracle.draw(replace(case, name=f"bare {case.name}")) for case in cases}
-    nothing = drawn.pop("nothing of it")
-    assert abs(nothing[0] - drawn["none"][0]).max() <= TOLERANCE
-    names = list(drawn)
+    generated = {
+        case.name: oracle.generate(replace(case, name=f"bare {case.name}")) for case in cases
+    }
+    nothing = generated.pop("nothing of it")
+    assert abs(nothing[0] - generated["none"][0]).max() <= TOLERANCE
+    names = list(generated)
     for index, name in enumerate(names):
         for other in names[:index]:
-            assert abs(drawn[name][0] - drawn[other][0]).max() > 4 * TOLERANCE, (name, other)
+            assert abs(generated[name][0] - generated[other][0]).max() > 4 * TOLERANCE, (
+                name,
+                other,
+            )
 
 
-def test_pictures_without_adapters_are_the_same_bytes_as_if_there_were_none(
+def test_requests_without_adapters_get_the_same_bytes_as_a_model_without_loras(
     model, plain_model
 ) -> None:
     options: dict[str, Any] = {"batching": Batching.REPRODUCIBLE, "max_rows": 4}
     without = [case for case in CASES if not case.loras]
-    among = EngineDrawings(model=model, **options).crowd(*CASES)
-    alone = EngineDrawings(model=plain_model, **options).alone(*without)
+    among = EngineImages(model=model, **options).crowd(*CASES)
+    alone = EngineImages(model=plain_model, **options).alone(*without)
     assert alone == {case.name: among[case.name] for case in without}
 
 
-def test_adapters_come_and_go_in_bounded_memory_and_draw_the_same_again(
+def test_adapters_are_reloaded_in_bounded_memory_and_generate_the_same_images(
     model, oracle: Oracle
 ) -> None:
     sizes = {lora.id: lora.num_bytes for lora in model.info.loras}
     capacity = sizes[STYLE] + sizes[PERSON]
     style, person, both = CASES[1], CASES[3], CASES[4]
 
-    async def draw() -> list[list[bytes]]:
+    async def generate() -> list[list[bytes]]:
         driver = Driver(model, lora_bytes=capacity)
         await driver.engine.start()
         adapters = driver.engine._device_loop.adapters
@@ -164,27 +169,29 @@ def test_adapters_come_and_go_in_bounded_memory_and_draw_the_same_again(
             await driver.engine.aclose()
         return files
 
-    first, *_, again = asyncio.run(draw())
+    first, *_, again = asyncio.run(generate())
     assert first == again
-    assert largest_difference(again, oracle.draw(style)) <= TOLERANCE
+    assert largest_difference(again, oracle.generate(style)) <= TOLERANCE
 
 
-def test_a_crowd_waits_for_room_and_is_drawn_right(model, oracle: Oracle) -> None:
-    sizes = {lora.id: lora.num_bytes for lora in model.info.loras}
-    cases = [case for case in CASES[:7] if len(case.loras) < 2]
-    drawings = EngineDrawings(model=model, lora_bytes=max(sizes[STYLE], sizes[PERSON]))
-    drawn = drawings.crowd(*cases)
-    for case in cases:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
-
-
-def test_one_that_is_cancelled_in_the_middle_leaves_the_others_pictures_alone(
+def test_a_crowd_waits_for_adapter_memory_and_gets_the_pipelines_images(
     model, oracle: Oracle
 ) -> None:
+    sizes = {lora.id: lora.num_bytes for lora in model.info.loras}
+    cases = [case for case in CASES[:7] if len(case.loras) < 2]
+    images = EngineImages(model=model, lora_bytes=max(sizes[STYLE], sizes[PERSON]))
+    generated = images.crowd(*cases)
+    for case in cases:
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE, (
+            case.name
+        )
+
+
+def test_a_cancelled_generation_does_not_change_the_others_images(model, oracle: Oracle) -> None:
     cases = [replace(case, num_inference_steps=5) for case in CASES[:5]]
     victim = request_of(replace(CASES[6], num_inference_steps=50), model)
 
-    async def draw() -> dict[str, list[bytes]]:
+    async def generate() -> dict[str, list[bytes]]:
         driver = Driver(model)
         await driver.engine.start()
         try:
@@ -201,9 +208,11 @@ def test_one_that_is_cancelled_in_the_middle_leaves_the_others_pictures_alone(
             for case, result in zip(cases, results, strict=True)
         }
 
-    drawn = asyncio.run(draw())
+    generated = asyncio.run(generate())
     for case in cases:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE, (
+            case.name
+        )
 
 
 def sharing_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,9 +258,11 @@ def test_an_engine_whose_adapters_leak_is_caught(
         Case(name="c", loras=((PERSON, 1.0),)),
     ]
     break_engine(monkeypatch)
-    drawn = EngineDrawings(model=model).crowd(*cases)
+    generated = EngineImages(model=model).crowd(*cases)
     worst = max(
-        largest_difference(drawn[case.name], oracle.draw(replace(case, name=f"leak {case.name}")))
+        largest_difference(
+            generated[case.name], oracle.generate(replace(case, name=f"leak {case.name}"))
+        )
         for case in cases
     )
     assert worst > TOLERANCE
@@ -315,7 +326,7 @@ def misfits(loras: Path, plain_model, tmp_path_factory: pytest.TempPathFactory) 
     good = (loras / f"{STYLE}.safetensors").read_bytes()
     (path / "short.safetensors").write_bytes(good[: len(good) // 2])
     torch.save(load_file(loras / f"{STYLE}.safetensors"), path / "pickle.safetensors")
-    for name, said in {
+    for name, reason in {
         "other kind": {"unet.r": 4, "unet.use_dora": True},
         "patterns": {"unet.r": 4, "unet.rank_pattern": {"(a+)+$": 4}},
         "no number": {"unet.r": "4"},
@@ -323,7 +334,7 @@ def misfits(loras: Path, plain_model, tmp_path_factory: pytest.TempPathFactory) 
         save_file(
             load_file(loras / f"{STYLE}.safetensors"),
             path / f"{name}.safetensors",
-            metadata={"lora_adapter_metadata": json.dumps(said)},
+            metadata={"lora_adapter_metadata": json.dumps(reason)},
         )
     changed(
         loras / f"{STYLE}.safetensors",
@@ -333,11 +344,9 @@ def misfits(loras: Path, plain_model, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-def test_files_that_do_not_fit_are_not_listed_and_the_reason_is_known(
-    folder: Path, misfits: Path
-) -> None:
+def test_files_that_do_not_fit_are_reported_with_the_reason(folder: Path, misfits: Path) -> None:
     info = load(folder, misfits).info
-    expected = {name.replace(" ", "-"): said for name, (_, _, said) in MISFITS.items()}
+    expected = {name.replace(" ", "-"): reason for name, (_, _, reason) in MISFITS.items()}
     expected |= {
         "short": "cannot be read as safetensors",
         "pickle": "is a pickle",
@@ -345,34 +354,34 @@ def test_files_that_do_not_fit_are_not_listed_and_the_reason_is_known(
         "patterns": "an invalid rank_pattern",
         "no-number": "an invalid r",
     }
-    # What only its numbers tell is found out when they are read.
+    # Bad values are only found when the weights are read.
     assert {lora.id for lora in info.loras} == {STYLE, "nan"}
     assert info.unfit_loras.keys() == expected.keys()
-    for id_, said in expected.items():
-        assert said in info.unfit_loras[id_], id_
+    for id_, reason in expected.items():
+        assert reason in info.unfit_loras[id_], id_
         assert str(misfits) not in info.unfit_loras[id_]
 
 
-def test_a_file_that_turns_out_bad_ends_its_own_generation_only(
+def test_a_file_with_bad_weights_ends_only_its_own_generation(
     folder: Path, misfits: Path, oracle: Oracle
 ) -> None:
     model = load(folder, misfits)
     style, none, bad = CASES[1], CASES[0], Case(name="bad", loras=(("nan", 1.0),))
-    drawn = EngineDrawings(model=model).crowd(style, bad, none, failing={"bad": LoraUnusable})
+    generated = EngineImages(model=model).crowd(style, bad, none, failing={"bad": LoraUnusable})
     for case in (style, none):
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE
-    assert drawn["bad"] == []
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE
+    assert generated["bad"] == []
 
 
-def test_a_file_that_changed_since_it_was_looked_at_is_not_used(
+def test_a_file_changed_after_inspection_is_not_used(
     folder: Path, plain_model, tmp_path: Path
 ) -> None:
     path = tmp_path / f"{STYLE}.safetensors"
     write_diffusers(path, plain_model._parts, seed=1)
     model = load(folder, tmp_path)
     write_diffusers(path, plain_model._parts, seed=7)
-    drawn = EngineDrawings(model=model).crowd(CASES[1], failing={"style": LoraUnusable})
-    assert drawn["style"] == []
+    generated = EngineImages(model=model).crowd(CASES[1], failing={"style": LoraUnusable})
+    assert generated["style"] == []
 
 
 def test_a_link_out_of_the_folder_is_refused(folder: Path, loras: Path, tmp_path: Path) -> None:
@@ -381,33 +390,35 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, loras: Path, tmp_path
         load(folder, tmp_path)
 
 
-def test_alphas_that_diffusers_writes_beside_the_weights_count(
+def test_alphas_in_diffusers_metadata_are_applied(
     folder: Path, loras: Path, tmp_path: Path
 ) -> None:
     layers = ["to_q", "to_k", "to_v", "to_out.0"]
-    said = {"unet.r": 4, "unet.lora_alpha": 10, "unet.target_modules": layers}
+    reason = {"unet.r": 4, "unet.lora_alpha": 10, "unet.target_modules": layers}
     save_file(
         load_file(loras / f"{STYLE}.safetensors"),
         tmp_path / f"{STYLE}.safetensors",
-        metadata={"lora_adapter_metadata": json.dumps(said)},
+        metadata={"lora_adapter_metadata": json.dumps(reason)},
     )
     case = Case(name="alpha", loras=((STYLE, 0.3),))
     oracle = Oracle(folder)
     oracle.load_loras(tmp_path)
-    drawn = EngineDrawings(model=load(folder, tmp_path)).alone(case)
-    assert largest_difference(drawn["alpha"], oracle.draw(case)) <= TOLERANCE
+    generated = EngineImages(model=load(folder, tmp_path)).alone(case)
+    assert largest_difference(generated["alpha"], oracle.generate(case)) <= TOLERANCE
 
 
-def test_calls_with_adapters_run_as_they_are_beside_a_compiled_denoiser(
+def test_calls_with_adapters_run_eagerly_beside_a_compiled_denoiser(
     folder: Path, loras: Path, oracle: Oracle
 ) -> None:
     pytest.importorskip("openvino")
     model = load(folder, loras, denoiser_backend="openvino")
     model.prepare(2)
     assert model.compiled_shapes
-    drawn = EngineDrawings(model=model).crowd(*CASES[:4])
+    generated = EngineImages(model=model).crowd(*CASES[:4])
     for case in CASES[:4]:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= 2 * TOLERANCE, case.name
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= 2 * TOLERANCE, (
+            case.name
+        )
     assert model.with_loras([STYLE]).scaled({STYLE: 1.0}).backend_name == "eager"
 
 
@@ -420,14 +431,16 @@ def test_stable_diffusion_xl_takes_adapters_in_both_its_text_encoders(tmp_path: 
     write_kohya(loras / f"{PERSON}.safetensors", parts, seed=2, of=everywhere)
     oracle = Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
     oracle.load_loras(loras)
-    # Weaker ones: what float32 rounds grows with the changes, and the model is as random.
+    # Weaker ones: the rounding errors of float32 grow with the changes.
     cases = [
         Case(name="none"),
         Case(name="style", loras=((STYLE, 0.2),)),
         Case(name="person", loras=((PERSON, 0.3),), guidance_scale=1.0),
         Case(name="both", loras=((PERSON, -0.2), (STYLE, 0.2)), negative_prompt="a square"),
     ]
-    drawn = EngineDrawings(model=load(folder, loras)).crowd(*cases)
+    generated = EngineImages(model=load(folder, loras)).crowd(*cases)
     for case in cases:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
-    assert abs(oracle.draw(cases[0])[0] - oracle.draw(cases[1])[0]).max() > 4 * TOLERANCE
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE, (
+            case.name
+        )
+    assert abs(oracle.generate(cases[0])[0] - oracle.generate(cases[1])[0]).max() > 4 * TOLERANCE

@@ -1,4 +1,4 @@
-"""Adapters where a picture has several phases: they are the base's, in all of its passes."""
+"""Adapters of generations with several phases: the base model uses them in all its passes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     largest_difference,
 )
 from tests.support.models.oracles_in_phases import (
     LARGE,
     EnsembleOracle,
-    draw_in_two_passes,
+    generate_in_two_passes,
 )
 from tests.support.models.tiny_xl_models import build_xl_folder
 
@@ -62,26 +62,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 def crowd(folders: tuple[Path, Path, Path]) -> dict[str, list[bytes]]:
     base, refiner, loras = folders
     model = load_model(source_of(base, refiner=str(refiner), lora_folder=loras))
-    # Twice at this size the refiner would take part: these are to be the base's alone.
+    # At this size the refiner would take part twice; these images are the base's alone.
     passes = [replace(case, high_noise_frac=1.0) for case in TWO_PASSES]
-    return EngineDrawings(model=model).crowd(*REFINED, *passes)
+    return EngineImages(model=model).crowd(*REFINED, *passes)
 
 
-def test_the_refiner_draws_without_its_bases_adapters(folders, crowd) -> None:
+def test_the_refiner_does_not_use_the_bases_adapters(folders, crowd) -> None:
     base, refiner, loras = folders
     oracle = EnsembleOracle(base, refiner)
-    oracle._base.load_loras(loras)
-    drawn = {case.name: oracle.draw(case) for case in REFINED}
+    oracle.load_loras(loras)
+    generated = {case.name: oracle.generate(case) for case in REFINED}
     for case in REFINED:
-        assert largest_difference(crowd[case.name], drawn[case.name]) <= TOLERANCE, case.name
-    assert largest_difference(crowd["style"], drawn["none"]) > 4 * TOLERANCE
+        assert largest_difference(crowd[case.name], generated[case.name]) <= TOLERANCE, case.name
+    assert largest_difference(crowd["style"], generated["none"]) > 4 * TOLERANCE
 
 
-def test_both_passes_of_a_large_picture_have_them(folders, crowd) -> None:
+def test_both_passes_of_a_large_image_use_the_adapters(folders, crowd) -> None:
     base, _, loras = folders
     oracle = Oracle(base, pipelines=STABLE_DIFFUSION_XL)
     oracle.load_loras(loras)
-    plain, style = (draw_in_two_passes(oracle, case) for case in TWO_PASSES)
+    plain, style = (generate_in_two_passes(oracle, case) for case in TWO_PASSES)
     assert largest_difference(crowd["two passes"], plain) <= TOLERANCE
     assert largest_difference(crowd["two passes with style"], style) <= TOLERANCE
     assert largest_difference(crowd["two passes with style"], plain) > 4 * TOLERANCE

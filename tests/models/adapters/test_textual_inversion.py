@@ -1,4 +1,4 @@
-"""Words from the operator's folder, against the pipeline with ``load_textual_inversion``."""
+"""Learned words from a folder, against the pipeline with ``load_textual_inversion``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK
 from tests.support.models.folders import load_model, read_spec, source_of
 from tests.support.models.tiny_models import WIDTH, build_folder
 from tests.support.models.tiny_xl_models import SECOND_WIDTH, build_xl_folder
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A word in each format, among files that are none."""
+    """A word in each format, beside a file that is not an embedding."""
     words = tmp_path_factory.mktemp("words")
     save_file({"emb_params": vectors(3, WIDTH)}, words / A1111)
     save_file({"<cat-toy>": vectors(WIDTH, seed=1)}, words / DIFFUSERS)
@@ -50,10 +50,10 @@ def model(folder: Path, words: Path) -> DiffusionModel:
     return load_model(source_of(folder, embeddings_folder=words))
 
 
-def test_the_table_of_words_is_made_while_no_other_thread_makes_modules(
+def test_token_embeddings_are_resized_under_the_library_lock(
     folder: Path, words: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread's loading patches torch, and would leave it without storage."""
+    """Loading on another thread patches torch, and would leave the embeddings without storage."""
     could_enter: list[bool] = []
     resize = transformers.CLIPTextModel.resize_token_embeddings
 
@@ -79,14 +79,14 @@ def pipeline(folder: Path, words: Path) -> diffusers.StableDiffusionPipeline:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_word_means_what_it_means_to_the_pipeline(
+def test_a_learned_word_is_encoded_as_by_the_pipeline(
     model: DiffusionModel, pipeline: diffusers.StableDiffusionPipeline, prompt: str
 ) -> None:
     expected, _ = pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
     assert torch.equal(model.encode_prompt(prompt, clip_skip=0).prompt_embeds, expected[0])
 
 
-def test_what_a_word_does_not_touch_is_read_as_without(model: DiffusionModel, folder: Path) -> None:
+def test_prompts_without_learned_words_are_unchanged(model: DiffusionModel, folder: Path) -> None:
     without = load_model(source_of(folder))
     for prompt in ("a red circle", ""):
         plain, ours = (one.encode_prompt(prompt, clip_skip=0) for one in (without, model))
@@ -95,7 +95,7 @@ def test_what_a_word_does_not_touch_is_read_as_without(model: DiffusionModel, fo
     assert not torch.equal(plain.prompt_embeds, ours.prompt_embeds)
 
 
-def test_a_word_takes_as_many_places_as_it_has_vectors_weighed_or_not(
+def test_a_word_takes_one_token_per_vector_with_or_without_weights(
     folder: Path, words: Path, model: DiffusionModel
 ) -> None:
     assert model.dropped_text("many " * 25) == ""
@@ -108,7 +108,7 @@ def test_a_word_takes_as_many_places_as_it_has_vectors_weighed_or_not(
     assert torch.allclose(heavy[2:5], plain[2:5] * 1.5 * factor, rtol=1e-3, atol=1e-5)
 
 
-def test_what_it_will_know_is_told_before_it_is_loaded(
+def test_a_spec_lists_textual_inversion_without_loading_embeddings(
     folder: Path, words: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -118,7 +118,7 @@ def test_what_it_will_know_is_told_before_it_is_loaded(
     assert not any("embedding" in one for one in caplog.messages)
 
 
-def test_what_does_not_fit_is_named_and_the_rest_is_served(
+def test_unusable_embeddings_are_logged_and_the_rest_are_loaded(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = {"emb_params": vectors(2, WIDTH)}
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named_and_the_rest_is_served(
     assert not torch.equal(model.encode_prompt("good", clip_skip=0).prompt_embeds, plain)
 
 
-def test_both_text_encoders_of_an_xl_model_learn_a_word_and_a_refiner_the_second_ones(
+def test_an_xl_model_learns_a_word_in_both_text_encoders_and_a_refiner_in_its_one(
     tmp_path: Path, words: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     taught = {"clip_l": vectors(2, WIDTH), "clip_g": vectors(2, SECOND_WIDTH, seed=1)}

@@ -1,4 +1,4 @@
-"""The model's own safety checker: it decides as in diffusers' pipeline, and is read as safely."""
+"""The model's own safety checker: it decides as in diffusers' pipeline, and is loaded as safely."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from latentwire_server.engine.request import GenerationRequest
     from latentwire_server.models.protocol import DiffusionModel
 
-ASKED = {"prompt": "a red circle", "num_inference_steps": 2, "guidance_scale": 3.0}
-ASKED_OF_US = ASKED | {"model": "tiny", "scheduler": "pndm"}
+ARGUMENTS = {"prompt": "a red circle", "num_inference_steps": 2, "guidance_scale": 3.0}
+FIELDS = ARGUMENTS | {"model": "tiny", "scheduler": "pndm"}
 SEED = 5
 WEIGHTS = "safety_checker/model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A folder with a safety checker, and what the pipeline says of its pictures."""
+    """A folder with a safety checker, and the pipeline's verdict on its images."""
 
     folder: Path
-    pictures: list[np.ndarray]
-    """Of three seeds, before they were checked."""
+    images: list[np.ndarray]
+    """Of three seeds, before the check."""
     are_flagged: list[bool]
 
 
@@ -47,18 +47,18 @@ class Checked:
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
     folder = tmp_path_factory.mktemp("checked")
     parts = build_parts(folder)
-    pictures = draw(
+    images = generate(
         diffusers.StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     ).images
-    safety = build_safety_parts(unsafe=pictures[1], safe=pictures[0])
+    safety = build_safety_parts(unsafe=images[1], safe=images[0])
     diffusers.StableDiffusionPipeline(**parts, **safety).save_pretrained(folder)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     return Checked(
         folder=folder,
-        pictures=pictures,
-        are_flagged=draw(pipeline).nsfw_content_detected,
+        images=images,
+        are_flagged=generate(pipeline).nsfw_content_detected,
     )
 
 
@@ -67,16 +67,18 @@ def folder(checked: Checked, tmp_path: Path) -> Path:
     return shutil.copytree(checked.folder, tmp_path / "model")
 
 
-def draw(pipeline: Any) -> Any:
-    """Draws three seeds; pictures as (height, width, 3) uint8."""
+def generate(pipeline: Any) -> Any:
+    """Generates images for three seeds, (height, width, 3) uint8 each."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator("cpu").manual_seed(SEED + index) for index in range(3)]
-    output = pipeline(**ASKED, num_images_per_prompt=3, generator=generators, width=64, height=64)
+    output = pipeline(
+        **ARGUMENTS, num_images_per_prompt=3, generator=generators, width=64, height=64
+    )
     output.images = [np.asarray(image) for image in output.images]
     return output
 
 
-def drawn_by(model: DiffusionModel, wanted: GenerationRequest) -> Result:
+def generate_with(model: DiffusionModel, wanted: GenerationRequest) -> Result:
     async def run() -> Result:
         driver = Driver(model)
         await driver.engine.start()
@@ -88,37 +90,37 @@ def drawn_by(model: DiffusionModel, wanted: GenerationRequest) -> Result:
     return asyncio.run(run())
 
 
-def test_what_the_pipeline_finds_unsafe_is_withheld_and_the_rest_is_untouched(
+def test_images_that_the_pipeline_flags_are_withheld_and_the_others_unchanged(
     checked: Checked,
 ) -> None:
     model = load_model(source_of(checked.folder))
     assert checked.are_flagged[:2] == [False, True]
     assert "safety-checker" in model.info.capabilities
 
-    result = drawn_by(model, request(seed=SEED, num_images=3, **ASKED_OF_US))
+    result = generate_with(model, request(seed=SEED, num_images=3, **FIELDS))
 
     assert result.is_complete, result.error
     reasons = [image.finish_reason for image in result.images]
     assert [reason is FinishReason.FILTERED for reason in reasons] == checked.are_flagged
-    for image, picture in zip(result.images, checked.pictures, strict=True):
+    for image, expected in zip(result.images, checked.images, strict=True):
         if image.finish_reason is FinishReason.FILTERED:
             assert image.data == b""
         else:
-            drawn = pixels_of_file(image.data)
-            assert np.abs(drawn - picture.astype(np.int16)).max() <= 1
+            generated = pixels_of_file(image.data)
+            assert np.abs(generated - expected.astype(np.int16)).max() <= 1
 
 
-def test_a_model_with_a_checker_sends_no_previews_unless_told(checked: Checked) -> None:
+def test_a_model_with_a_checker_sends_no_previews_unless_allowed(checked: Checked) -> None:
     for method in PreviewMethod:
         events = EventOptions(preview_interval_steps=1, preview_method=method)
-        wanted = request(seed=SEED, events=events, **ASKED_OF_US)
+        wanted = request(seed=SEED, events=events, **FIELDS)
         for allowed in (False, True):
             source = source_of(checked.folder, unchecked_previews=allowed)
-            result = drawn_by(load_model(source), wanted)
+            result = generate_with(load_model(source), wanted)
             assert bool(result.of_kind(Preview)) == allowed
 
 
-def test_switched_off_a_checker_is_neither_loaded_nor_looked_at(folder: Path) -> None:
+def test_a_disabled_checker_is_neither_loaded_nor_downloaded(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"no weights")
     model = load_model(source_of(folder, safety_checker=False))
     assert model.safety_checker is None
@@ -127,7 +129,7 @@ def test_switched_off_a_checker_is_neither_loaded_nor_looked_at(folder: Path) ->
     assert not any("safety" in pattern or "feature" in pattern for pattern in wanted)
 
 
-def test_what_the_checker_computes_must_be_a_number(folder: Path) -> None:
+def test_a_checker_that_computes_nan_raises(folder: Path) -> None:
     checker = load_model(source_of(folder)).safety_checker
     assert checker is not None
     with torch.no_grad():
@@ -154,7 +156,7 @@ def test_a_pickled_checker_is_refused(folder: Path) -> None:
     refused(folder, because="pytorch_model.bin is a pickle")
 
 
-def test_a_checker_that_would_decide_by_chance_is_refused(folder: Path) -> None:
+def test_a_checker_with_missing_or_non_finite_weights_is_refused(folder: Path) -> None:
     whole = load_file(folder / WEIGHTS)
     broken = {
         "has 1 missing tensors": {k: v for k, v in whole.items() if k != "concept_embeds"},
@@ -166,7 +168,7 @@ def test_a_checker_that_would_decide_by_chance_is_refused(folder: Path) -> None:
         refused(folder, because=because)
 
 
-def test_a_checker_that_takes_other_pictures_is_refused(folder: Path) -> None:
+def test_a_checker_for_images_of_another_size_is_refused(folder: Path) -> None:
     path = folder / "feature_extractor" / "preprocessor_config.json"
     edit(path, lambda config: config.update(crop_size={"height": 64, "width": 64}))
     refused(folder, because="safety checker fails")

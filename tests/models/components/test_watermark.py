@@ -1,6 +1,6 @@
 """The invisible watermark, against diffusers' own pipelines with their watermarker.
 
-By the package where it is installed, and always by an encoder of ours in its place, through
+With the package if it is installed, and always with an encoder of our own in its place, through
 diffusers' own class.
 """
 
@@ -28,7 +28,7 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     largest_difference,
 )
@@ -43,7 +43,7 @@ SIDE = LEAST_SIDE
 CASES = [
     Case(name="words", width=SIDE, height=SIDE, num_images=2, num_inference_steps=2),
     Case(
-        name="picture",
+        name="image",
         width=SIDE,
         height=SIDE,
         image=coloured_blobs(1, width=SIDE, height=SIDE),
@@ -61,7 +61,7 @@ CASES = [
 
 
 class FakeEncoder:
-    """Has the package's interface, and writes the bits into stripes."""
+    """Has the interface of the package's encoder, and writes the bits into stripes."""
 
     def set_watermark(self, kind: str, content: list[int]) -> None:
         assert kind == "bits"
@@ -95,7 +95,7 @@ def marking(folder: Path, **options: Any) -> ModelEntry:
     return source_of(folder, defaults=size, watermark=True, **options)
 
 
-def test_pictures_are_the_ones_that_the_pipeline_marks(folder: Path, encoder: str) -> None:
+def test_images_match_the_pipelines_watermarked_images(folder: Path, encoder: str) -> None:
     oracle, plain = (Oracle(folder, pipelines=STABLE_DIFFUSION_XL) for _ in range(2))
     make_pipeline = oracle.pipeline_with_scheduler
 
@@ -105,32 +105,32 @@ def test_pictures_are_the_ones_that_the_pipeline_marks(folder: Path, encoder: st
         return pipeline
 
     oracle.pipeline_with_scheduler = with_watermark
-    drawn = EngineDrawings(model=load_model(marking(folder))).crowd(*CASES)
+    generated = EngineImages(model=load_model(marking(folder))).crowd(*CASES)
     for case in CASES:
-        for file, expected in zip(drawn[case.name], oracle.draw(case), strict=True):
-            # A block may fall to the other side of what rounding decides: few, and far off.
+        for file, expected in zip(generated[case.name], oracle.generate(case), strict=True):
+            # Rounding may flip a few blocks, which are then far off.
             is_off = np.abs(pixels_of_file(file) - expected) > TOLERANCE
             assert is_off.mean() < 1e-4, case.name
-        assert largest_difference(drawn[case.name], plain.draw(case)) > 8, case.name
+        assert largest_difference(generated[case.name], plain.generate(case)) > 8, case.name
 
 
-def test_its_bits_are_read_back_from_eight_bit_pixels() -> None:
+def test_the_watermark_can_be_read_back_from_eight_bit_pixels() -> None:
     imwatermark = pytest.importorskip("imwatermark")
     colours = torch.rand((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     (soft,) = torch.nn.functional.interpolate(colours, size=(512, 512), mode="bicubic")
     reader = imwatermark.WatermarkDecoder("bits", len(watermark.WATERMARK_BITS))
 
     def share_read(image: torch.Tensor) -> float:
-        # In float32, as it was written: in bytes the colours' zero lies elsewhere.
+        # In float32, as it was written: in uint8 the chroma channels have another offset.
         blue_first = np.ascontiguousarray(pixels_of(image)[..., ::-1], np.float32)
         return float(np.mean(reader.decode(blue_first) == np.array(watermark.WATERMARK_BITS)))
 
-    # Without one, half of them by chance.
+    # Without a watermark half of the bits match by chance.
     assert share_read(soft) < 0.65
     assert share_read(load_watermark("tiny").applied(soft)) > 0.75
 
 
-def test_a_model_says_so_and_draws_nothing_too_small_for_it(
+def test_a_watermarked_model_reports_it_and_refuses_sizes_too_small_for_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watermark, "WatermarkEncoder", FakeEncoder, raising=False)
@@ -144,7 +144,7 @@ def test_a_model_says_so_and_draws_nothing_too_small_for_it(
     refused(folder, watermark=True, because="256 at least; its default size: 64x64")
 
 
-def test_without_the_package_it_says_what_to_install(
+def test_a_missing_package_is_reported_with_the_install_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(watermark, "WatermarkEncoder", raising=False)
@@ -152,7 +152,7 @@ def test_without_the_package_it_says_what_to_install(
     refused(folder, watermark=True, defaults={"width": SIDE, "height": SIDE}, because=needed)
 
 
-def test_the_settings_are_refused_before_anything_is_loaded(
+def test_a_missing_package_is_reported_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Compiled denoisers: the same pictures, for the shapes that were prepared and nothing else."""
+"""Compiled denoisers: the same images, and only the prepared shapes are compiled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.models.oracle import (
     SIDE,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     build_sensitive_folder,
     largest_difference,
@@ -48,7 +48,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-# Inductor takes most of a minute for each.
+# Inductor takes most of a minute for each size.
 PREPARED_ROWS = {"inductor": (4,), "openvino": (4, 2)}
 COMPILED_SHAPES = {"inductor": ("4x4x8x8",), "openvino": ("any", "4x4x8x8", "2x4x8x8")}
 CASES = [
@@ -100,24 +100,24 @@ def rows_of(model: DiffusionModel, num_rows: int) -> DenoiserInput:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_compiled_denoiser_draws_the_pipelines_pictures(
+def test_a_compiled_denoiser_generates_the_pipelines_images(
     folder: Path, compiled: DiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Fails where the engine's thread finds nothing compiled for a prepared shape.
+    # Fails if the engine's thread finds nothing compiled for a prepared shape.
     monkeypatch.setattr(inductor, "UNKNOWN_SHAPE", "fail_on_recompile")
     oracle = Oracle(folder)
     assert compiled.compiled_shapes == COMPILED_SHAPES[compiled.backend_name]
-    for drawn in (
-        EngineDrawings(model=compiled, max_rows=4).alone(*CASES),
-        EngineDrawings(model=compiled, max_rows=4).crowd(*CASES),
+    for generated in (
+        EngineImages(model=compiled, max_rows=4).alone(*CASES),
+        EngineImages(model=compiled, max_rows=4).crowd(*CASES),
     ):
         for case in CASES:
-            assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE
+            assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_what_was_not_prepared_is_not_compiled_on_the_way(
+def test_unprepared_shapes_are_not_compiled_during_calls(
     folder: Path, compiled: DiffusionModel
 ) -> None:
     reference = load(folder, denoiser_backend="eager")
@@ -137,7 +137,7 @@ def test_what_was_not_prepared_is_not_compiled_on_the_way(
 
 
 class SmallUnet(torch.nn.Module):
-    """A few operations that depend on everything a UNet is given; they compile in seconds."""
+    """A few operations that depend on every input of a UNet, and compile in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class SmallUnet(torch.nn.Module):
 
 
 class ForOneShape:
-    """Compiles nothing, and returns what it was given."""
+    """Compiles nothing, and returns the given UNet."""
 
     def __init__(self, unet: Unet, *, takes_minutes: bool = False) -> None:
         self._unet = unet
@@ -180,7 +180,7 @@ def random_input(num_rows: int) -> UnetInput:
 @pytest.mark.parametrize(
     ("num_rows", "expected"), [(1, None), (2, 2), (3, None), (6, None), (7, 8), (8, 8), (9, None)]
 )
-def test_a_call_is_padded_to_a_size_that_is_compiled(
+def test_a_call_is_padded_to_a_compiled_size(
     monkeypatch: pytest.MonkeyPatch, num_rows: int, expected: int | None
 ) -> None:
     sizes = []
@@ -198,7 +198,7 @@ def test_a_call_is_padded_to_a_size_that_is_compiled(
     rows = random_input(num_rows)
     torch.testing.assert_close(prepared(rows), eager(unet)(rows))
     assert sizes == ([] if expected is None else [expected])
-    # Another size of picture is not padded to this one's.
+    # Another image size is not padded to this one.
     prepared(rows._replace(latents=torch.randn(num_rows, 4, 4, 16)))
     assert len(sizes) == (expected is not None)
 
@@ -210,7 +210,7 @@ def test_a_call_is_padded_to_a_size_that_is_compiled(
         (True, ("28x4x8x8", "16x4x8x8")),
     ],
 )
-def test_sizes_between_powers_of_two_are_compiled_where_that_takes_a_second(
+def test_sizes_between_powers_of_two_are_compiled_only_if_that_is_quick(
     monkeypatch: pytest.MonkeyPatch, expected: tuple[str, ...], *, takes_minutes: bool
 ) -> None:
     unet = SmallUnet().eval().requires_grad_(requires_grad=False)
@@ -224,7 +224,7 @@ def test_sizes_between_powers_of_two_are_compiled_where_that_takes_a_second(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
+def test_inductor_runs_only_prepared_shapes_on_another_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     skip_without_compiler()
@@ -248,7 +248,7 @@ def test_inductor_runs_a_prepared_shape_on_another_thread_and_no_other_one(
 
 
 @pytest.mark.slow
-def test_openvino_takes_and_gives_the_models_own_dtype(folder: Path) -> None:
+def test_openvino_takes_and_returns_the_models_own_dtype(folder: Path) -> None:
     predicted = {}
     for backend in ("eager", "openvino"):
         model = load(folder, denoiser_backend=backend, dtype="bfloat16")
@@ -259,7 +259,7 @@ def test_openvino_takes_and_gives_the_models_own_dtype(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
-def test_a_compiled_denoiser_that_is_off_is_not_used(
+def test_an_inexact_compiled_denoiser_is_not_used(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -280,7 +280,7 @@ def test_a_compiled_denoiser_that_is_off_is_not_used(
     assert torch.equal(model.denoise(rows), reference.denoise(rows))
 
 
-def test_where_a_backend_is_not_installed_it_says_what_to_install(
+def test_a_missing_backend_is_reported_with_the_install_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -288,7 +288,9 @@ def test_where_a_backend_is_not_installed_it_says_what_to_install(
         load(folder, denoiser_backend="openvino")
 
 
-def test_auto_does_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_falls_back_to_eager_without_openvino(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     model = load(folder, denoiser_backend="auto")
     model.prepare(2)
@@ -296,7 +298,7 @@ def test_auto_does_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("is_faster", [True, False])
-def test_auto_takes_openvino_where_it_is_faster(
+def test_auto_chooses_openvino_if_it_is_faster(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, is_faster: bool
 ) -> None:
     seconds = [1.0, 2.0] if is_faster else [2.0, 1.0]
@@ -321,8 +323,8 @@ def test_a_large_unet_has_one_program_for_all_shapes(
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is an optional extra")
-def test_openvino_forks_no_child_that_reports_its_use(tmp_path: Path) -> None:
-    # In a process of its own: in this one it may have been imported by itself.
+def test_openvino_starts_no_telemetry_process(tmp_path: Path) -> None:
+    # In its own process: this one may have imported it already.
     program = """
 import os
 os.register_at_fork(before=lambda: print("forked"))
@@ -344,7 +346,7 @@ print(tm.__name__)
     assert run.stdout.split() == ["openvino.tools.ovc.telemetry_stub"]
 
 
-def test_what_was_converted_is_kept_for_the_next_start(
+def test_a_converted_denoiser_is_cached_for_the_next_start(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -373,9 +375,55 @@ def test_what_was_converted_is_kept_for_the_next_start(
     other = build_sensitive_folder(tmp_path / "other", seed=1)
     assert not torch.allclose(start(other), first)
     assert len(num_converted) == 2
-    # What is broken is made anew.
-    for file in cache.glob("*.xml"):
+    # A broken file is converted again.
+    for file in cache.glob("*/unet.xml"):
         file.write_text("<broken")
     torch.testing.assert_close(start(folder), first)
     assert len(num_converted) == 3
     assert "converted denoiser cannot be read" in caplog.text
+
+
+def test_converted_unets_are_put_in_place_whole_and_made_anew_where_they_are_cut_off(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    cache = tmp_path / "cache"
+    convert, meanwhile = openvino.convert_model, []
+
+    def converts(*arguments: object, **options: object) -> object:
+        converted = convert(*arguments, **options)
+        meanwhile.pop()()
+        return converted
+
+    monkeypatch.setattr(openvino, "convert_model", converts)
+
+    def start() -> torch.Tensor:
+        model = load(folder, denoiser_backend="openvino", cache=cache)
+        model.prepare(2)
+        return model.denoise(rows_of(model, 2))
+
+    def files() -> dict[str, int]:
+        return {str(path.relative_to(cache)): path.stat().st_ino for path in cache.rglob("*.*")}
+
+    meanwhile.append(lambda: None)
+    first = start()
+    (weights,) = cache.glob("*/unet.bin")
+    whole, other = files(), tmp_path / "other"
+    assert len(whole) == 2
+    # Another process puts its files in place while this one converts: they stay.
+    weights.parent.rename(other)
+    meanwhile.append(lambda: other.rename(weights.parent))
+    assert torch.equal(start(), first)
+    assert files() == whole
+    assert not caplog.records
+    # Reading mapped weights beyond the end of their file would end the process.
+    os.truncate(weights, weights.stat().st_size // 2)
+    meanwhile.append(lambda: None)
+    torch.testing.assert_close(start(), first)
+    assert "it is cut off" in caplog.text
+    assert files().keys() == whole.keys()
+    # As version 0.1.0 has kept them.
+    for file in weights.parent.iterdir():
+        file.rename(weights.parent.with_suffix(file.suffix))
+    assert torch.equal(start(), first)
+    assert not meanwhile

@@ -1,4 +1,4 @@
-"""The short number format: the pictures that the pipeline draws in it, alone and in a crowd."""
+"""bfloat16: the pipeline's images, alone and in a crowd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from latentwire_server.models.model_options import EMBEDDED_FOLDER, ModelEntry
 from tests.support.engine.driving import pixels_of_file
 from tests.support.models.folders import load_model
-from tests.support.models.oracle import Case, EngineDrawings, Oracle
+from tests.support.models.oracle import Case, EngineImages, Oracle
 
 LEAST_PSNR = 40.0
 CASES = [
@@ -30,14 +30,14 @@ def psnr(data: bytes, expected: np.ndarray) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("num_inference_steps", [3, pytest.param(20, marks=pytest.mark.soak)])
-def test_bfloat16_draws_the_pipelines_pictures_alone_and_in_a_crowd(
+def test_bfloat16_generates_the_pipelines_images_alone_and_in_a_crowd(
     num_inference_steps: int,
 ) -> None:
     oracle = Oracle(EMBEDDED_FOLDER, dtype=torch.bfloat16)
     oracle.compute_in_channels_last()
     source = ModelEntry(id="short", source=str(EMBEDDED_FOLDER), device="cpu", dtype="bfloat16")
-    drawings = EngineDrawings(model=load_model(source))
-    side = drawings.model.info.defaults.width
+    images = EngineImages(model=load_model(source))
+    side = images.model.info.defaults.width
     cases = [
         replace(
             case,
@@ -48,11 +48,11 @@ def test_bfloat16_draws_the_pipelines_pictures_alone_and_in_a_crowd(
         )
         for case in CASES
     ]
-    alone, crowd = drawings.alone(*cases), drawings.crowd(*cases)
+    alone, crowd = images.alone(*cases), images.crowd(*cases)
     for case in cases:
-        (expected,) = oracle.draw(case)
-        for drawn in (alone, crowd):
-            assert psnr(drawn[case.name][0], expected) >= LEAST_PSNR, case
-        # Another seed's picture must not pass.
-        (other,) = oracle.draw(replace(case, name=f"{case.name}, other", seed=99))
+        (expected,) = oracle.generate(case)
+        for generated in (alone, crowd):
+            assert psnr(generated[case.name][0], expected) >= LEAST_PSNR, case
+        # Another seed's image must not pass.
+        (other,) = oracle.generate(replace(case, name=f"{case.name}, other", seed=99))
         assert psnr(alone[case.name][0], other) < LEAST_PSNR

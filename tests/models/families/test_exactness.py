@@ -1,7 +1,7 @@
-"""Alone or in a crowd, the engine draws what diffusers' own pipeline draws.
+"""Alone or in a crowd, the engine generates the images of diffusers' own pipeline.
 
-Every picture is computed once, in the fixtures; the tests compare. Engines broken on purpose show
-that the comparison would notice.
+The fixtures compute every image once; the tests compare. Engines that are broken on purpose show
+that the comparison notices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.models.oracle import (
     SIDE,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     build_sensitive_folder,
     largest_difference,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.protocol import DiffusionModel
 
 pytestmark = [
-    # A fixture draws a table's worth of pictures for the first test that asks for one.
+    # A fixture generates a whole table of images for the first test that uses it.
     pytest.mark.timeout(300),
 ]
 
@@ -106,30 +106,30 @@ def oracle(folder: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def alone(tiny_model) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=tiny_model).alone(*BY_SCHEDULER)
+    return EngineImages(model=tiny_model).alone(*BY_SCHEDULER)
 
 
 @pytest.fixture(scope="module")
 def crowd(tiny_model) -> dict[str, list[bytes]]:
-    drawings = EngineDrawings(model=tiny_model)
-    return drawings.crowd(*CROWDS[0]) | drawings.crowd(*CROWDS[1])
+    images = EngineImages(model=tiny_model)
+    return images.crowd(*CROWDS[0]) | images.crowd(*CROWDS[1])
 
 
 @pytest.fixture(scope="module")
 def special(tiny_model) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=tiny_model).crowd(*SPECIAL)
+    return EngineImages(model=tiny_model).crowd(*SPECIAL)
 
 
 @pytest.fixture(scope="module")
 def reproducible_alone(tiny_model) -> dict[str, list[bytes]]:
-    drawings = EngineDrawings(model=tiny_model, batching=Batching.REPRODUCIBLE, max_rows=4)
-    return drawings.alone(*BY_SCHEDULER)
+    images = EngineImages(model=tiny_model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    return images.alone(*BY_SCHEDULER)
 
 
 @pytest.fixture(scope="module")
 def reproducible_crowd(tiny_model) -> dict[str, list[bytes]]:
-    drawings = EngineDrawings(model=tiny_model, batching=Batching.REPRODUCIBLE, max_rows=4)
-    return drawings.crowd(*CROWDS[0]) | drawings.crowd(*CROWDS[1])
+    images = EngineImages(model=tiny_model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    return images.crowd(*CROWDS[0]) | images.crowd(*CROWDS[1])
 
 
 def test_the_table_names_every_scheduler_of_the_model(tiny_model) -> None:
@@ -137,20 +137,20 @@ def test_the_table_names_every_scheduler_of_the_model(tiny_model) -> None:
 
 
 @pytest.mark.parametrize("case", BY_SCHEDULER, ids=names_of(BY_SCHEDULER))
-def test_alone_it_is_the_pipelines_picture(oracle: Oracle, alone, case: Case) -> None:
-    assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE
+def test_alone_it_generates_the_pipelines_images(oracle: Oracle, alone, case: Case) -> None:
+    assert largest_difference(alone[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", BY_SCHEDULER, ids=names_of(BY_SCHEDULER))
-def test_in_a_crowd_of_seven_others_it_is_the_same(oracle: Oracle, crowd, case: Case) -> None:
-    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+def test_in_a_crowd_it_generates_the_pipelines_images(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", SPECIAL, ids=names_of(SPECIAL))
-def test_every_argument_means_what_it_means_to_the_pipeline(
+def test_every_argument_means_the_same_as_in_the_pipeline(
     oracle: Oracle, special, case: Case
 ) -> None:
-    assert largest_difference(special[case.name], oracle.draw(case)) <= TOLERANCE
+    assert largest_difference(special[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", BY_SCHEDULER, ids=names_of(BY_SCHEDULER))
@@ -161,10 +161,10 @@ def test_reproducible_means_the_same_bytes_under_any_load(
 
 
 @pytest.mark.parametrize("case", BY_SCHEDULER, ids=names_of(BY_SCHEDULER))
-def test_reproducible_is_the_pipelines_picture_too(
+def test_reproducible_images_match_the_pipeline(
     oracle: Oracle, reproducible_crowd, case: Case
 ) -> None:
-    assert largest_difference(reproducible_crowd[case.name], oracle.draw(case)) <= TOLERANCE
+    assert largest_difference(reproducible_crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -179,36 +179,36 @@ V_CASES = [
 ]
 
 
-def test_a_model_that_predicts_velocity_draws_the_pipelines_pictures(
+def test_a_model_that_predicts_velocity_generates_the_pipelines_images(
     velocity_folder: Path,
 ) -> None:
-    drawn = EngineDrawings(model=load(velocity_folder)).crowd(*V_CASES)
+    generated = EngineImages(model=load(velocity_folder)).crowd(*V_CASES)
     oracle = Oracle(velocity_folder)
     for case in V_CASES:
-        difference = largest_difference(drawn[case.name], oracle.draw(case))
+        difference = largest_difference(generated[case.name], oracle.generate(case))
         assert difference <= TOLERANCE, case
 
 
-def test_a_large_picture_is_decoded_in_tiles(
+def test_a_large_image_is_decoded_in_tiles(
     folder: Path, tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = Case(name="small"), Case(name="large", width=2 * SIDE, height=2 * SIDE)
     oracle = Oracle(folder)
-    whole = {case.name: oracle.draw(case) for case in (small, large)}
+    whole = {case.name: oracle.generate(case) for case in (small, large)}
     oracle.decode_in_tiles()
     monkeypatch.setattr(autoencoder, "TILED_ABOVE", SIDE)
-    drawn = EngineDrawings(model=tiny_model).crowd(small, large)
-    assert largest_difference(drawn["large"], oracle.draw(large)) <= TOLERANCE
-    assert largest_difference(drawn["large"], whole["large"]) > TOLERANCE
-    assert largest_difference(drawn["small"], whole["small"]) <= TOLERANCE
+    generated = EngineImages(model=tiny_model).crowd(small, large)
+    assert largest_difference(generated["large"], oracle.generate(large)) <= TOLERANCE
+    assert largest_difference(generated["large"], whole["large"]) > TOLERANCE
+    assert largest_difference(generated["small"], whole["small"]) <= TOLERANCE
 
 
-def test_different_cases_are_different_pictures(oracle: Oracle) -> None:
-    """Else the comparisons above would pass for a model that draws one picture only."""
+def test_different_cases_give_different_images(oracle: Oracle) -> None:
+    """Otherwise the comparisons above would pass for a model with a single image."""
     cases = [case for case in BY_SCHEDULER if case.num_images == 1]
     for index, case in enumerate(cases):
         for other in cases[:index]:
-            first, second = oracle.draw(case)[0], oracle.draw(other)[0]
+            first, second = oracle.generate(case)[0], oracle.generate(other)[0]
             assert abs(first - second).max() > 4 * TOLERANCE, (case, other)
 
 
@@ -221,13 +221,13 @@ VICTIMS = [
 ]
 
 
-def test_nan_in_one_trajectorys_embeddings_ends_it_and_leaves_the_others_bytes_alone(
+def test_nan_embeddings_end_one_trajectory_and_leave_the_others_bytes_unchanged(
     tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = Case(name="bad", prompt="a small square", scheduler="heun")
     others = [replace(case, num_inference_steps=4) for case in VICTIMS]
-    drawings = EngineDrawings(model=tiny_model, batching=Batching.REPRODUCIBLE, max_rows=4)
-    clean = drawings.crowd(bad, *others)
+    images = EngineImages(model=tiny_model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    clean = images.crowd(bad, *others)
     encode_prompt = tiny_model.encode_prompt
 
     def poisoned(prompt: str, **options: int) -> Conditioning:
@@ -237,8 +237,8 @@ def test_nan_in_one_trajectorys_embeddings_ends_it_and_leaves_the_others_bytes_a
         return Conditioning(prompt_embeds=conditioning.prompt_embeds * float("nan"))
 
     monkeypatch.setattr(tiny_model, "encode_prompt", poisoned)
-    drawn = drawings.crowd(bad, *others, failing={"bad": NonFiniteOutput})
-    assert drawn == {**clean, "bad": []}
+    generated = images.crowd(bad, *others, failing={"bad": NonFiniteOutput})
+    assert generated == {**clean, "bad": []}
 
 
 def with_wrong_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,9 +298,9 @@ def with_neighbours_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def intact(oracle: Oracle, tiny_model) -> dict[str, list[np.ndarray]]:
-    """The victims' true pictures, which the engine as it is draws too."""
-    expected = {case.name: oracle.draw(case) for case in VICTIMS}
-    for name, files in EngineDrawings(model=tiny_model).crowd(*VICTIMS).items():
+    """The expected images of the victims, which the intact engine generates too."""
+    expected = {case.name: oracle.generate(case) for case in VICTIMS}
+    for name, files in EngineImages(model=tiny_model).crowd(*VICTIMS).items():
         assert largest_difference(files, expected[name]) <= TOLERANCE
     return expected
 
@@ -324,6 +324,6 @@ def test_a_broken_engine_is_caught(
     caught: list[str],
 ) -> None:
     break_engine(monkeypatch)
-    broken = EngineDrawings(model=tiny_model).crowd(*VICTIMS)
+    broken = EngineImages(model=tiny_model).crowd(*VICTIMS)
     for name in caught:
         assert largest_difference(broken[name], intact[name]) > TOLERANCE, name

@@ -1,4 +1,4 @@
-"""Models that were distilled to draw in few steps, and Stable Diffusion 2, against diffusers."""
+"""Models distilled to generate in few steps, and Stable Diffusion 2, against diffusers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     largest_difference,
 )
@@ -28,25 +28,27 @@ if TYPE_CHECKING:
 
 
 def given(unet: Any) -> dict[str, Any]:
-    """Returns the configuration without the note which of it were defaults, and may be ignored."""
+    """Returns the configuration without the list of the values that were defaults."""
     return {name: value for name, value in unet.config.items() if not name.startswith("_")}
 
 
-def told_the_guidance(unet: Any) -> Any:
-    """Returns a UNet like another that listens to the guidance scale."""
+def with_embedded_guidance(unet: Any) -> Any:
+    """Returns a copy of a UNet that takes the guidance scale as an input."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        told = diffusers.UNet2DConditionModel.from_config({**given(unet), "time_cond_proj_dim": 17})
-    told.load_state_dict(unet.state_dict(), strict=False)
-    told.time_embedding.cond_proj.weight.data *= 10
-    return told.eval()
+        changed = diffusers.UNet2DConditionModel.from_config(
+            {**given(unet), "time_cond_proj_dim": 17}
+        )
+    changed.load_state_dict(unet.state_dict(), strict=False)
+    changed.time_embedding.cond_proj.weight.data *= 10
+    return changed.eval()
 
 
 @pytest.fixture(scope="module")
 def consistency_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lcm")
     parts = build_parts(folder)
-    parts["unet"] = told_the_guidance(parts["unet"])
+    parts["unet"] = with_embedded_guidance(parts["unet"])
     parts["scheduler"] = diffusers.LCMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     )
@@ -57,13 +59,13 @@ def consistency_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CONSISTENT = [
-    Case(name="told 8.5", scheduler="lcm", num_inference_steps=4, guidance_scale=8.5, seed=1),
-    Case(name="told 3", scheduler="lcm", num_inference_steps=2, guidance_scale=3.0, num_images=2),
-    Case(name="told 1", scheduler="lcm", num_inference_steps=4, guidance_scale=1.0, seed=1),
+    Case(name="scale 8.5", scheduler="lcm", num_inference_steps=4, guidance_scale=8.5, seed=1),
+    Case(name="scale 3", scheduler="lcm", num_inference_steps=2, guidance_scale=3.0, num_images=2),
+    Case(name="scale 1", scheduler="lcm", num_inference_steps=4, guidance_scale=1.0, seed=1),
 ]
 
 
-def test_a_consistency_model_is_told_the_guidance_scale(consistency_folder: Path) -> None:
+def test_a_consistency_model_embeds_the_guidance_scale(consistency_folder: Path) -> None:
     model = load_model(source_of(consistency_folder))
     defaults = model.info.defaults
     assert (defaults.scheduler.id, defaults.num_inference_steps) == ("lcm", 4)
@@ -72,7 +74,7 @@ def test_a_consistency_model_is_told_the_guidance_scale(consistency_folder: Path
         consistency_folder, safety_checker=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
-    drawn = EngineDrawings(model=model).crowd(*CONSISTENT)
+    generated = EngineImages(model=model).crowd(*CONSISTENT)
     for case in CONSISTENT:
         generators = [
             torch.Generator("cpu").manual_seed(case.seed + index)
@@ -82,11 +84,11 @@ def test_a_consistency_model_is_told_the_guidance_scale(consistency_folder: Path
             **case.arguments, num_images_per_prompt=case.num_images, generator=generators
         ).images
         expected = [np.asarray(image).astype(np.int16) for image in images]
-        assert largest_difference(drawn[case.name], expected) <= TOLERANCE, case.name
-    assert drawn["told 8.5"] != drawn["told 1"]
+        assert largest_difference(generated[case.name], expected) <= TOLERANCE, case.name
+    assert generated["scale 8.5"] != generated["scale 1"]
 
 
-def test_it_is_not_converted(consistency_folder: Path) -> None:
+def test_a_consistency_model_is_not_compiled(consistency_folder: Path) -> None:
     pytest.importorskip("openvino")
     with pytest.raises(BackendError, match="takes the guidance scale"):
         load_model(source_of(consistency_folder, denoiser_backend="openvino"))
@@ -94,21 +96,23 @@ def test_it_is_not_converted(consistency_folder: Path) -> None:
     assert model.backend_name == "eager"
 
 
-def test_an_xl_model_may_be_told_too(tmp_path: Path) -> None:
+def test_an_xl_model_may_embed_the_guidance_scale_too(tmp_path: Path) -> None:
     parts = build_xl_parts(tmp_path)
-    parts["unet"] = told_the_guidance(parts["unet"])
+    parts["unet"] = with_embedded_guidance(parts["unet"])
     parts["scheduler"] = diffusers.LCMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     )
     diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False).save_pretrained(tmp_path)
-    drawn = EngineDrawings(model=load_model(source_of(tmp_path))).crowd(*CONSISTENT)
+    generated = EngineImages(model=load_model(source_of(tmp_path))).crowd(*CONSISTENT)
     oracle = Oracle(tmp_path, pipelines=STABLE_DIFFUSION_XL)
     for case in CONSISTENT:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE, (
+            case.name
+        )
 
 
 @pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
-def test_a_turbo_model_draws_in_few_steps_without_guidance(tmp_path: Path, kind: str) -> None:
+def test_a_turbo_model_generates_in_few_steps_without_guidance(tmp_path: Path, kind: str) -> None:
     parts = build_xl_parts(tmp_path)
     spacing = {**XL_SCHEDULER, "timestep_spacing": "trailing"}
     parts["scheduler"] = getattr(diffusers, kind)(**spacing)
@@ -125,7 +129,7 @@ def test_a_turbo_model_draws_in_few_steps_without_guidance(tmp_path: Path, kind:
             num_inference_steps=num_steps,
             guidance_scale=defaults.guidance_scale,
         )
-        (files,) = EngineDrawings(model=model).alone(case).values()
+        (files,) = EngineImages(model=model).alone(case).values()
         # With the scheduler that the folder names, as it is.
         image = pipeline(
             case.prompt,
@@ -139,7 +143,7 @@ def test_a_turbo_model_draws_in_few_steps_without_guidance(tmp_path: Path, kind:
 
 
 def test_stable_diffusion_2_is_the_same_family(tmp_path: Path) -> None:
-    """OpenCLIP's encoder with its last layer but one left away, velocity, heads by level."""
+    """OpenCLIP's encoder without its last layer, velocity, attention heads by level."""
     parts = build_parts(tmp_path, prediction_type="v_prediction")
     tokenizer = parts["tokenizer"]
     with torch.random.fork_rng():
@@ -172,6 +176,8 @@ def test_stable_diffusion_2_is_the_same_family(tmp_path: Path) -> None:
         Case(name=scheduler, scheduler=scheduler, num_images=2, negative_prompt="a blue square")
         for scheduler in (model.info.defaults.scheduler.id, "euler", "dpmpp-2m")
     ]
-    drawn = EngineDrawings(model=model).crowd(*cases)
+    generated = EngineImages(model=model).crowd(*cases)
     for case in cases:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE, (
+            case.name
+        )

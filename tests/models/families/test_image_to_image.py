@@ -1,4 +1,4 @@
-"""Drawings that start from a picture, against diffusers' own pipelines for it."""
+"""Generations that start from an image, against diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.models.oracle import (
     SIDE,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     build_sensitive_folder,
     largest_difference,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 
-FROM_PICTURES = [
+FROM_IMAGES = [
     Case(
         name=scheduler,
         scheduler=scheduler,
@@ -47,7 +47,7 @@ IN_MASKS = [
         mask=centred_mask(),
         strength=0.5 if case.strength == 1.0 else 1.0,
     )
-    for case in FROM_PICTURES
+    for case in FROM_IMAGES
 ]
 OTHERS = [
     Case(name="from noise", num_inference_steps=6),
@@ -86,31 +86,31 @@ def oracle(folder) -> Oracle:
 
 @pytest.fixture(scope="module")
 def alone(model) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).alone(*FROM_PICTURES, *IN_MASKS, *OTHERS)
+    return EngineImages(model=model).alone(*FROM_IMAGES, *IN_MASKS, *OTHERS)
 
 
 @pytest.fixture(scope="module")
 def crowd(model) -> dict[str, list[bytes]]:
-    cases = [*FROM_PICTURES, *IN_MASKS]
-    drawings = EngineDrawings(model=model)
-    first = drawings.crowd(*cases[::2], *OTHERS)
-    return first | drawings.crowd(*cases[1::2])
+    cases = [*FROM_IMAGES, *IN_MASKS]
+    images = EngineImages(model=model)
+    first = images.crowd(*cases[::2], *OTHERS)
+    return first | images.crowd(*cases[1::2])
 
 
-@pytest.mark.parametrize("case", [*FROM_PICTURES, *IN_MASKS, *OTHERS], ids=lambda case: case.name)
-def test_alone_it_is_the_pipelines_picture(oracle: Oracle, alone, case: Case) -> None:
-    assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE
+@pytest.mark.parametrize("case", [*FROM_IMAGES, *IN_MASKS, *OTHERS], ids=lambda case: case.name)
+def test_alone_it_generates_the_pipelines_images(oracle: Oracle, alone, case: Case) -> None:
+    assert largest_difference(alone[case.name], oracle.generate(case)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("case", [*FROM_PICTURES, *IN_MASKS, *OTHERS], ids=lambda case: case.name)
-def test_in_a_crowd_it_is_the_same(oracle: Oracle, crowd, case: Case) -> None:
-    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+@pytest.mark.parametrize("case", [*FROM_IMAGES, *IN_MASKS, *OTHERS], ids=lambda case: case.name)
+def test_in_a_crowd_it_generates_the_pipelines_images(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
-def test_an_autoencoder_without_a_distribution_serves_as_well(tmp_path) -> None:
+def test_an_autoencoder_without_a_latent_distribution_works_too(tmp_path) -> None:
     folder = build_sensitive_folder(tmp_path, vae="AutoencoderTiny")
     model = load_model(ModelEntry(id="tiny", source=str(folder), device="cpu", dtype="float32"))
-    oracle, cases = Oracle(folder), [FROM_PICTURES[4], IN_MASKS[4], IN_MASKS[9], *OTHERS]
-    for name, files in EngineDrawings(model=model).crowd(*cases).items():
+    oracle, cases = Oracle(folder), [FROM_IMAGES[4], IN_MASKS[4], IN_MASKS[9], *OTHERS]
+    for name, files in EngineImages(model=model).crowd(*cases).items():
         (case,) = [case for case in cases if case.name == name]
-        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name
+        assert largest_difference(files, oracle.generate(case)) <= TOLERANCE, name

@@ -1,7 +1,7 @@
-"""Models that are made for inpainting, against diffusers' own pipeline for them.
+"""Inpainting models, against diffusers' own pipeline.
 
-Their UNet takes a mask and the masked picture beside the latents. Where a request has none, all is
-redrawn, which the pipeline does too when it is given a mask that is white all over.
+Their UNet takes a mask and the masked image beside the latents. Without a mask everything is
+regenerated, as the pipeline does with a mask that is white all over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.models.oracle import (
     SIDE,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     build_sensitive_folder,
     largest_difference,
@@ -108,28 +108,28 @@ def oracle(folder: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def alone(model: DiffusionModel) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).alone(*CASES)
+    return EngineImages(model=model).alone(*CASES)
 
 
 @pytest.fixture(scope="module")
 def crowd(model: DiffusionModel) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).crowd(*CASES)
+    return EngineImages(model=model).crowd(*CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_alone_it_is_the_pipelines_picture(oracle: Oracle, alone, case: Case) -> None:
-    assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE
+def test_alone_it_generates_the_pipelines_images(oracle: Oracle, alone, case: Case) -> None:
+    assert largest_difference(alone[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_in_a_crowd_of_other_masks_it_is_the_same(oracle: Oracle, crowd, case: Case) -> None:
-    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+def test_in_a_crowd_it_generates_the_pipelines_images(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 def test_reproducible_means_the_same_bytes_under_any_load(model: DiffusionModel) -> None:
-    drawings = EngineDrawings(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    images = EngineImages(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
     cases = [*MASKED[::2], *OTHERS[2:]]
-    assert drawings.crowd(*cases) == drawings.alone(*cases)
+    assert images.crowd(*cases) == images.alone(*cases)
 
 
 def without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def with_the_first_images_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trajectory, "_for_each_image", first)
 
 
-def with_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = LatentPreparer._noise
 
     def after_another(self: LatentPreparer) -> torch.Tensor:
@@ -165,7 +165,7 @@ def with_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         (without_masks, MASKED[0]),
         (without_masks, MASKED[5]),
         (with_the_first_images_mask, MASKED[1]),
-        (with_other_draws, MASKED[0]),
+        (with_other_noise, MASKED[0]),
     ],
 )
 def test_a_broken_engine_is_caught(
@@ -176,8 +176,8 @@ def test_a_broken_engine_is_caught(
     case: Case,
 ) -> None:
     break_engine(monkeypatch)
-    drawn = EngineDrawings(model=model).crowd(case, MASKED[2])
-    assert largest_difference(drawn[case.name], oracle.draw(case)) > TOLERANCE
+    generated = EngineImages(model=model).crowd(case, MASKED[2])
+    assert largest_difference(generated[case.name], oracle.generate(case)) > TOLERANCE
 
 
 async def test_all_kinds_of_requests_share_its_calls(
@@ -194,7 +194,7 @@ async def test_all_kinds_of_requests_share_its_calls(
     monkeypatch.setattr(model, "denoise", counted)
     cases = [
         Case(name="words", num_inference_steps=12),
-        Case(name="picture", image=coloured_blobs(1), num_inference_steps=10, strength=0.8, seed=1),
+        Case(name="image", image=coloured_blobs(1), num_inference_steps=10, strength=0.8, seed=1),
         Case(
             name="mask",
             image=coloured_blobs(2),
@@ -222,11 +222,11 @@ async def test_all_kinds_of_requests_share_its_calls(
         assert all(result.is_complete for result in [await first, *await rest])
     finally:
         await driver.engine.aclose()
-    # One picture is encoded each tick, so that they join one by one.
+    # One source image is encoded each tick, so they join one by one.
     assert calls == [2, 4, 6, 8, 8, 8, 8, 8, 8, 6, 4, 2]
 
 
-def test_it_draws_from_words_and_from_pictures_too(model: DiffusionModel) -> None:
+def test_an_inpainting_model_also_supports_text_and_image_to_image(model: DiffusionModel) -> None:
     assert model.sees_masks
     assert model.info.capabilities == ("image-to-image", "inpainting")
     assert model.latent_shape(width=SIDE, height=SIDE) == (4, 8, 8)
@@ -255,9 +255,9 @@ def test_openvino_runs_it_with_all_its_channels(folder: Path, oracle: Oracle) ->
     compiled.prepare(4)
     assert compiled.compiled_shapes == ("any", f"4x{INPAINTING_CHANNELS}x8x8")
     cases = [MASKED[0], MASKED[2], *OTHERS]
-    for name, files in EngineDrawings(model=compiled, max_rows=4).crowd(*cases).items():
+    for name, files in EngineImages(model=compiled, max_rows=4).crowd(*cases).items():
         (case,) = [case for case in cases if case.name == name]
-        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name
+        assert largest_difference(files, oracle.generate(case)) <= TOLERANCE, name
 
 
 def test_rows_with_and_without_a_mask_share_a_call(model: DiffusionModel) -> None:
@@ -283,8 +283,6 @@ def test_rows_with_and_without_a_mask_share_a_call(model: DiffusionModel) -> Non
 
 
 @pytest.mark.parametrize("in_channels", [5, 8])
-def test_a_unet_that_takes_something_else_besides_is_refused(
-    tmp_path: Path, in_channels: int
-) -> None:
+def test_a_unet_with_other_input_channels_is_refused(tmp_path: Path, in_channels: int) -> None:
     folder = build_folder(tmp_path, in_channels=in_channels)
     refused(folder, because=rf"takes {in_channels} channels; supported: the latents' 4 or, .* 9")

@@ -18,7 +18,7 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     build_sensitive_folder,
     largest_difference,
@@ -51,7 +51,7 @@ REFINED = [
     Case(name="no guidance", guidance_scale=1.0, scheduler="ddim", high_noise_frac=0.4, seed=4),
     Case(name="never", high_noise_frac=1.0, seed=5),
     Case(
-        name="picture",
+        name="image",
         image=coloured_blobs(1),
         strength=0.7,
         num_images=2,
@@ -89,20 +89,20 @@ def oracle(folders: tuple[Path, Path]) -> EnsembleOracle:
 
 @pytest.fixture(scope="module")
 def crowd(model: UnetModel) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).crowd(*REFINED)
+    return EngineImages(model=model).crowd(*REFINED)
 
 
 @pytest.fixture(scope="module")
 def reproducible(model: UnetModel) -> tuple[dict[str, list[bytes]], dict[str, list[bytes]]]:
-    drawings = EngineDrawings(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
-    return drawings.alone(*REFINED), drawings.crowd(*REFINED)
+    images = EngineImages(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    return images.alone(*REFINED), images.crowd(*REFINED)
 
 
 @pytest.mark.parametrize("case", REFINED, ids=[case.name for case in REFINED])
-def test_an_ensemble_draws_what_both_pipelines_draw_in_a_row(
+def test_an_ensemble_generates_the_images_of_both_pipelines_in_a_row(
     oracle: EnsembleOracle, crowd, reproducible, case: Case
 ) -> None:
-    expected = oracle.draw(case)
+    expected = oracle.generate(case)
     alone, together = reproducible
     assert largest_difference(crowd[case.name], expected) <= TOLERANCE
     assert largest_difference(alone[case.name], expected) <= TOLERANCE
@@ -111,7 +111,10 @@ def test_an_ensemble_draws_what_both_pipelines_draw_in_a_row(
 
 def test_the_refiner_makes_a_difference(oracle: EnsembleOracle) -> None:
     case = REFINED[0]
-    refined, plain = oracle.draw(case), oracle.draw(replace(case, name="", high_noise_frac=1.0))
+    refined, plain = (
+        oracle.generate(case),
+        oracle.generate(replace(case, name="", high_noise_frac=1.0)),
+    )
     assert abs(refined[0] - plain[0]).max() > 4 * TOLERANCE
 
 
@@ -134,18 +137,20 @@ ALIKE = [
 ]
 
 
-def test_a_model_that_refines_itself_draws_what_it_draws_alone(folders) -> None:
-    """In masks too, for which diffusers has no pipeline: what is kept goes through both phases."""
+def test_a_model_that_refines_itself_generates_the_same_images(folders) -> None:
+    """With masks too, for which diffusers has no pipeline: both phases keep the unmasked pixels."""
     base, _ = folders
     model = load_model(source_of(base, refiner=str(base)))
     cases = [replace(case, high_noise_frac=0.6) for case in ALIKE]
     oracle = Oracle(base, pipelines=STABLE_DIFFUSION_XL)
-    drawn = EngineDrawings(model=model).crowd(*cases)
+    generated = EngineImages(model=model).crowd(*cases)
     for case in ALIKE:
-        assert largest_difference(drawn[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+        assert largest_difference(generated[case.name], oracle.generate(case)) <= TOLERANCE, (
+            case.name
+        )
 
 
-def test_it_says_that_it_has_a_refiner(model: UnetModel) -> None:
+def test_the_models_info_includes_the_refiner(model: UnetModel) -> None:
     assert "refiner" in model.info.capabilities
     assert model.info.defaults.high_noise_frac == 0.75
     assert model.refiner is not None
@@ -153,7 +158,7 @@ def test_it_says_that_it_has_a_refiner(model: UnetModel) -> None:
     assert model.info.revision.endswith("+" + model.refiner.info.revision)
 
 
-def test_a_spec_knows_the_refiner_and_its_weights_count(folders, model: UnetModel) -> None:
+def test_a_spec_includes_the_refiner_and_its_weights_count(folders, model: UnetModel) -> None:
     base, refiner = folders
     source = source_of(base, refiner=str(refiner), high_noise_frac=0.75)
     spec = read_spec(source)
@@ -164,7 +169,7 @@ def test_a_spec_knows_the_refiner_and_its_weights_count(folders, model: UnetMode
 
 
 def bytes_in(folder: Path, *, but: str = "none") -> int:
-    """Returns what the tensors take of all parts of a folder but one."""
+    """Returns the size of the tensors of all parts of a folder but one."""
     files = [path for path in folder.glob("*/*.safetensors") if path.parent.name != but]
     return sum(tensor.nbytes for path in files for tensor in load_file(path).values())
 
@@ -194,7 +199,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_text_encoder_that_both_have_is_in_memory_once(folders, sharing: Path) -> None:
+def test_a_shared_text_encoder_is_loaded_once(folders, sharing: Path) -> None:
     base, _ = folders
     source = source_of(base, refiner=str(sharing))
     model = load_model(source)
@@ -207,11 +212,13 @@ def test_a_text_encoder_that_both_have_is_in_memory_once(folders, sharing: Path)
     total = sum(tensor.nbytes for part in held.values() for tensor in part.parameters())
     assert model_size(source).weights_bytes == pytest.approx(total, rel=0.001)
     case = Case(name="shared", high_noise_frac=0.5)
-    (files,) = EngineDrawings(model=model).alone(case).values()
-    assert largest_difference(files, EnsembleOracle(base, sharing).draw(case)) <= TOLERANCE
+    (files,) = EngineImages(model=model).alone(case).values()
+    assert largest_difference(files, EnsembleOracle(base, sharing).generate(case)) <= TOLERANCE
 
 
-def test_one_number_makes_it_another_text_encoder(folders, sharing: Path, tmp_path: Path) -> None:
+def test_text_encoders_that_differ_in_one_weight_are_not_shared(
+    folders, sharing: Path, tmp_path: Path
+) -> None:
     base, _ = folders
     copy = shutil.copytree(sharing, tmp_path / "refiner")
     path = copy / "text_encoder_2/model.safetensors"
@@ -239,7 +246,7 @@ def test_a_refiners_own_autoencoder_is_not_read(folders, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("shares", [True, False])
-def test_words_that_the_base_has_learnt_are_the_refiners_too(
+def test_the_refiner_learns_the_words_of_its_base(
     folders, sharing: Path, words: Path, shares: bool
 ) -> None:
     base, refiner = folders
@@ -268,17 +275,17 @@ def test_a_refiner_of_another_family_is_refused(folders, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny"])
-def test_an_autoencoder_may_come_from_elsewhere(tmp_path: Path, kind: str) -> None:
+def test_a_model_may_use_another_autoencoder(tmp_path: Path, kind: str) -> None:
     folder = build_sensitive_folder(tmp_path / "model")
     other = build_sensitive_folder(tmp_path / "other", vae=kind, seed=9) / "vae"
     case, oracle = Case(name="one"), Oracle(folder)
     oracle.pipeline.vae = getattr(diffusers, kind).from_pretrained(other)
     for vae in (other, other.parent):
         model = load_model(source_of(folder, vae=str(vae)))
-        (files,) = EngineDrawings(model=model).alone(case).values()
-        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE
+        (files,) = EngineImages(model=model).alone(case).values()
+        assert largest_difference(files, oracle.generate(case)) <= TOLERANCE
 
 
-def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
+def test_a_vae_that_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
     folder = build_folder(tmp_path)
     refused(folder, vae=str(folder / "unet"), because="no autoencoder; supported: AutoencoderKL")

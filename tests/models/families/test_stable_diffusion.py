@@ -62,7 +62,7 @@ def test_a_prompt_is_encoded_as_the_pipeline_encodes_it(
     assert torch.equal(ours, expected[0])
 
 
-def test_the_attention_mask_is_used_where_the_encoder_asks_for_it(
+def test_the_attention_mask_is_used_if_the_encoder_requires_it(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = model.encode_prompt("a red circle", clip_skip=0).prompt_embeds
@@ -73,14 +73,14 @@ def test_the_attention_mask_is_used_where_the_encoder_asks_for_it(
     assert not torch.equal(without, masked)
 
 
-def test_what_is_dropped_is_what_the_pipeline_warns_of(model: StableDiffusion) -> None:
+def test_text_beyond_75_tokens_is_dropped(model: StableDiffusion) -> None:
     words = ["small", "circle"] * 50
-    # 77 places less start and end: 75 words of one token each are read.
+    # 77 tokens less start and end: 75 words of one token each fit.
     assert model.dropped_text(" ".join(words[:75])) == ""
     assert model.dropped_text(" ".join(words)) == " ".join(words[75:])
 
 
-def test_many_threads_may_ask_for_dropped_text_at_the_same_time(model: StableDiffusion) -> None:
+def test_dropped_text_is_thread_safe(model: StableDiffusion) -> None:
     failures: list[Exception] = []
 
     def ask() -> None:
@@ -101,7 +101,7 @@ def test_many_threads_may_ask_for_dropped_text_at_the_same_time(model: StableDif
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (7, 13), (1, 1)])
-def test_any_multiple_of_the_autoencoders_factor_can_be_drawn(
+def test_any_multiple_of_the_autoencoders_factor_can_be_generated(
     model: StableDiffusion,
     pipeline: diffusers.StableDiffusionPipeline,
     height: int,

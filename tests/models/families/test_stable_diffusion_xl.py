@@ -20,7 +20,7 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     largest_difference,
 )
@@ -44,8 +44,8 @@ FROM_NOISE = [
     Case(name="clip skip", clip_skip=1, scheduler="unipc", seed=6, prompt="a green square"),
     Case(name="karras", scheduler="dpmpp-2m-sde", sigmas="karras", num_images=2, seed=7),
 ]
-FROM_PICTURES = [
-    Case(name="picture", image=coloured_blobs(1), scheduler="dpmpp-2m", num_images=2, seed=8),
+FROM_IMAGES = [
+    Case(name="image", image=coloured_blobs(1), scheduler="dpmpp-2m", num_images=2, seed=8),
     Case(
         name="half", image=coloured_blobs(2), strength=0.5, num_inference_steps=6, scheduler="heun"
     ),
@@ -65,7 +65,7 @@ FROM_PICTURES = [
         num_inference_steps=6,
     ),
 ]
-CASES = [*FROM_NOISE, *FROM_PICTURES]
+CASES = [*FROM_NOISE, *FROM_IMAGES]
 
 
 def names_of(cases: list[Case]) -> list[str]:
@@ -74,7 +74,7 @@ def names_of(cases: list[Case]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # In shards, as the real one's UNet is.
+    # In shards, as the published UNet is.
     return build_xl_folder(tmp_path_factory.mktemp("xl"), max_shard_size="200KB")
 
 
@@ -90,42 +90,42 @@ def oracle(folder: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def crowd(model: StableDiffusionXL) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).crowd(*CASES)
+    return EngineImages(model=model).crowd(*CASES)
 
 
 @pytest.fixture(scope="module")
 def reproducible(model: StableDiffusionXL) -> tuple[dict[str, list[bytes]], dict[str, list[bytes]]]:
-    drawings = EngineDrawings(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
-    return drawings.alone(*CASES), drawings.crowd(*CASES)
+    images = EngineImages(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    return images.alone(*CASES), images.crowd(*CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=names_of(CASES))
-def test_in_a_crowd_it_is_the_pipelines_picture(oracle: Oracle, crowd, case: Case) -> None:
-    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+def test_in_a_crowd_it_generates_the_pipelines_images(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES, ids=names_of(CASES))
-def test_reproducible_means_the_pipelines_picture_and_the_same_bytes(
+def test_reproducible_images_match_the_pipeline_and_are_the_same_bytes(
     oracle: Oracle, reproducible, case: Case
 ) -> None:
     alone, crowd = reproducible
-    assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE
+    assert largest_difference(alone[case.name], oracle.generate(case)) <= TOLERANCE
     assert crowd[case.name] == alone[case.name]
 
 
-def test_alone_it_is_the_pipelines_picture(oracle: Oracle, model: StableDiffusionXL) -> None:
-    cases = [FROM_NOISE[0], FROM_NOISE[3], FROM_PICTURES[0], FROM_PICTURES[2]]
-    for name, files in EngineDrawings(model=model).alone(*cases).items():
+def test_alone_it_generates_the_pipelines_images(oracle: Oracle, model: StableDiffusionXL) -> None:
+    cases = [FROM_NOISE[0], FROM_NOISE[3], FROM_IMAGES[0], FROM_IMAGES[2]]
+    for name, files in EngineImages(model=model).alone(*cases).items():
         (case,) = [case for case in cases if case.name == name]
-        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name
+        assert largest_difference(files, oracle.generate(case)) <= TOLERANCE, name
 
 
-def test_a_model_that_knows_no_zeros_encodes_the_empty_prompt(tmp_path: Path) -> None:
+def test_without_forced_zeros_the_empty_prompt_is_encoded(tmp_path: Path) -> None:
     folder = build_xl_folder(tmp_path, force_zeros=False)
     case = FROM_NOISE[0]
-    (files,) = EngineDrawings(model=load_model(source_of(folder))).alone(case).values()
+    (files,) = EngineImages(model=load_model(source_of(folder))).alone(case).values()
     oracle = Oracle(folder, pipelines=STABLE_DIFFUSION_XL)
-    assert largest_difference(files, oracle.draw(case)) <= TOLERANCE
+    assert largest_difference(files, oracle.generate(case)) <= TOLERANCE
 
 
 def with_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,17 +147,17 @@ def with_neighbours_summary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("break_model", [with_wrong_size, with_neighbours_summary])
-def test_a_unet_that_is_told_something_else_is_caught(
+def test_wrong_conditioning_is_caught(
     oracle: Oracle, model: StableDiffusionXL, monkeypatch: pytest.MonkeyPatch, break_model
 ) -> None:
     break_model(monkeypatch)
     cases = FROM_NOISE[:2]
-    for name, files in EngineDrawings(model=model).crowd(*cases).items():
+    for name, files in EngineImages(model=model).crowd(*cases).items():
         (case,) = [case for case in cases if case.name == name]
-        assert largest_difference(files, oracle.draw(case)) > TOLERANCE, name
+        assert largest_difference(files, oracle.generate(case)) > TOLERANCE, name
 
 
-def test_it_says_what_it_is(model: StableDiffusionXL) -> None:
+def test_the_model_describes_itself(model: StableDiffusionXL) -> None:
     info = model.info
     assert (info.family, info.defaults.guidance_scale) == ("stable-diffusion-xl", 5.0)
     assert info.limits.max_clip_skip == 2
@@ -165,13 +165,13 @@ def test_it_says_what_it_is(model: StableDiffusionXL) -> None:
     assert info.capabilities == ("image-to-image", "inpainting")
 
 
-def test_its_previews_have_factors_of_their_own(model: StableDiffusionXL) -> None:
+def test_previews_use_the_familys_own_factors(model: StableDiffusionXL) -> None:
     preview = model.project_preview(torch.zeros(1, 4, 2, 3))
     expected = torch.tensor([0.1084, -0.0175, -0.0011]) / 2 + 0.5
     assert torch.allclose(preview[:, 0, 0], expected)
 
 
-def test_half_precision_weights_are_the_ones_that_are_read(tmp_path: Path) -> None:
+def test_the_fp16_variant_is_loaded(tmp_path: Path) -> None:
     build_xl_folder(tmp_path, variant="fp16", max_shard_size="200KB")
     refused(tmp_path, because="of the variant fp16 only; set variant")
     model = load_model(source_of(tmp_path, variant="fp16"))
@@ -181,7 +181,7 @@ def test_half_precision_weights_are_the_ones_that_are_read(tmp_path: Path) -> No
 def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A GPU's business; on a CPU it is refused, for its slowness.
+    # Patched, because float16 is refused on a CPU as too slow.
     monkeypatch.setattr(model_files, "choose_dtype", lambda *_: torch.float16)
     latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.half)
@@ -193,7 +193,7 @@ def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
     assert not torch.allclose(decoded, rounded / 2 + 0.5, atol=1e-5)
 
 
-def test_in_bfloat16_pictures_are_encoded_in_float32_as_in_the_pipeline(folder: Path) -> None:
+def test_bfloat16_models_encode_images_in_float32_like_the_pipeline(folder: Path) -> None:
     pipeline = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(
         folder, torch_dtype=torch.bfloat16, add_watermarker=False
     )
@@ -207,7 +207,7 @@ def test_in_bfloat16_pictures_are_encoded_in_float32_as_in_the_pipeline(folder: 
         expected = pipeline.prepare_latents(
             image, None, 1, 1, torch.bfloat16, "cpu", generator(), add_noise=False
         )
-        # What encoding in bfloat16 gives: another number almost everywhere.
+        # Encoding in bfloat16 gives other values almost everywhere.
         rounded = pipeline.vae.encode(image.bfloat16()).latent_dist.sample(generator())
     model = load_model(source_of(folder, dtype="bfloat16"))
     decoded = model.decode(expected.float())
@@ -215,12 +215,12 @@ def test_in_bfloat16_pictures_are_encoded_in_float32_as_in_the_pipeline(folder: 
     assert (encoded == expected.float()).float().mean() > 0.95
     scaled = rounded * pipeline.vae.config.scaling_factor
     assert (encoded == scaled.float()).float().mean() < 0.6
-    # Its weights are what they were.
+    # Its weights are unchanged.
     assert torch.equal(model.decode(expected.float()), decoded)
     assert model._parts.vae.encoder.conv_in.weight.dtype is torch.bfloat16
 
 
-def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
+def test_a_model_with_mismatched_added_conditions_is_refused(tmp_path: Path) -> None:
     build_xl_folder(tmp_path)
 
     def asks_for_scores(index: dict[str, object]) -> None:
@@ -231,12 +231,14 @@ def test_a_model_without_its_scores_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["openvino"])
-def test_a_compiled_unet_is_told_the_same(folder: Path, oracle: Oracle, backend: str) -> None:
+def test_a_compiled_unet_gets_the_same_conditioning(
+    folder: Path, oracle: Oracle, backend: str
+) -> None:
     pytest.importorskip("openvino")
     model = load_model(source_of(folder, denoiser_backend=backend))
     model.prepare(2)
     assert "any" in model.compiled_shapes
     cases = [FROM_NOISE[0], FROM_NOISE[4]]
-    for name, files in EngineDrawings(model=model).crowd(*cases).items():
+    for name, files in EngineImages(model=model).crowd(*cases).items():
         (case,) = [case for case in cases if case.name == name]
-        assert largest_difference(files, oracle.draw(case)) <= TOLERANCE, name
+        assert largest_difference(files, oracle.generate(case)) <= TOLERANCE, name

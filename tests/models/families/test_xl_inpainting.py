@@ -1,4 +1,4 @@
-"""Models of Stable Diffusion XL that are made for inpainting, against diffusers' own pipeline."""
+"""Inpainting models of Stable Diffusion XL, against diffusers' own pipeline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.models.oracle import (
     STABLE_DIFFUSION_XL,
     TOLERANCE,
     Case,
-    EngineDrawings,
+    EngineImages,
     Oracle,
     largest_difference,
 )
@@ -56,7 +56,7 @@ CASES = [
         negative_prompt="a blue square",
     ),
     Case(name="white", image=coloured_blobs(6), mask=np.full((SIDE, SIDE), 255, np.uint8), seed=6),
-    Case(name="picture", image=coloured_blobs(7), strength=0.6, num_images=2, scheduler="dpmpp-2m"),
+    Case(name="image", image=coloured_blobs(7), strength=0.6, num_images=2, scheduler="dpmpp-2m"),
     Case(name="words", scheduler="heun", num_inference_steps=3),
 ]
 
@@ -73,7 +73,7 @@ def model(folder: Path) -> DiffusionModel:
 
 @pytest.fixture(scope="module")
 def crowd(model: DiffusionModel) -> dict[str, list[bytes]]:
-    return EngineDrawings(model=model).crowd(*CASES)
+    return EngineImages(model=model).crowd(*CASES)
 
 
 @pytest.fixture(scope="module")
@@ -82,32 +82,32 @@ def oracle(folder: Path) -> Oracle:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_in_a_crowd_it_is_the_pipelines_picture(oracle: Oracle, crowd, case: Case) -> None:
-    assert largest_difference(crowd[case.name], oracle.draw(case)) <= TOLERANCE
+def test_in_a_crowd_it_generates_the_pipelines_images(oracle: Oracle, crowd, case: Case) -> None:
+    assert largest_difference(crowd[case.name], oracle.generate(case)) <= TOLERANCE
 
 
-def test_alone_and_in_a_crowd_it_is_the_same_bytes_where_that_is_wanted(
+def test_reproducible_images_are_the_same_bytes_alone_and_in_a_crowd(
     model: DiffusionModel, oracle: Oracle
 ) -> None:
-    drawings = EngineDrawings(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
+    images = EngineImages(model=model, batching=Batching.REPRODUCIBLE, max_rows=4)
     cases = [CASES[0], CASES[1], CASES[7]]
-    alone = drawings.alone(*cases)
-    assert drawings.crowd(*cases) == alone
+    alone = images.alone(*cases)
+    assert images.crowd(*cases) == alone
     for case in cases:
-        assert largest_difference(alone[case.name], oracle.draw(case)) <= TOLERANCE, case.name
+        assert largest_difference(alone[case.name], oracle.generate(case)) <= TOLERANCE, case.name
 
 
-def test_another_mask_makes_another_picture(crowd, oracle: Oracle) -> None:
+def test_another_mask_makes_another_image(crowd, oracle: Oracle) -> None:
     other = Case(name="other", image=coloured_blobs(1), mask=random_mask(9), strength=1.0, seed=1)
-    assert largest_difference(crowd["mask"], oracle.draw(other)) > 4 * TOLERANCE
+    assert largest_difference(crowd["mask"], oracle.generate(other)) > 4 * TOLERANCE
 
 
-def test_it_says_what_it_is(model: DiffusionModel) -> None:
+def test_the_model_describes_itself(model: DiffusionModel) -> None:
     assert model.sees_masks
     assert model.info.family == "stable-diffusion-xl"
     assert model.info.defaults.high_resolution_fix is None
     assert model.latent_shape(width=SIDE, height=SIDE) == (4, 8, 8)
 
 
-def test_it_takes_no_refiner(folder: Path) -> None:
+def test_an_inpainting_model_takes_no_refiner(folder: Path) -> None:
     refused(folder, refiner=str(folder), because="made for inpainting takes no refiner")

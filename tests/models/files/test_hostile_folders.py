@@ -1,4 +1,4 @@
-"""Hostile model folders: nothing in them is run, and nothing outside of them is read."""
+"""Hostile model folders: no code in them runs, and no file outside them is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"
 
 
-def test_a_bomb_does_go_off_when_it_is_unpickled(canary: Path) -> None:
+def test_unpickling_the_bomb_runs_its_code(canary: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(canary)))  # noqa: S301 - the negative control
     assert canary.exists()
 
@@ -88,7 +88,7 @@ def test_a_pickle_instead_of_weights_is_refused(folder: Path, canary: Path, name
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
-def test_a_pickle_in_the_clothes_of_weights_is_refused(
+def test_a_pickle_named_as_safetensors_is_refused(
     folder: Path, canary: Path, component: str
 ) -> None:
     [weights] = (folder / component).glob("*.safetensors")
@@ -107,7 +107,7 @@ def test_a_pickled_checkpoint_is_refused_with_the_reason(
     assert not canary.exists()
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"GIF89a" * 100)
     refused(path, because="not a safetensors file")
@@ -138,7 +138,7 @@ def test_a_configuration_cannot_lead_to_other_weights(
     refused(folder, because=key)
 
 
-def test_an_adapter_is_not_followed(folder: Path, canary: Path) -> None:
+def test_an_adapter_configuration_is_not_followed(folder: Path, canary: Path) -> None:
     (folder / "text_encoder/adapter_config.json").write_text(
         json.dumps({"base_model_name_or_path": "org/evil", "peft_type": "LORA"})
     )
@@ -153,7 +153,7 @@ def test_an_adapter_is_not_followed(folder: Path, canary: Path) -> None:
      struct.pack("<Q", 4) + b"nope", struct.pack("<Q", 40_000) + b"[" * 40_000],
     ids=["empty", "short", "length 2^60", "a list", "no JSON", "deep"],
 )  # fmt: skip
-def test_a_header_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+def test_a_malformed_header_is_refused(folder: Path, content: bytes) -> None:
     (folder / UNET).write_bytes(content)
     refused(folder, because="not a safetensors file")
     refused(folder / UNET, because="not a safetensors file")
@@ -179,7 +179,7 @@ def test_a_link_within_the_folder_is_followed(folder: Path) -> None:
     assert load_model(source_of(folder)).info.id == "tiny"
 
 
-def test_a_file_that_was_not_copied_whole_is_named(folder: Path) -> None:
+def test_a_truncated_file_is_named_when_the_size_is_read(folder: Path) -> None:
     weights = folder / UNET
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(LoadError, match=rf"{UNET} is cut off or damaged"):

@@ -1,4 +1,4 @@
-"""Models and adapters from the hub: one in miniature, asked by the real client."""
+"""Models and adapters from the hub: a small one, with the real client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL, STYLE, MANY = "painter/tiny", "painter/style", "painter/many"
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model = build_folder(tmp_path_factory.mktemp("tiny"))
-    # What a repository often holds besides, and nobody needs.
+    # A file that repositories often contain and that is not needed.
     (model / "whole.safetensors").write_bytes(bytes(1000))
     parts = load_model(source_of(model))._parts
     style, many = tmp_path_factory.mktemp("style"), tmp_path_factory.mktemp("many")
@@ -42,47 +42,47 @@ def fetched(
         yield fetched
 
 
-def test_a_model_is_fetched_once_and_tells_how_far_it_is(
+def test_a_model_is_downloaded_once_and_reports_its_progress(
     fetched: list[str], repositories: dict[str, Path]
 ) -> None:
     source = source_of(MODEL)
     assert read_spec(source) is None
     assert fetched == [], "nothing is downloaded for a spec"
-    told: list[tuple[int, int]] = []
-    size = model_size(source, report=lambda *progress: told.append(progress))
+    reports: list[tuple[int, int]] = []
+    size = model_size(source, report=lambda *progress: reports.append(progress))
     assert size == model_size(source_of(repositories[MODEL]))
     assert "whole.safetensors" not in fetched
     total = sum((repositories[MODEL] / name).stat().st_size for name in fetched)
-    assert {of_all for _, of_all in told} == {total}
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (total, total)
-    assert len(told) >= len(fetched), "no file comes without a word"
+    assert {of_all for _, of_all in reports} == {total}
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert reports[-1] == (total, total)
+    assert len(reports) >= len(fetched), "every file is reported"
 
     num_fetched = len(fetched)
     model = load_model(source)
     assert model.info.revision == COMMIT
     expected = load_file(repositories[MODEL] / UNET)["conv_in.weight"]
     assert model._parts.unet.conv_in.weight.equal(expected)
-    assert len(fetched) == num_fetched, "what is there is not fetched again"
+    assert len(fetched) == num_fetched, "cached files are not fetched again"
     assert read_spec(source) is not None
 
 
-def test_for_a_spec_the_configuration_alone_is_fetched(fetched: list[str]) -> None:
+def test_only_the_configuration_is_downloaded_for_a_spec(fetched: list[str]) -> None:
     source = source_of(MODEL)
     spec = read_spec(source, fetch=Fetch.CONFIGURATION)
     assert spec is not None
     assert "unet/config.json" in fetched
     assert not any(".safetensors" in name for name in fetched)
-    assert read_spec(source).info == spec.info, "it is here now"
+    assert read_spec(source).info == spec.info, "it is cached now"
     assert load_model(source).info == spec.info
 
 
-def test_of_a_model_that_the_hub_has_not_there_is_no_spec(fetched: list[str]) -> None:
+def test_a_model_missing_from_the_hub_has_no_spec(fetched: list[str]) -> None:
     assert read_spec(source_of("painter/nothing"), fetch=Fetch.CONFIGURATION) is None
     assert fetched == []
 
 
-def test_adapters_are_fetched_by_repository_or_by_file(fetched: list[str]) -> None:
+def test_adapters_are_downloaded_by_repository_or_by_file(fetched: list[str]) -> None:
     model = load_model(source_of(MODEL, loras=(STYLE, f"{MANY}/oil.safetensors")))
     assert [one.id for one in model.info.loras] == ["style", "oil"]
     assert "ink.safetensors" not in fetched
@@ -97,7 +97,7 @@ def test_adapters_are_fetched_by_repository_or_by_file(fetched: list[str]) -> No
         ({"vae": "painter/nothing"}, "status 404; private models need HF_TOKEN"),
     ],
 )
-def test_what_the_hub_has_not_is_told(
+def test_files_missing_from_the_hub_are_reported(
     fetched: list[str], options: dict[str, object], because: str
 ) -> None:
     with pytest.raises(LoadError, match=because):

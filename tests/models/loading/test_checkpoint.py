@@ -14,7 +14,7 @@ from latentwire_server.models.errors import LoadError
 from latentwire_server.models.protocol import DenoiserInput
 from tests.support.engine.driving import pixels_of_file
 from tests.support.models.folders import load_model, model_size, read_spec, source_of
-from tests.support.models.oracle import Case, EngineDrawings, largest_difference
+from tests.support.models.oracle import Case, EngineImages, largest_difference
 from tests.support.models.tiny_models import build_folder
 from tests.support.models.tiny_xl_models import build_xl_folder
 
@@ -65,7 +65,7 @@ VAE_NAMES = [
     (r"\.to_([qkv])\.", r".\1."),
     (r"\.to_out\.0\.", ".proj_out."),
 ]
-# Of the tiny XL model, whose first upward level attends and enlarges, and whose UNet is told more.
+# Of the tiny XL model: its first up block has attention and an upsampler, its UNet more inputs.
 XL_UNET_NAMES = [
     (r"^add_embedding\.linear_1\.", "label_emb.0.0."),
     (r"^add_embedding\.linear_2\.", "label_emb.0.2."),
@@ -87,7 +87,7 @@ Names = list[tuple[str, "str | Callable[[re.Match[str]], str]"]]
 
 def renamed(key: str, names: Names) -> str:
     for pattern, replacement in names:
-        # A transformer block calls its norms as a residual block does, and keeps the names.
+        # Norms of transformer blocks keep their names, though residual blocks use the same ones.
         if "transformer_blocks" in key and "norm" in pattern:
             continue
         key = re.sub(pattern, replacement, key)
@@ -129,7 +129,7 @@ def write_xl_checkpoint(folder: Path, path: Path) -> Path:
         key.removeprefix("text_model."): tensor
         for key, tensor in load_file(folder / "text_encoder_2/model.safetensors").items()
     }
-    # A refiner has no first one.
+    # A refiner has no first text encoder.
     prefix = f"conditioner.embedders.{int(first.exists())}.model."
     kept[f"{prefix}text_projection"] = second.pop("text_projection.weight").T.contiguous()
     for key, tensor in second.items():
@@ -158,7 +158,7 @@ def load(path: Path, *, config: Path | None = None) -> StableDiffusion:
     return load_model(source_of(path, single_file_config=None if config is None else str(config)))
 
 
-def test_a_checkpoint_is_the_model_that_its_folder_is(folder: Path, checkpoint: Path) -> None:
+def test_a_checkpoint_gives_the_same_model_as_its_folder(folder: Path, checkpoint: Path) -> None:
     one, other = load(checkpoint, config=folder), load(folder)
     assert one.info.defaults == other.info.defaults
     assert one.info.revision.startswith("sha256:")
@@ -177,7 +177,7 @@ def test_a_checkpoint_is_the_model_that_its_folder_is(folder: Path, checkpoint: 
     assert torch.allclose(one.decode(latents), other.decode(latents), atol=1e-5)
 
 
-def test_its_configuration_tells_of_a_checkpoint_what_loading_does(
+def test_a_checkpoints_spec_matches_the_loaded_model(
     folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     configuration = shutil.copytree(
@@ -189,7 +189,7 @@ def test_its_configuration_tells_of_a_checkpoint_what_loading_does(
     assert spec.info == load_model(source).info
 
 
-def test_a_checkpoint_of_stable_diffusion_xl_is_told_by_its_tensors(tmp_path: Path) -> None:
+def test_a_stable_diffusion_xl_checkpoint_is_recognised_by_its_tensors(tmp_path: Path) -> None:
     folder = build_xl_folder(tmp_path / "xl")
     checkpoint = write_xl_checkpoint(folder, tmp_path / "xl.safetensors")
     models = [load(checkpoint, config=folder), load(folder)]
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_stable_diffusion_xl_is_told_by_its_tensors(tmp_path: Pa
     assert torch.allclose(*predictions, atol=1e-5)
 
 
-def test_a_refiner_in_one_file_draws_what_its_folder_draws(tmp_path: Path) -> None:
+def test_a_single_file_refiner_generates_the_same_images_as_its_folder(tmp_path: Path) -> None:
     base = build_xl_folder(tmp_path / "base")
     folder = build_xl_folder(tmp_path / "refiner", is_refiner=True, seed=5)
     checkpoint = write_xl_checkpoint(folder, tmp_path / "refiner.safetensors")
@@ -225,16 +225,16 @@ def test_a_refiner_in_one_file_draws_what_its_folder_draws(tmp_path: Path) -> No
         ),
     ]
     case = Case(name="one", high_noise_frac=0.5, negative_prompt="a blue square")
-    drawn = [EngineDrawings(model=load_model(source)).alone(case) for source in sources]
-    expected = [pixels_of_file(data) for data in drawn[1]["one"]]
-    for files in (drawn[0], drawn[2]):
+    generated = [EngineImages(model=load_model(source)).alone(case) for source in sources]
+    expected = [pixels_of_file(data) for data in generated[1]["one"]]
+    for files in (generated[0], generated[2]):
         assert largest_difference(files["one"], expected) <= 2
     sizes = [model_size(source).weights_bytes for source in sources]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.001)
     assert sizes[2] == pytest.approx(sizes[1], rel=0.001)
 
 
-def test_without_a_hub_it_says_what_is_missing(checkpoint: Path) -> None:
+def test_without_the_hub_the_missing_setting_is_named(checkpoint: Path) -> None:
     with pytest.raises(LoadError, match="single_file_config"):
         load(checkpoint)
 

@@ -1,4 +1,4 @@
-"""Loading: what a model folder gives, and how a wrong one is told."""
+"""Loading model folders, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_embedded_model_is_loaded_like_any_other() -> None:
     assert model.info.defaults.width == 256
 
 
-def test_the_revision_tells_one_set_of_weights_from_another(folder: Path, tmp_path: Path) -> None:
+def test_the_revision_identifies_the_weights(folder: Path, tmp_path: Path) -> None:
     revision = load_model(source_of(folder)).info.revision
     other = build_folder(tmp_path / "other", seed=1)
     assert revision.startswith("sha256:")
@@ -76,7 +76,7 @@ def test_a_variant_is_loaded_whole_or_in_shards(tmp_path: Path, max_shard_size: 
         ("org/na me", "hub id"),
     ],
 )
-def test_what_is_not_there_is_told_in_one_line(name: str, because: str) -> None:
+def test_a_missing_model_is_reported_in_one_line(name: str, because: str) -> None:
     refused(name, because=because)
 
 
@@ -126,7 +126,7 @@ ALWAYS |= {"model_index.json"}
         ),
     ],
 )
-def test_of_a_hub_repository_only_what_is_used_is_downloaded(
+def test_only_the_files_in_use_are_downloaded_from_a_hub_repository(
     folder: Path, monkeypatch: pytest.MonkeyPatch, variant: str | None, weights: set[str]
 ) -> None:
     asked: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def test_of_a_hub_repository_only_what_is_used_is_downloaded(
     assert set(files) == ALWAYS | weights
 
 
-def test_an_empty_folder_is_told_to_have_no_index(tmp_path: Path) -> None:
+def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, because=r"no model_index\.json")
 
 
@@ -245,15 +245,13 @@ def test_a_folder_can_name_its_defaults(folder: Path) -> None:
         ({"display_name": ""}, "display_name=''"),
     ],
 )
-def test_settings_that_are_not_understood_are_refused_by_name(
-    folder: Path, settings: object, named: str
-) -> None:
+def test_invalid_settings_are_refused_by_name(folder: Path, settings: object, named: str) -> None:
     (folder / "latentwire.json").write_text(json.dumps(settings))
     refused(folder, because=rf"latentwire\.json: {re.escape(named)}")
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected_problems"),
     [
         (
             {"defaults": {"steps": 1, "width": "x"}, "limit": {}},
@@ -280,20 +278,23 @@ def test_settings_that_are_not_understood_are_refused_by_name(
         ),
     ],
 )
-def test_all_that_is_wrong_with_settings_is_told_with_what_there_is(
-    folder: Path, settings: object, told: list[str]
+def test_all_invalid_settings_are_reported_with_the_alternatives(
+    folder: Path, settings: object, expected_problems: list[str]
 ) -> None:
     (folder / "latentwire.json").write_text(json.dumps(settings))
     with pytest.raises(LoadError) as caught:
         load_model(source_of(folder))
     _, _, problems = caught.value.reason.partition("latentwire.json: ")
-    for one, expected in zip(problems.split("; "), told, strict=True):
+    for one, expected in zip(problems.split("; "), expected_problems, strict=True):
         assert one.startswith(expected)
 
 
-def test_what_the_operator_says_beats_what_the_folder_says(folder: Path) -> None:
-    said = {"display_name": "Tiny", "defaults": {"num_inference_steps": 9, "guidance_scale": 3.0}}
-    (folder / "latentwire.json").write_text(json.dumps(said))
+def test_the_operators_options_override_the_folders(folder: Path) -> None:
+    settings = {
+        "display_name": "Tiny",
+        "defaults": {"num_inference_steps": 9, "guidance_scale": 3.0},
+    }
+    (folder / "latentwire.json").write_text(json.dumps(settings))
     own = {"defaults": {"num_inference_steps": 12}, "limits": {"max_images": 2}}
     info = load_model(source_of(folder, **own, display_name="Mine")).info
     assert info.display_name == "Mine"
@@ -301,6 +302,6 @@ def test_what_the_operator_says_beats_what_the_folder_says(folder: Path) -> None
     assert info.limits.max_images == 2
 
 
-def test_a_default_of_the_operator_that_the_model_cannot_keep_is_refused(folder: Path) -> None:
+def test_an_operators_default_that_breaks_the_models_limits_is_refused(folder: Path) -> None:
     because = r"\[\[models\]\]: defaults.width=65: needed: "
     refused(folder, because=because, defaults={"width": 65})

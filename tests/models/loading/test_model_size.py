@@ -1,4 +1,4 @@
-"""What a model takes in memory: expected before it is loaded, and counted once it is."""
+"""The memory of a model: expected before loading, and counted afterwards."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bytes_of(module: torch.nn.Module) -> int:
     return sum(one.nbytes for one in (*module.parameters(), *module.buffers()))
 
 
-def test_an_own_autoencoder_takes_the_place_of_the_models(folder: Path, tmp_path: Path) -> None:
+def test_a_separate_autoencoder_replaces_the_models_own(folder: Path, tmp_path: Path) -> None:
     other = build_folder(tmp_path, vae="AutoencoderTiny") / "vae"
     without, source = load_model(source_of(folder)), source_of(folder, vae=str(other))
     model = load_model(source)
@@ -45,7 +45,7 @@ def test_an_own_autoencoder_takes_the_place_of_the_models(folder: Path, tmp_path
     assert model_size(source).weights_bytes == pytest.approx(both, rel=0.02), "both are read"
 
 
-def test_words_count(folder: Path, tmp_path: Path) -> None:
+def test_embeddings_count(folder: Path, tmp_path: Path) -> None:
     save_file({"emb_params": torch.ones(VECTORS, WIDTH)}, tmp_path / "many.safetensors")
     without, source = source_of(folder), source_of(folder, embeddings_folder=tmp_path)
     numbers = VECTORS * WIDTH * torch.float32.itemsize
@@ -71,7 +71,7 @@ def test_a_safety_checker_counts_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("seed", "num_shared"), [(0, 2), (5, 1)], ids=["same text", "other text"])
-def test_what_a_refiner_shares_with_its_base_counts_once(
+def test_networks_shared_by_base_and_refiner_count_once(
     tmp_path: Path, seed: int, num_shared: int
 ) -> None:
     base = build_xl_folder(tmp_path / "base", seed=0)
@@ -85,7 +85,7 @@ def test_what_a_refiner_shares_with_its_base_counts_once(
     assert model.memory_bytes == sum(map(bytes_of, distinct))
 
 
-def test_each_program_of_the_denoiser_counts(folder: Path) -> None:
+def test_each_compiled_program_counts(folder: Path) -> None:
     pytest.importorskip("openvino")
     source = source_of(folder, denoiser_backend="openvino")
     model = load_model(source)
@@ -99,7 +99,7 @@ def test_each_program_of_the_denoiser_counts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["folder", "checkpoint"])
-def test_programs_are_expected_where_a_model_compiles(folder: Path, place: str) -> None:
+def test_programs_are_expected_if_a_model_is_compiled(folder: Path, place: str) -> None:
     path = folder if place == "folder" else folder / UNET
     eager, inductor, openvino = (
         model_size(source_of(path, denoiser_backend=name))

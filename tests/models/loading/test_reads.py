@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 OURS = str(Path(latentwire_server.__file__).parent)
 CONFIGURATIONS = (".json", ".txt")
 
-# What the libraries open by themselves, because they take no parsed configuration:
+# The files that the libraries open by themselves, because they take no parsed configuration:
 # diffusers' `ModelMixin.from_pretrained` reads `config.json`, for the load.
 BY_DIFFUSERS = {"unet/config.json": 1, "vae/config.json": 1}
 # transformers' `CLIPTokenizer.from_pretrained` reads both files twice, for the spec and for the
-# load: a model that is loaded may teach its tokenizer words, so that it has one of its own.
+# load: a loaded model may add words to its tokenizer, so it needs its own.
 BY_TRANSFORMERS = {"tokenizer/tokenizer_config.json": 4, "tokenizer/tokenizer.json": 4}
 
 
 class Opened:
-    """Counts the configuration files that are opened below a folder, by who opens them."""
+    """Counts the configuration files that are opened below a folder, by us and by libraries."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -118,7 +118,7 @@ def test_a_model_with_a_refiner_and_another_autoencoder_is_parsed_once(
     assert set(found.by_us.values()) == {1}
 
 
-def test_what_is_opened_twice_is_counted_twice(tmp_path: Path, opened: Opened) -> None:
+def test_a_file_opened_twice_is_counted_twice(tmp_path: Path, opened: Opened) -> None:
     folder = build_folder(tmp_path)
     with opened.below(folder) as found:
         for _ in range(2):

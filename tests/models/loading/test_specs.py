@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are loaded, and what goes when it is unloaded."""
+"""Model specs, which need no weights, and the memory that unloading frees."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = build_folder(tmp_path_factory.mktemp("outlined"))
-    said = {"display_name": "Tiny", "defaults": {"num_inference_steps": 9}}
-    (folder / "latentwire.json").write_text(json.dumps(said))
+    folder = build_folder(tmp_path_factory.mktemp("spec"))
+    settings = {"display_name": "Tiny", "defaults": {"num_inference_steps": 9}}
+    (folder / "latentwire.json").write_text(json.dumps(settings))
     return folder
 
 
-def test_a_spec_knows_all_that_the_model_tells_and_holds_no_weights(folder: Path):
+def test_a_spec_has_the_models_info_and_holds_no_weights(folder: Path):
     source = source_of(folder, aliases=("other",))
     spec, model = read_spec(source), load_model(source)
     assert spec is not None
@@ -44,7 +44,7 @@ def test_a_spec_knows_all_that_the_model_tells_and_holds_no_weights(folder: Path
     assert all(one.is_meta for one in spec._parts.unet.parameters())
 
 
-def test_a_spec_of_what_is_not_served_is_refused(folder: Path, tmp_path: Path):
+def test_the_spec_of_an_unsupported_model_is_refused(folder: Path, tmp_path: Path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     edit(copy / "unet/config.json", lambda config: config.update(class_embed_type="timestep"))
     with pytest.raises(LoadError, match="other conditions"):
@@ -56,7 +56,7 @@ def test_nothing_is_downloaded_for_a_spec():
 
 
 @pytest.mark.parametrize("part", ["refiner", "vae"])
-def test_a_part_that_is_not_on_this_machine_waits_for_loading(folder: Path, part: str):
+def test_there_is_no_spec_while_a_part_is_not_downloaded(folder: Path, part: str):
     assert read_spec(source_of(folder, **{part: "nobody/nothing"})) is None
 
 
@@ -66,21 +66,21 @@ def test_a_checkpoint_of_unknown_configuration_has_no_spec(folder: Path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_size_is_known_before_and_is_the_size_after(folder: Path, dtype: str):
+def test_the_expected_size_is_the_size_after_loading(folder: Path, dtype: str):
     source = source_of(folder, dtype=dtype)
-    told: list[tuple[int, int]] = []
-    model = load_model(source, report=lambda *progress: told.append(progress))
+    reports: list[tuple[int, int]] = []
+    model = load_model(source, report=lambda *progress: reports.append(progress))
     assert model.dtype_name == dtype
     total = model_size(source).weights_bytes
     assert total == pytest.approx(model.memory_bytes, rel=0.02)
-    assert [loaded for loaded, _ in told] == sorted(loaded for loaded, _ in told)
-    assert {total for _, total in told} == {total}
-    assert told[0] == (0, total)
-    # Buffers such as the positions' numbers are in no file.
-    assert told[-1][0] == pytest.approx(total, rel=0.02)
+    assert [loaded for loaded, _ in reports] == sorted(loaded for loaded, _ in reports)
+    assert {total for _, total in reports} == {total}
+    assert reports[0] == (0, total)
+    # Buffers such as position ids are in no file.
+    assert reports[-1][0] == pytest.approx(total, rel=0.02)
 
 
-async def test_a_models_memory_goes_back_when_it_is_unloaded(folder: Path):
+async def test_unloading_a_model_frees_its_memory(folder: Path):
     model = load_model(source_of(folder, denoiser_backend="eager"))
     engine = Engine(EngineSettings(max_rows=4))
     await engine.start()

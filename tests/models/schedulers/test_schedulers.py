@@ -50,7 +50,7 @@ SHAPE = (1, 4, 4, 4)
 def exact_prediction(
     scheduler: DiffusersScheduler, scaled: torch.Tensor, original: torch.Tensor, position: int
 ) -> torch.Tensor:
-    """What a perfect model would predict, from the noise level that diffusers documents.
+    """Returns the prediction of a perfect model, from the noise level that diffusers documents.
 
     In the scaled space every scheduler adds ``(1 - alpha²)`` noise; alpha² is read off the training
     schedule at the evaluation's own, possibly fractional, timestep.
@@ -83,7 +83,7 @@ def run(scheduler: DiffusersScheduler) -> tuple[torch.Tensor, torch.Tensor, floa
     for position in range(scheduler.num_evaluations):
         scaled = scheduler.scale_model_input(latents, position)
         predicted = exact_prediction(scheduler, scaled, original, position)
-        # A tick that failed is gathered again: twice must be as once.
+        # A failed tick is gathered again, so scaling twice must give the same.
         assert torch.equal(scaled, scheduler.scale_model_input(latents, position))
         guess = scheduler.predicted_original(predicted, latents, position)
         worst = max(worst, (guess - original).abs().max().item())
@@ -92,13 +92,13 @@ def run(scheduler: DiffusersScheduler) -> tuple[torch.Tensor, torch.Tensor, floa
     return original, latents, worst
 
 
-def test_the_ids_are_the_promised_ones() -> None:
+def test_the_scheduler_ids_are_the_documented_ones() -> None:
     promised = "ddim ddpm pndm lms euler euler-a heun dpm2 dpm2-a dpmpp-2m dpmpp-2m-sde dpmpp-sde"
     assert set(SCHEDULERS) == {*promised.split(), "unipc", "deis", "lcm", "tcd"}
 
 
-def test_the_spacings_are_those_whose_flags_diffusers_obeys() -> None:
-    """A flag that is accepted and ignored would give the default's timesteps."""
+def test_every_listed_spacing_changes_the_timesteps() -> None:
+    """A flag that diffusers ignored would give the default timesteps."""
     for info in scheduler_infos():
         made = {
             sigmas: DiffusersScheduler(
@@ -126,7 +126,7 @@ def test_with_exact_noise_the_predicted_original_is_the_original_at_every_evalua
 
 @pytest.mark.parametrize("kind", ["epsilon", "velocity"])
 @pytest.mark.parametrize("id_", ["ddim", "ddpm", "euler", "euler-a", "lms", "heun", "lcm", "tcd"])
-def test_the_predicted_original_is_diffusers_own_where_it_tells_one(id_: str, kind: str) -> None:
+def test_the_predicted_original_matches_diffusers_where_it_returns_one(id_: str, kind: str) -> None:
     choice = SchedulerChoice(id=id_)
     ours = DiffusersScheduler(choice, CONFIGS[kind], num_inference_steps=6)
     theirs = getattr(diffusers, SCHEDULERS[id_].class_name).from_config(CONFIGS[kind])
@@ -137,7 +137,7 @@ def test_the_predicted_original_is_diffusers_own_where_it_tells_one(id_: str, ki
     for position, timestep in enumerate(theirs.timesteps):
         output = torch.randn(SHAPE, generator=generator)
         theirs.scale_model_input(latents, timestep)
-        # As the pipeline does, which knows no other eta than 0.
+        # As in the pipeline, whose eta is always 0.
         options: dict[str, Any] = {"generator": torch.Generator().manual_seed(3), "eta": 0.0}
         accepted = inspect.signature(theirs.step).parameters
         options = {name: value for name, value in options.items() if name in accepted}
@@ -171,7 +171,7 @@ def test_a_distilled_sampler_takes_no_more_steps_than_it_was_distilled_for(id_: 
 
 
 @pytest.mark.parametrize("choice", EVERY)
-def test_images_draw_their_noise_from_their_own_generators(choice: SchedulerChoice) -> None:
+def test_images_take_their_noise_from_their_own_generators(choice: SchedulerChoice) -> None:
     """Two images in lockstep are the two images alone."""
     alone = [_random_walk(choice, seeds=[seed]) for seed in (5, 6)]
     together = _random_walk(choice, seeds=[5, 6])
@@ -206,7 +206,7 @@ def test_a_models_own_scheduler_has_an_id(config: dict[str, object], id_: str) -
     assert choice_of(config) == SchedulerChoice(id=id_)
 
 
-def test_a_models_own_spacing_holds_under_default_and_gives_way_to_a_named_one() -> None:
+def test_a_models_own_spacing_is_the_default_and_can_be_overridden() -> None:
     config = {**STABLE_DIFFUSION_15, "use_karras_sigmas": True}
     made = {
         sigmas: DiffusersScheduler(
@@ -219,13 +219,13 @@ def test_a_models_own_spacing_holds_under_default_and_gives_way_to_a_named_one()
 
 
 @pytest.mark.parametrize(
-    ("choice", "says"),
+    ("choice", "message"),
     [
         (SchedulerChoice(id="Euler"), "there is no scheduler 'Euler'"),
         (SchedulerChoice(id="ddim", sigmas="karras"), "ddim has no sigmas 'karras'"),
         (SchedulerChoice(id="euler", sigmas=""), "euler has no sigmas ''"),
     ],
 )
-def test_what_is_not_listed_is_refused(choice: SchedulerChoice, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_an_unlisted_scheduler_or_spacing_is_refused(choice: SchedulerChoice, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DiffusersScheduler(choice, STABLE_DIFFUSION_15, num_inference_steps=4)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.models.folders import load_model, source_of
-from tests.support.models.oracle import Case, EngineDrawings, Oracle, build_sensitive_folder
+from tests.support.models.oracle import Case, EngineImages, Oracle, build_sensitive_folder
 from tests.support.models.oracle import largest_difference as difference
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = build_sensitive_folder(tmp_path_factory.mktemp("tiny"))
     weights = folder / "text_encoder" / "model.safetensors"
     tensors = load_file(weights)
-    # Fresh from its construction, an encoder's output has a mean of zero, which the formula keeps.
+    # A newly initialised encoder's output has a mean of zero, by which the formula would divide.
     (bias,) = (key for key in tensors if key.endswith("final_layer_norm.bias"))
     tensors[bias].uniform_(0, 1, generator=torch.Generator().manual_seed(3))
     save_file(tensors, weights, metadata={"format": "pt"})
@@ -81,7 +81,7 @@ def by_formula(
 
 @pytest.mark.parametrize("clip_skip", [0, 1])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_prompt_is_read_by_the_formula(
+def test_a_prompt_is_encoded_by_the_formula(
     model: DiffusionModel, oracle: Oracle, prompt: str, clip_skip: int
 ) -> None:
     num_chunks = model.num_chunks(prompt)
@@ -93,7 +93,7 @@ def test_a_prompt_is_read_by_the_formula(
 
 
 @pytest.mark.parametrize("prompt", ["", "a red circle, on blue", r"a \(red\) circle"])
-def test_what_fits_and_weighs_nothing_is_read_as_the_pipeline_reads_it(
+def test_a_short_unweighted_prompt_is_encoded_as_by_the_pipeline(
     model: DiffusionModel, oracle: Oracle, prompt: str
 ) -> None:
     plain = prompt.replace("\\", "")
@@ -102,7 +102,7 @@ def test_what_fits_and_weighs_nothing_is_read_as_the_pipeline_reads_it(
     assert torch.equal(ours, expected[0])
 
 
-def test_the_two_settings_are_two(folder: Path, oracle: Oracle) -> None:
+def test_weighting_and_long_prompts_are_independent_settings(folder: Path, oracle: Oracle) -> None:
     def plain(prompt: str) -> torch.Tensor:
         return oracle.pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)[0]
 
@@ -115,14 +115,14 @@ def test_the_two_settings_are_two(folder: Path, oracle: Oracle) -> None:
     assert torch.equal(only_weighted.encode_prompt(LONG, clip_skip=0).prompt_embeds, plain(LONG)[0])
 
 
-def test_only_what_no_chunk_holds_is_told_to_be_dropped(model: DiffusionModel) -> None:
+def test_only_text_beyond_the_last_chunk_is_dropped(model: DiffusionModel) -> None:
     words = ["small", "circle"] * 150
     assert model.dropped_text(" ".join(words[:225])) == ""
     assert model.num_chunks(" ".join(words)) == 3
     assert model.dropped_text("(" + " ".join(words) + ":1.2)") == " ".join(words[225:])
 
 
-def test_nobodys_picture_depends_on_how_long_the_others_prompts_are(
+def test_images_do_not_depend_on_the_length_of_other_prompts(
     model: DiffusionModel, oracle: Oracle
 ) -> None:
     cases = [
@@ -132,11 +132,13 @@ def test_nobodys_picture_depends_on_how_long_the_others_prompts_are(
         Case(name="weighted", prompt="(red:1.3) circle"),
         Case(name="longer", prompt=f"{LONG}(small:1.4) circle", num_inference_steps=4),
     ]
-    drawn = EngineDrawings(model=model).crowd(*cases)
+    generated = EngineImages(model=model).crowd(*cases)
     for case in cases:
         sides = [PROMPTS.get(text, [(text, 1.0)]) for text in (case.prompt, case.negative_prompt)]
         num_chunks = 1 if case.name in ("short", "weighted") else 2
         embeds, negative = (by_formula(oracle, side, num_chunks=num_chunks) for side in sides)
-        assert difference(drawn[case.name], oracle.draw_encoded(case, embeds, negative)) <= 2
-    distinct = {np.asarray(oracle.draw(case)[0]).tobytes() for case in cases}
+        assert (
+            difference(generated[case.name], oracle.generate_encoded(case, embeds, negative)) <= 2
+        )
+    distinct = {np.asarray(oracle.generate(case)[0]).tobytes() for case in cases}
     assert len(distinct) == len(cases)

@@ -1,4 +1,4 @@
-"""How the weights in a prompt are read; the cases are those of Automatic1111's documentation."""
+"""Parsing of prompt weights; the cases are those of Automatic1111's documentation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from latentwire_server.models.text.prompt_weights import (
         ),
     ],
 )
-def test_brackets_say_how_much_a_text_weighs(
+def test_brackets_set_the_weight_of_their_text(
     prompt: str, expected: list[tuple[str, float]]
 ) -> None:
     parts = weighted_texts(prompt)
@@ -56,7 +56,7 @@ def test_brackets_say_how_much_a_text_weighs(
     assert [part.weight for part in parts] == pytest.approx([weight for _, weight in expected])
 
 
-def test_what_is_nested_too_deeply_is_refused_and_what_is_long_is_read_in_no_time() -> None:
+def test_deep_nesting_is_refused_and_long_prompts_are_parsed_quickly() -> None:
     weighted_texts("(" * MAX_DEPTH)
     with pytest.raises(BracketsTooDeepError):
         weighted_texts("a(" * (MAX_DEPTH + 1))

@@ -1,4 +1,4 @@
-"""The request inside an image file, as the contract's own parser reads it."""
+"""The request inside an image file, as parsed by the contract."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def test_it_parses_as_a_request_for_that_one_image() -> None:
     assert parsed == expected
 
 
-def test_numbers_stand_as_they_were_written_and_mean_the_same_on_the_wire() -> None:
+def test_float32_numbers_are_written_as_given_and_stay_the_same_on_the_wire() -> None:
     written = (0.1, 0.3, 0.7, 6.3, 7.1, 1 / 3)
     for number in written:
         on_the_wire = pb.GenerateImageRequest(guidance_scale=number).guidance_scale
-        told = described(request(guidance_scale=on_the_wire))["request"]["guidance_scale"]
-        assert told == pytest.approx(number, rel=1e-7)
-        assert len(str(told)) <= 10
-        assert pb.GenerateImageRequest(guidance_scale=told).guidance_scale == on_the_wire
+        in_file = described(request(guidance_scale=on_the_wire))["request"]["guidance_scale"]
+        assert in_file == pytest.approx(number, rel=1e-7)
+        assert len(str(in_file)) <= 10
+        assert pb.GenerateImageRequest(guidance_scale=in_file).guidance_scale == on_the_wire
 
 
-def test_it_names_what_made_the_image() -> None:
+def test_it_names_the_version_and_the_model_revision() -> None:
     description = described(request())
     assert description["latentwire"] == "1.2.3"
     assert description["model_revision"] == "sha256:ab"
@@ -69,6 +69,6 @@ def test_a_png_has_no_quality() -> None:
     assert described(request())["request"]["output"] == {"format": "IMAGE_FORMAT_PNG"}
 
 
-def test_nothing_is_said_if_that_is_wished() -> None:
+def test_metadata_can_be_omitted() -> None:
     wanted = request(output=OutputOptions(metadata_omitted=True))
     assert describe_image(wanted, 0, "x", version="1") is None

@@ -1,4 +1,4 @@
-"""From a listed model to a loaded one, and what is told when that fails."""
+"""From a listed model to a loaded one, and the errors on the way."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def listed(folder: Path, **more: object) -> dict[str, object]:
     return {"source": str(folder), "dtype": "float32", "denoiser_backend": "eager", **more}
 
 
-def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
+def test_library_errors_are_shown_only_to_the_operator(tmp_path: Path):
     broken = build_folder(tmp_path / "broken")
     edit(broken / "unet/config.json", lambda config: config.update(block_out_channels="secret"))
     (model,) = chosen_models(Settings.load({"models": [listed(broken)]}))
@@ -45,7 +45,7 @@ def test_what_a_library_says_is_for_the_operator_alone(tmp_path: Path):
         assert str(broken) in str(caught.value)
 
 
-def test_what_was_measured_is_loaded_and_a_later_load_looks_again(
+def test_measuring_and_loading_open_the_files_once_and_a_later_load_reopens_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened = []
@@ -64,7 +64,7 @@ def test_what_was_measured_is_loaded_and_a_later_load_looks_again(
         assert len(opened) == number
 
 
-async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(
+async def test_adapters_added_later_are_found_when_the_model_is_reloaded(
     folder: Path, tmp_path: Path
 ):
     given = {"port": 0, "max_rows": 4, "device": "cpu", "lora_folder": tmp_path}
@@ -78,20 +78,20 @@ async def test_adapters_that_come_later_are_seen_when_the_model_is_loaded_anew(
             parts = app._catalogue.default_model._parts
             await asyncio.to_thread(write_diffusers, tmp_path / "late.safetensors", parts, seed=1)
             del parts
-            drawn = request("a red circle", num_inference_steps=1, loras=[pb.Lora(id="late")])
+            wanted = request("a red circle", num_inference_steps=1, loras=[pb.Lora(id="late")])
             with pytest.raises(grpc.RpcError) as caught:
-                await events_of(server.stub.GenerateImage(drawn))
+                await events_of(server.stub.GenerateImage(wanted))
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             await server.admin.UnloadModel(pb.UnloadModelRequest(name="a"))
             loaded = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="a")))
             assert list(loaded[-1].model.loras) == ["late"]
-            events = await events_of(server.stub.GenerateImage(drawn))
+            events = await events_of(server.stub.GenerateImage(wanted))
             assert kind(events[-1]) == "completed"
     finally:
         await app.stop(grace_s=0)
 
 
-async def test_a_listed_folder_is_known_loaded_on_demand_and_draws(folder: Path):
+async def test_a_listed_folder_is_described_loaded_on_demand_and_generates(folder: Path):
     models = [listed(folder, id="first"), listed(folder, id="second", aliases=["other"])]
     given = {"port": 0, "max_rows": 4, "device": "cpu", "models": models}
     settings = await asyncio.to_thread(Settings.load, given)

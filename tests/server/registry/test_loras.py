@@ -1,4 +1,4 @@
-"""Adapters over the wire: asked for, echoed, written into the file, listed."""
+"""Adapters over the wire: requested, echoed, written into the file, listed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.models.errors import LoraError
 from latentwire_server.models.info import LoraInfo
 from tests.support.fakes import FakeModel
-from tests.support.server.serving import events_of, images_of, request, serving, told
+from tests.support.server.serving import error_details, events_of, images_of, request, serving
 
 LORAS = (LoraInfo(id="style", num_bytes=10), LoraInfo(id="person", num_bytes=10))
 SENT = [pb.Lora(id="person", scale=-0.5), pb.Lora(id="style")]
@@ -54,7 +54,7 @@ async def test_an_adapter_that_cannot_be_loaded_ends_its_generation_by_name(
         with pytest.raises(grpc.RpcError) as caught:
             await events_of(server.stub.GenerateImage(request(loras=[pb.Lora(id="style")])))
         responses = await events_of(server.stub.GenerateImage(request()))
-    failed = told(caught.value)
+    failed = error_details(caught.value)
     assert failed.code is grpc.StatusCode.FAILED_PRECONDITION
     assert failed.info.reason == "LORA_UNUSABLE"
     assert "style" in failed.message

@@ -1,4 +1,4 @@
-"""Who makes room for a model, as plain arithmetic."""
+"""Which models are unloaded to make room for another, as plain arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def resident(id_: str, size_bytes: int, last_used: float, *, is_in_use: bool = F
     ("size_bytes", "expected"),
     [(40, ()), (41, ("b",)), (60, ("b",)), (61, ("b", "a")), (80, ("b", "a")), (81, None)],
 )
-def test_the_longest_unused_go_and_no_more_than_needed(size_bytes: int, expected: object):
+def test_the_least_recently_used_models_are_unloaded_and_no_more_than_needed(
+    size_bytes: int, expected: object
+):
     residents = [
         resident("a", 20, 2.0),
         resident("b", 20, 1.0),
@@ -26,26 +28,28 @@ def test_the_longest_unused_go_and_no_more_than_needed(size_bytes: int, expected
     assert models_to_unload(size_bytes, budget_bytes=100, residents=residents) == expected
 
 
-def test_a_small_one_is_spared_where_a_large_one_suffices():
+def test_a_small_model_is_spared_if_a_large_one_suffices():
     residents = [resident("small", 10, 1.0), resident("large", 90, 2.0)]
     assert models_to_unload(90, budget_bytes=100, residents=residents) == ("large",)
 
 
-def test_what_never_fits_is_told_apart():
+def test_a_model_larger_than_the_budget_is_an_error():
     with pytest.raises(TooLargeError):
         models_to_unload(101, budget_bytes=100, residents=[resident("a", 100, 0.0)])
 
 
 RESIDENTS = st.lists(st.tuples(st.integers(0, 50), st.floats(0, 9), st.booleans()), max_size=6).map(
-    lambda drawn: [
+    lambda models: [
         resident(str(index), size, last_used, is_in_use=is_in_use)
-        for index, (size, last_used, is_in_use) in enumerate(drawn)
+        for index, (size, last_used, is_in_use) in enumerate(models)
     ]
 )
 
 
 @given(size_bytes=st.integers(0, 120), residents=RESIDENTS)
-def test_whatever_goes_it_fits_and_nobody_went_in_vain(size_bytes: int, residents: list[Resident]):
+def test_the_plan_makes_enough_room_and_unloads_no_model_needlessly(
+    size_bytes: int, residents: list[Resident]
+):
     sizes = {one.id: one.size_bytes for one in residents}
     in_use = {one.id for one in residents if one.is_in_use}
     try:

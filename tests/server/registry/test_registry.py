@@ -1,4 +1,4 @@
-"""Models that come when they are asked for, and go when others need their room."""
+"""Models are loaded on demand, and unloaded when others need their memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.eventually import eventually
 from tests.support.fake_faults import above_rows, raising
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import (
+    ErrorDetails,
     ServedModel,
     Serving,
-    Told,
+    error_details,
     events_of,
     kind,
     request,
     serving_models,
-    told,
 )
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ async def begun(
     return first.generation, stream
 
 
-async def failure(call: Awaitable[object]) -> Told:
+async def failure(call: Awaitable[object]) -> ErrorDetails:
     with pytest.raises(grpc.RpcError) as caught:
         await call
-    return told(caught.value)
+    return error_details(caught.value)
 
 
-async def test_what_is_not_loaded_is_known_nevertheless():
+async def test_an_unloaded_model_is_described():
     async with serving_models(ServedModel(id="a", preload=True), ServedModel(id="b")) as server:
         first, second = (await server.stub.ListModels(pb.ListModelsRequest())).models
         assert (first.state, second.state) == (pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED)
@@ -73,7 +73,7 @@ async def test_what_is_not_loaded_is_known_nevertheless():
         assert await is_serving(server, "")
 
 
-async def test_a_request_loads_its_model_and_hears_how_far_it_is():
+async def test_a_request_loads_its_model_and_gets_its_progress():
     served = ServedModel(id="b", size_bytes=100)
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         events = await events_of(server.stub.GenerateImage(request(model="b")))
@@ -88,7 +88,7 @@ async def test_a_request_loads_its_model_and_hears_how_far_it_is():
         assert await is_serving(server, "models/b")
 
 
-async def test_all_who_want_a_model_wait_for_one_load():
+async def test_all_requests_for_a_model_wait_for_one_load():
     served = ServedModel(id="b", size_bytes=100)
     served.hold()
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
@@ -100,15 +100,15 @@ async def test_all_who_want_a_model_wait_for_one_load():
         assert [one.name for one in listed.generations] == [name for name, _ in streams]
         assert {one.state for one in listed.generations} == {pb.GENERATION_STATE_QUEUED}
         assert await state(server, "b") == pb.MODEL_STATE_LOADING
-        drawn = await events_of(server.stub.GenerateImage(request(model="a")))
-        assert kind(drawn[-1]) == "completed", "others are served meanwhile"
+        generated = await events_of(server.stub.GenerateImage(request(model="a")))
+        assert kind(generated[-1]) == "completed", "others are served meanwhile"
         served.let_go()
         for _, stream in streams:
             assert [kind(event) async for event in stream][-1] == "completed"
     assert served.num_loads == 1
 
 
-async def test_a_generation_is_cancelled_while_its_model_is_loaded():
+async def test_a_generation_can_be_cancelled_while_its_model_loads():
     served = ServedModel(id="b")
     served.hold()
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
@@ -121,7 +121,7 @@ async def test_a_generation_is_cancelled_while_its_model_is_loaded():
         assert served.model.calls == []
 
 
-async def test_a_deadline_holds_while_its_model_is_loaded():
+async def test_a_deadline_applies_while_the_model_loads():
     served = ServedModel(id="b")
     served.hold()
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
@@ -138,12 +138,12 @@ async def test_the_log_names_the_model_that_failed(caplog):
     errors = {"b": BROKEN, "c": OSError("strange")}
     models = [ServedModel(id=id_, preload=True, error=error) for id_, error in errors.items()]
     async with serving_models(ServedModel(id="a", preload=True), *models):
-        told = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
-    assert f"model failed model=b reason={BROKEN}" in told
-    assert any(one.startswith("loading failed model=c error_id=") for one in told)
+        logged = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert f"model failed model=b reason={BROKEN}" in logged
+    assert any(one.startswith("loading failed model=c error_id=") for one in logged)
 
 
-async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
+async def test_a_failed_model_reports_the_reason_and_the_others_keep_serving():
     served = ServedModel(id="b", error=BROKEN)
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         _, stream = await begun(server, request(model="b"))
@@ -161,17 +161,17 @@ async def test_a_model_that_fails_tells_why_and_the_rest_serve_on():
         assert at_once.info.reason == "MODEL_FAILED"
         assert served.num_loads == 1, "a request does not try again"
         assert [await is_serving(server, name) for name in ("models/b", "")] == [False, True]
-        drawn = await events_of(server.stub.GenerateImage(request()))
-        assert kind(drawn[-1]) == "completed"
+        generated = await events_of(server.stub.GenerateImage(request()))
+        assert kind(generated[-1]) == "completed"
 
         served.error = None
         loaded = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b")))
         assert loaded[-1].model.state == pb.MODEL_STATE_READY
-        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
-        assert kind(drawn[-1]) == "completed"
+        generated = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert kind(generated[-1]) == "completed"
 
 
-async def test_an_unexpected_failure_tells_nobody_what_the_library_said():
+async def test_an_unexpected_failure_does_not_reveal_the_librarys_message():
     served = ServedModel(id="b", error=OSError("secret path"))
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         refused = await failure(events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b"))))
@@ -179,14 +179,14 @@ async def test_an_unexpected_failure_tells_nobody_what_the_library_said():
     assert "secret" not in refused.message
 
 
-async def test_a_server_without_a_model_left_does_not_start():
+async def test_a_server_whose_models_all_fail_does_not_start():
     models = [ServedModel(id=id_, preload=True, error=BROKEN) for id_ in "ab"]
     with pytest.raises(SettingsError, match=r"/srv/b.*; .*/srv/b"):
         async with serving_models(*models):
             pass
 
 
-async def test_the_models_used_longest_ago_make_room():
+async def test_the_least_recently_used_models_make_room():
     models = {id_: ServedModel(id=id_, size_bytes=40) for id_ in "abc"}
     async with serving_models(*models.values(), memory_budget_bytes=100) as server:
         for id_ in ("a", "b", "a", "c"):
@@ -194,10 +194,10 @@ async def test_the_models_used_longest_ago_make_room():
         states = [await state(server, id_) for id_ in "abc"]
         assert states == [pb.MODEL_STATE_READY, pb.MODEL_STATE_UNLOADED, pb.MODEL_STATE_READY]
         gc.collect()
-        assert models["b"].model is None, "somebody still holds it"
+        assert models["b"].model is None, "something still references it"
         assert not await is_serving(server, "models/b")
-        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
-        assert kind(drawn[-1]) == "completed"
+        generated = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert kind(generated[-1]) == "completed"
         assert [served.num_loads for served in models.values()] == [1, 2, 1]
         assert await state(server, "a") == pb.MODEL_STATE_UNLOADED
 
@@ -223,7 +223,7 @@ async def load(server: Serving, id_: str) -> pb.Model:
     return events[-1].model
 
 
-async def test_what_a_model_really_takes_counts_once_it_is_loaded():
+async def test_the_actual_memory_of_a_loaded_model_counts():
     models = [
         ServedModel(id="a", preload=True, size_bytes=20),
         ServedModel(id="b", size_bytes=40, programs_bytes=10, held_bytes=90),
@@ -241,7 +241,9 @@ async def test_what_a_model_really_takes_counts_once_it_is_loaded():
 
 
 @pytest.mark.parametrize("held_bytes", [None, 120], ids=["expected", "unexpected"])
-async def test_what_leaves_no_room_to_be_compiled_is_loaded_without(held_bytes: int | None):
+async def test_a_model_without_room_for_compiled_programs_is_loaded_uncompiled(
+    held_bytes: int | None,
+):
     sized = {"size_bytes": 60, "programs_bytes": 60 if held_bytes is None else 10}
     may = ServedModel(id="may", may_run_uncompiled=True, held_bytes=held_bytes, **sized)
     must = ServedModel(id="must", held_bytes=held_bytes, **sized)
@@ -251,29 +253,29 @@ async def test_what_leaves_no_room_to_be_compiled_is_loaded_without(held_bytes: 
         refused = await failure(load(server, "must"))
         assert "120 bytes; memory_budget_bytes is 100" in refused.message
         gc.collect()
-        assert must.model is None, "somebody still holds it"
+        assert must.model is None, "something still references it"
         assert await state(server, "must") == pb.MODEL_STATE_FAILED
 
 
-async def drawn(server: Serving, sent: pb.GenerateImageRequest) -> None:
+async def complete(server: Serving, sent: pb.GenerateImageRequest) -> None:
     last = (await events_of(server.stub.GenerateImage(sent)))[-1]
     assert kind(last) == "completed"
 
 
 @pytest.fixture
 async def crowded() -> AsyncIterator[tuple[Serving, ServedModel, ServedModel]]:
-    """Room for one of two models, and one of them in use until it is let go."""
+    """Room for one of two models, the first of which is in use until ``let_go``."""
     models = [ServedModel(id="a", preload=True, size_bytes=60), ServedModel(id="b", size_bytes=60)]
     async with serving_models(*models, memory_budget_bytes=100) as server:
         models[0].model.hold()
-        running = asyncio.create_task(drawn(server, request("running", model="a")))
+        running = asyncio.create_task(complete(server, request("running", model="a")))
         await eventually(lambda: models[0].model.calls)
         yield server, *models
         models[0].let_go()
         await running
 
 
-async def test_a_request_waits_until_those_in_use_leave_room_for_its_model(crowded):
+async def test_a_request_waits_until_models_in_use_leave_room(crowded):
     server, first, second = crowded
     _, stream = await begun(server, request(model="b"))
     while (event := await anext(stream)).model_loading.total_bytes == 0:
@@ -283,18 +285,18 @@ async def test_a_request_waits_until_those_in_use_leave_room_for_its_model(crowd
         pb.MODEL_STATE_READY,
         pb.MODEL_STATE_LOADING,
     ]
-    assert second.num_loads == 0, "nothing is dropped before all of the room can be had"
+    assert second.num_loads == 0, "nothing is unloaded before enough room is available"
     first.let_go()
     assert [kind(event) async for event in stream][-1] == "completed"
     assert await state(server, "a") == pb.MODEL_STATE_UNLOADED
 
 
-async def test_who_keeps_a_model_in_use_does_not_keep_others_waiting_for_ever(crowded):
+async def test_a_busy_model_does_not_block_another_forever(crowded):
     server, first, second = crowded
     order: list[str] = []
 
     async def noted(id_: str, prompt: str) -> None:
-        await drawn(server, request(prompt, model=id_))
+        await complete(server, request(prompt, model=id_))
         order.append(prompt)
 
     async with asyncio.TaskGroup() as group:
@@ -311,12 +313,12 @@ async def test_who_keeps_a_model_in_use_does_not_keep_others_waiting_for_ever(cr
 
 
 @pytest.mark.parametrize("way", ["cancelled", "late"])
-async def test_nothing_is_unloaded_for_those_who_no_longer_wait(crowded, way: str):
+async def test_nothing_is_unloaded_for_requests_that_no_longer_wait(crowded, way: str):
     server, first, second = crowded
     options = {"timeout": 0.5} if way == "late" else {}
     name, stream = await begun(server, request(model="b"), **options)
     await eventually(lambda: _is_held(server, "a"))
-    later = asyncio.create_task(drawn(server, request("later", model="a")))
+    later = asyncio.create_task(complete(server, request("later", model="a")))
     await eventually(lambda: len(_waiting(server)) == 2)
     if way == "cancelled":
         await server.stub.CancelGeneration(pb.CancelGenerationRequest(name=name))
@@ -334,7 +336,7 @@ async def test_nothing_is_unloaded_for_those_who_no_longer_wait(crowded, way: st
     assert (first.num_loads, second.num_loads) == (1, 0)
 
 
-async def test_a_load_by_hand_waits_for_room_for_as_long_as_somebody_waits_for_it(crowded):
+async def test_load_model_waits_for_room_only_while_its_caller_waits(crowded):
     server, first, second = crowded
     load = server.admin.LoadModel(pb.LoadModelRequest(name="b"))
     await anext(aiter(load))
@@ -349,7 +351,7 @@ async def test_a_load_by_hand_waits_for_room_for_as_long_as_somebody_waits_for_i
     assert second.num_loads == 1
 
 
-async def test_a_model_is_unloaded_once_nothing_needs_it_and_loaded_again_when_asked_for():
+async def test_an_idle_model_can_be_unloaded_and_is_loaded_again_on_demand():
     served = ServedModel(id="a", preload=True)
     async with serving_models(served) as server:
         served.model.hold()
@@ -365,15 +367,15 @@ async def test_a_model_is_unloaded_once_nothing_needs_it_and_loaded_again_when_a
         answer = await server.admin.UnloadModel(unload)
         assert answer.model.state == pb.MODEL_STATE_UNLOADED
         gc.collect()
-        assert served.model is None, "somebody still holds it"
+        assert served.model is None, "something still references it"
         assert [await is_serving(server, name) for name in ("models/a", "")] == [False, True]
         assert (await server.admin.UnloadModel(unload)).model.state == pb.MODEL_STATE_UNLOADED
-        drawn = await events_of(server.stub.GenerateImage(request()))
-        assert kind(drawn[-1]) == "completed"
+        generated = await events_of(server.stub.GenerateImage(request()))
+        assert kind(generated[-1]) == "completed"
     assert served.num_loads == 2
 
 
-async def test_a_model_cannot_be_unloaded_while_it_is_loaded():
+async def test_a_model_cannot_be_unloaded_while_it_loads():
     served = ServedModel(id="b")
     served.hold()
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
@@ -386,7 +388,7 @@ async def test_a_model_cannot_be_unloaded_while_it_is_loaded():
         await eventually(lambda: served.model, timeout_s=5)
 
 
-async def test_a_load_tells_how_far_it_is_and_ends_with_the_model():
+async def test_load_model_streams_progress_and_ends_with_the_model():
     served = ServedModel(id="b", size_bytes=100)
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         events = await events_of(server.admin.LoadModel(pb.LoadModelRequest(name="b")))
@@ -400,7 +402,7 @@ async def test_a_load_tells_how_far_it_is_and_ends_with_the_model():
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "REQUIRED"), ("none", "MODEL_NOT_FOUND")])
-async def test_administration_needs_a_model_that_there_is(name: str, reason: str):
+async def test_administration_needs_an_existing_model(name: str, reason: str):
     async with serving_models(ServedModel(id="a")) as server:
         load = server.admin.LoadModel(pb.LoadModelRequest(name=name))
         assert (await failure(events_of(load))).info.reason == reason
@@ -411,7 +413,9 @@ async def test_administration_needs_a_model_that_there_is(name: str, reason: str
 @pytest.mark.parametrize(
     "sent", [request(model="b", num_images=99), request(model="b", validate_only=True)]
 )
-async def test_nothing_is_loaded_for_a_request_that_draws_nothing(sent: pb.GenerateImageRequest):
+async def test_nothing_is_loaded_for_a_request_that_generates_nothing(
+    sent: pb.GenerateImageRequest,
+):
     served = ServedModel(id="b")
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         call = server.stub.GenerateImage(sent)
@@ -423,7 +427,7 @@ async def test_nothing_is_loaded_for_a_request_that_draws_nothing(sent: pb.Gener
     assert served.num_loads == 0
 
 
-async def test_what_can_only_be_known_from_the_weights_is_loaded_before_a_request_is_accepted():
+async def test_a_model_without_a_spec_is_loaded_before_a_request_is_accepted():
     served = ServedModel(id="b", is_known=False)
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         unknown = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
@@ -432,9 +436,9 @@ async def test_what_can_only_be_known_from_the_weights_is_loaded_before_a_reques
         assert (await failure(events_of(checked))).info.reason == "MODEL_LOADING"
         refused = server.stub.GenerateImage(request(model="b", num_images=99))
         assert (await failure(events_of(refused))).reasons == {"num_images": "OUT_OF_RANGE"}
-        drawn = await events_of(server.stub.GenerateImage(request(model="b")))
-        assert [kind(drawn[0]), kind(drawn[-1])] == ["accepted", "completed"]
-        assert drawn[0].accepted.effective_request.width == 64
+        generated = await events_of(server.stub.GenerateImage(request(model="b")))
+        assert [kind(generated[0]), kind(generated[-1])] == ["accepted", "completed"]
+        assert generated[0].accepted.effective_request.width == 64
 
 
 async def test_a_request_for_a_model_on_the_hub_is_accepted_before_it_is_downloaded():
@@ -442,7 +446,7 @@ async def test_a_request_for_a_model_on_the_hub_is_accepted_before_it_is_downloa
     served.hold()
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
         unknown = (await server.stub.GetModel(pb.GetModelRequest(name="b"))).model
-        assert unknown.defaults.width == 0, "nothing is downloaded unasked"
+        assert unknown.defaults.width == 0, "nothing is downloaded before a request"
         refused = server.stub.GenerateImage(request(model="b", num_images=99))
         assert (await failure(events_of(refused))).reasons == {"num_images": "OUT_OF_RANGE"}
         assert served.num_loads == 0
@@ -452,7 +456,7 @@ async def test_a_request_for_a_model_on_the_hub_is_accepted_before_it_is_downloa
         assert [kind(event) async for event in stream][-1] == "completed"
 
 
-async def test_those_who_wait_for_a_model_are_told_when_the_server_stops():
+async def test_requests_waiting_for_a_model_end_when_the_server_drains():
     served = ServedModel(id="b")
     served.hold()
     async with serving_models(ServedModel(id="a", preload=True), served) as server:
@@ -463,7 +467,7 @@ async def test_those_who_wait_for_a_model_are_told_when_the_server_stops():
         await stopping
 
 
-async def test_a_model_is_measured_between_the_steps_of_running_generations():
+async def test_a_model_is_probed_between_the_steps_of_running_generations():
     order: list[str] = []
 
     def logged(id_: str) -> FakeModel:
@@ -491,7 +495,7 @@ async def test_a_model_is_measured_between_the_steps_of_running_generations():
     assert whole.count("a") == 150
     assert "b" in whole
     measured = whole[whole.index("b") : whole.rindex("b")]
-    # As long as the other one has steps left, each waits for one call at most.
+    # While the other model has steps left, each probe call waits for at most one of them.
     assert "bb" not in measured[: measured.rfind("a") + 1]
 
 

@@ -1,4 +1,4 @@
-"""From a draft to the engine's request: everything wrong at once, and nothing lost on the way."""
+"""From a draft to the engine's request: all violations at once, and no field is lost."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ GIVEN = RequestDraft(
     user="somebody",
     labels={"team": "a"},
 )
-"""A value that is not the default for each field that is taken over under its name."""
+"""A value other than the default for each field that keeps its name."""
 SETTLED = {"model", "width", "height", "high_resolution_fix", "source"}
-"""Fields of one name whose value is not the draft's own."""
+"""Fields of the same name whose value is derived."""
 
 
 class PickyModel(FakeModel):
-    """Its scheduler takes no number of steps at all."""
+    """Its scheduler refuses every number of steps."""
 
     def create_scheduler(self, *_: object, **__: object) -> None:
         raise ValueError
@@ -75,7 +75,7 @@ def violations(draft: RequestDraft, model: FakeModel | None = None) -> list[tupl
     return [(one.field, one.reason) for one in caught.value.violations]
 
 
-def test_the_files_the_mask_and_the_models_own_rules_are_told_with_the_rest() -> None:
+def test_violations_of_files_masks_and_the_model_are_reported_together() -> None:
     source = SourceDraft(kind="inpainting", image=file_of(1), mask=file_of(0), strength=2)
     draft = RequestDraft(source=source, seed=-1)
     expected = {
@@ -89,12 +89,12 @@ def test_the_files_the_mask_and_the_models_own_rules_are_told_with_the_rest() ->
     assert set(violations(replace(draft, width=77), PickyModel())) == {*expected, bad_size}
 
 
-def test_the_model_is_not_asked_about_steps_that_are_wrong_already() -> None:
+def test_the_model_does_not_check_steps_that_are_already_out_of_range() -> None:
     reasons = violations(RequestDraft(prompt="a", num_inference_steps=0), PickyModel())
     assert reasons == [("num_inference_steps", "OUT_OF_RANGE")]
 
 
-def test_every_field_that_is_given_reaches_the_engine() -> None:
+def test_every_given_field_reaches_the_engine() -> None:
     model = FakeModel(refiner=FakeModel(), loras=(LoraInfo(id="style", num_bytes=1),))
     request, plain = completed(GIVEN, model), completed(RequestDraft(prompt="x"), model)
     drafted = {field.name for field in fields(RequestDraft)}

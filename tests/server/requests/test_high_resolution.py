@@ -1,4 +1,4 @@
-"""When a picture is drawn in two passes, driven with plain values."""
+"""When an image is generated in two passes, tested with plain values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_above_one_and_a_half_times_the_models_area_there_are_two_passes(
     assert (fix and (fix.width, fix.height)) == first_pass
 
 
-def test_it_is_off_where_the_model_the_caller_or_the_steps_say_so() -> None:
+def test_the_model_the_caller_or_the_steps_can_disable_it() -> None:
     for_none = replace(PLAIN.defaults, high_resolution_fix=0.0)
     assert completed(GOOD, PLAIN).high_resolution_fix is None
     assert completed(GOOD, replace(PLAIN, defaults=for_none)).high_resolution_fix is None
@@ -51,7 +51,7 @@ def test_it_is_off_where_the_model_the_caller_or_the_steps_say_so() -> None:
     assert completed(declined).high_resolution_fix is None
 
 
-def test_a_caller_may_ask_for_it_and_say_how_strong() -> None:
+def test_a_caller_may_request_it_with_a_strength() -> None:
     wanted = replace(GOOD, width=96, height=64)
     asked = replace(wanted, high_resolution_fix=HighResolutionFixDraft(strength=0.25))
     fix = completed(asked).high_resolution_fix
@@ -68,7 +68,7 @@ def test_a_caller_may_ask_for_it_and_say_how_strong() -> None:
         (HighResolutionFixDraft(strength=0.7), 17),
     ],
 )
-def test_the_effective_request_draws_the_same(
+def test_the_effective_request_has_the_same_passes(
     wanted: HighResolutionFixDraft | None, num_steps: int
 ) -> None:
     request = completed(replace(GOOD, high_resolution_fix=wanted, num_inference_steps=10))
@@ -93,7 +93,7 @@ def test_the_effective_request_draws_the_same(
         ({}, {"width": 64, "height": 64}, "high_resolution_fix", "NOT_APPLICABLE"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
+def test_invalid_values_are_refused_by_name(
     fix: dict[str, object], changes: dict[str, int], field: str, reason: str
 ) -> None:
     draft = replace(GOOD, high_resolution_fix=HighResolutionFixDraft(**fix), **changes)
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_by_name(
     assert (found.field, found.reason) == (field, reason)
 
 
-def test_a_model_that_cannot_says_so() -> None:
+def test_a_model_without_it_refuses_the_field() -> None:
     draft = replace(GOOD, high_resolution_fix=HighResolutionFixDraft())
     (found,) = violations(draft, settle_size(draft, None, PLAIN), PLAIN)
     assert (found.field, found.reason) == ("high_resolution_fix", "UNSUPPORTED_FIELD")

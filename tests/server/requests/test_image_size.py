@@ -1,4 +1,4 @@
-"""Pictures that are drawn larger than they are delivered."""
+"""Images that are generated larger than they are delivered."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def info(*, native: int = 1024, **limits: int) -> ModelInfo:
 
 
 @pytest.mark.parametrize(
-    ("asked", "drawn"),
+    ("requested", "generated"),
     [
         ((512, 512), (1024, 1024)),
         ((256, 256), (1024, 1024)),
         ((768, 512), (1248, 832)),
         ((512, 768), (832, 1248)),
-        # As large as the model is at its best, or nearly.
+        # At or near the model's own size.
         ((1024, 1024), (1024, 1024)),
         ((768, 1024), (768, 1024)),
         ((1536, 640), (1536, 640)),
@@ -42,22 +42,22 @@ def info(*, native: int = 1024, **limits: int) -> ModelInfo:
         ((1024, 64), (2048, 128)),
     ],
 )
-def test_small_pictures_are_drawn_at_the_models_own_number_of_pixels(asked, drawn):
-    assert generated_size(*asked, info()) == drawn
+def test_small_images_are_generated_with_the_models_own_number_of_pixels(requested, generated):
+    assert generated_size(*requested, info()) == generated
 
 
-def test_a_model_that_does_not_ask_for_it_draws_what_is_asked_for():
+def test_a_model_without_a_minimum_generates_the_requested_size():
     assert generated_size(64, 64, info(min_drawn_pixels=0)) == (64, 64)
 
 
-def test_the_limits_hold_for_what_is_drawn():
+def test_the_generated_size_respects_the_limits():
     for width in range(64, 1025, 8):
         for height in range(64, 1025, 64):
             limited = info(max_side=1280, max_pixels=900_000)
-            drawn_width, drawn_height = generated_size(width, height, limited)
-            assert width <= drawn_width <= 1280
-            assert height <= drawn_height <= 1280
-            assert drawn_width % 8 == drawn_height % 8 == 0
+            generated_width, generated_height = generated_size(width, height, limited)
+            assert width <= generated_width <= 1280
+            assert height <= generated_height <= 1280
+            assert generated_width % 8 == generated_height % 8 == 0
             if width * height < 786_432:
-                assert drawn_width * drawn_height <= 900_000
-                assert abs(drawn_width / width - drawn_height / height) < 0.2
+                assert generated_width * generated_height <= 900_000
+                assert abs(generated_width / width - generated_height / height) < 0.2

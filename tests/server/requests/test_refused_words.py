@@ -32,7 +32,7 @@ def test_a_word_is_found_in_every_form_of_its_letters(prompt: str, found: str) -
 @pytest.mark.parametrize(
     "prompt", ["", "scunthorpes", "prescunthorpe", "two other words", "words two", "cafe", "two"]
 )
-def test_a_part_of_a_word_or_of_a_phrase_is_none(prompt: str) -> None:
+def test_a_part_of_a_word_or_phrase_does_not_match(prompt: str) -> None:
     assert WORDS.found_in(prompt) is None
 
 

@@ -1,4 +1,4 @@
-"""Drawing that starts from a picture, over a real channel."""
+"""Generation that starts from an image, over a real channel."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import (
     Serving,
+    error_details,
     events_of,
     images_of,
     kind,
     request,
     serving,
-    told,
 )
 from tests.support.server.source_images import file_of, from_image, two_coloured
 
@@ -56,10 +56,10 @@ async def violations_of(server: Serving, sent: pb.GenerateImageRequest) -> dict[
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert server.model.calls == []
     assert server.model.num_encoded_images == 0
-    return told(caught.value).reasons
+    return error_details(caught.value).reasons
 
 
-async def test_little_strength_leaves_the_picture_nearly_as_it_was(server: Serving):
+async def test_low_strength_leaves_the_image_nearly_unchanged(server: Serving):
     original = np.asarray(two_coloured()).astype(int)
     differences = []
     for strength in (0.25, 0.5, 1.0):
@@ -87,7 +87,7 @@ async def test_strength_is_the_share_of_the_steps_that_are_taken(
     assert effective.image_to_image.strength == pytest.approx(strength)
 
 
-async def test_the_echo_names_the_files_by_their_digests(server: Serving):
+async def test_the_effective_request_identifies_files_by_digest(server: Serving):
     sent = in_mask(right_half(), mask_inverted=True)
     accepted = (await events_of(server.stub.GenerateImage(sent)))[0].accepted
     part = accepted.effective_request.inpainting
@@ -98,19 +98,19 @@ async def test_the_echo_names_the_files_by_their_digests(server: Serving):
 
 
 @pytest.mark.parametrize("is_inverted", [False, True])
-async def test_what_is_not_redrawn_comes_back_pixel_for_pixel(server: Serving, is_inverted: bool):
+async def test_pixels_outside_the_mask_come_back_unchanged(server: Serving, is_inverted: bool):
     sent = in_mask(right_half(), mask_inverted=is_inverted, num_images=2, guidance_scale=1.0)
     images = images_of(await events_of(server.stub.GenerateImage(sent)))
     assert len(images) == 2
-    kept, redrawn = (slice(0, 32), slice(32, 64))[:: -1 if is_inverted else 1]
+    kept, masked = (slice(0, 32), slice(32, 64))[:: -1 if is_inverted else 1]
     original = np.asarray(two_coloured()).astype(int)
     for data in images:
-        drawn = pixels(data)
-        assert (drawn[:, kept] == original[:, kept]).all()
-        assert np.abs(drawn[:, redrawn] - original[:, redrawn]).mean() > 20
+        generated = pixels(data)
+        assert (generated[:, kept] == original[:, kept]).all()
+        assert np.abs(generated[:, masked] - original[:, masked]).mean() > 20
 
 
-async def test_a_masks_edge_is_soft_on_its_inside_unless_told_otherwise():
+async def test_the_mask_edge_is_soft_on_the_inside_unless_disabled():
     edges = {}
     for feather in (0, 8):
         async with serving(mask_feather=feather) as server:
@@ -130,7 +130,7 @@ async def test_a_masks_edge_is_soft_on_its_inside_unless_told_otherwise():
         ((9, 9), {}, (64, 64)),
     ],
 )
-async def test_the_size_is_the_pictures_own_unless_told(
+async def test_the_size_follows_the_source_image_unless_given(
     server: Serving, size: tuple[int, int], given: dict[str, int], expected: tuple[int, int]
 ):
     sent = from_image(two_coloured(*size), **given)
@@ -138,7 +138,7 @@ async def test_the_size_is_the_pictures_own_unless_told(
     assert Image.open(io.BytesIO(image)).size == expected
 
 
-async def test_all_that_is_wrong_is_told_at_once(server: Serving):
+async def test_all_violations_are_reported_at_once(server: Serving):
     broken = request(
         inpainting=pb.Inpainting(
             image=pb.InputImage(data=b"GIF89a"), mask=pb.InputImage(), strength=1.5
@@ -153,7 +153,7 @@ async def test_all_that_is_wrong_is_told_at_once(server: Serving):
     }
 
 
-async def test_a_picture_needs_no_words(server: Serving):
+async def test_image_to_image_needs_no_prompt(server: Serving):
     sent = from_image(prompt="", strength=0.5)
     assert len(images_of(await events_of(server.stub.GenerateImage(sent)))) == 1
 
@@ -164,7 +164,7 @@ async def test_a_mask_of_another_size_is_refused(server: Serving):
     assert await violations_of(server, sent) == {"inpainting.mask": "SIZE_DIFFERS"}
 
 
-async def test_a_mask_that_leaves_nothing_to_draw_is_refused(server: Serving):
+async def test_a_mask_that_selects_nothing_is_refused(server: Serving):
     sent = in_mask(Image.new("L", (64, 64), 255), mask_inverted=True)
     assert await violations_of(server, sent) == {"inpainting.mask": "NOTHING_TO_DRAW"}
 
@@ -172,14 +172,14 @@ async def test_a_mask_that_leaves_nothing_to_draw_is_refused(server: Serving):
 @pytest.mark.parametrize(
     ("box", "size"),
     [
-        # Of 8x8 pixels the latents follow the first.
+        # A latent follows the first of its 8x8 pixels.
         ((9, 9, 16, 16), {}),
         ((0, 1, 64, 8), {}),
-        # All of it is cut off from the wide picture.
+        # All of it is cropped from the wide image.
         ((0, 0, 10, 64), {"width": 64, "height": 128}),
     ],
 )
-async def test_a_mask_of_which_nothing_reaches_the_latents_is_refused(
+async def test_a_mask_that_does_not_reach_the_latents_is_refused(
     server: Serving, box: tuple[int, int, int, int], size: dict[str, int]
 ):
     mask = Image.new("L", (64, 64), 0)
@@ -189,7 +189,7 @@ async def test_a_mask_of_which_nothing_reaches_the_latents_is_refused(
     }
 
 
-async def test_what_a_small_mask_names_is_redrawn(server: Serving):
+async def test_the_area_of_a_small_mask_is_regenerated(server: Serving):
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (40, 40, 48, 48))
     (image,) = images_of(await events_of(server.stub.GenerateImage(in_mask(mask))))
@@ -198,19 +198,19 @@ async def test_what_a_small_mask_names_is_redrawn(server: Serving):
     assert not changed[np.asarray(mask) == 0].any()
 
 
-def test_the_least_strength_that_is_named_is_enough():
+def test_the_suggested_minimum_strength_is_accepted():
     info, data = FakeModel().info, file_of(two_coloured())
 
-    def told(strength: float, num_inference_steps: int) -> list[str]:
+    def descriptions(strength: float, num_inference_steps: int) -> list[str]:
         draft = SourceDraft(kind="image_to_image", image=data, strength=strength)
         opened = open_source(draft, info, num_steps=num_inference_steps)
         return [violation.description for violation in opened.violations]
 
     for num_inference_steps in range(2, 200):
-        (told_,) = told(0.0001, num_inference_steps)
-        named = re.search(r"allowed: ([\d.]+) and more", told_)
+        (description,) = descriptions(0.0001, num_inference_steps)
+        named = re.search(r"allowed: ([\d.]+) and more", description)
         assert named is not None
-        assert told(float(named[1]), num_inference_steps) == []
+        assert descriptions(float(named[1]), num_inference_steps) == []
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 1.01, float("nan"), float("inf")])
@@ -224,19 +224,19 @@ async def test_a_strength_that_leaves_no_step_is_refused(server: Serving):
     assert reasons == {"image_to_image.strength": "NO_STEP_LEFT"}
 
 
-async def test_a_picture_too_large_to_decode_is_refused(server: Serving):
+async def test_an_image_too_large_to_decode_is_refused(server: Serving):
     sent = from_image(Image.new("1", (4097, 4096)))
     assert await violations_of(server, sent) == {"image_to_image.image": "TOO_LARGE"}
 
 
-async def test_pictures_are_forgotten_once_they_are_drawn(server: Serving):
+async def test_source_images_are_released_after_the_generation(server: Serving):
     sent = in_mask(right_half(1024, 1024), width=1024, height=1024, guidance_scale=1.0)
     responses = await events_of(server.stub.GenerateImage(sent))
     name = responses[0].generation
 
     def held() -> int:
         gc.collect()
-        # By its very type: asking some objects of torch what they are makes them warn.
+        # By exact type: isinstance() makes some of torch's objects warn.
         return sum(one.pixels.nbytes for one in gc.get_objects() if type(one) is Source)
 
     await eventually(lambda: held() == 0)
@@ -244,7 +244,7 @@ async def test_pictures_are_forgotten_once_they_are_drawn(server: Serving):
     assert asked.generation.name == name
 
 
-async def test_equal_prompts_with_other_pictures_are_not_drawn_as_one():
+async def test_equal_prompts_with_different_source_images_give_different_images():
     async with serving(FakeModel()) as server:
         server.model.hold()
         sent = [

@@ -1,4 +1,4 @@
-"""The rules for requests, driven with plain values."""
+"""The rules for requests, tested with plain values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_sampler_can_have_a_limit_of_its_own():
     assert list(violations(replace(GOOD, scheduler_id="lcm", num_inference_steps=50), info)) == []
 
 
-def test_a_refiner_takes_over_where_it_is_told_to():
+def test_high_noise_frac_is_validated_and_has_a_default():
     info = FakeModel(refiner=FakeModel()).info
     for share in (0.0, -0.1, 1.1, float("nan")):
         (violation,) = violations(replace(GOOD, high_noise_frac=share), info)
@@ -74,21 +74,21 @@ def test_a_refiner_takes_over_where_it_is_told_to():
     assert completed(GOOD).high_noise_frac is None
 
 
-def test_all_that_is_wrong_with_adapters_is_told_at_once():
+def test_all_violations_of_adapters_are_reported_at_once():
     loras = (LoraChoice(id="x", scale=99), *(LoraChoice(id=f"y{i}") for i in range(8)))
     assert found(loras=loras).keys() == {"loras", "loras[0].scale"} | {
         f"loras[{index}].id" for index in range(8)
     }
 
 
-def test_an_adapter_without_a_scale_counts_once():
+def test_an_adapter_without_a_scale_has_scale_one():
     loras = (LoraChoice(id="style"), LoraChoice(id="person", scale=-0.5))
     request = completed(replace(GOOD, loras=loras))
     assert request.loras == (LoraChoice(id="style"), LoraChoice(id="person", scale=-0.5))
     assert request.adapters == (("person", -0.5), ("style", 1.0))
 
 
-def told(**fields: object) -> str:
+def description_of(**fields: object) -> str:
     (violation,) = violations(replace(GOOD, **fields), INFO)
     return violation.description
 
@@ -149,7 +149,9 @@ def told(**fields: object) -> str:
         ({"unknown_enums": (("output.format", 9),)}, "output.format", "UNKNOWN_VALUE"),
     ],
 )
-def test_what_is_out_of_bounds_is_named(fields: dict[str, object], field: str, reason: str):
+def test_a_value_out_of_bounds_is_reported_with_its_field(
+    fields: dict[str, object], field: str, reason: str
+):
     assert found(**fields) == {field: reason}
 
 
@@ -178,7 +180,7 @@ def test_the_bounds_themselves_are_allowed(fields: dict[str, object]):
     assert found(**fields) == {}
 
 
-def test_everything_that_is_wrong_is_told_at_once():
+def test_all_violations_are_reported_at_once():
     assert found(
         prompt="", width=-8, height=77, seed=-5, guidance_scale=float("nan"), quality=3
     ) == {
@@ -191,12 +193,14 @@ def test_everything_that_is_wrong_is_told_at_once():
     }
 
 
-def test_descriptions_say_the_value_and_what_would_work():
-    assert told(width=77) == "width 77 is no multiple of 8; the nearest that work: 72 and 80"
-    assert told(num_images=11) == "num_images is 11; allowed: 1 to 10"
-    assert told(width=2048) == "width is 2048; allowed: 64 to 1024 by 8"
-    assert "'warp'" in told(scheduler_id="warp")
-    assert "euler, euler-a, heun" in told(scheduler_id="warp")
+def test_descriptions_contain_the_value_and_the_alternatives():
+    assert (
+        description_of(width=77) == "width 77 is no multiple of 8; the nearest that work: 72 and 80"
+    )
+    assert description_of(num_images=11) == "num_images is 11; allowed: 1 to 10"
+    assert description_of(width=2048) == "width is 2048; allowed: 64 to 1024 by 8"
+    assert "'warp'" in description_of(scheduler_id="warp")
+    assert "euler, euler-a, heun" in description_of(scheduler_id="warp")
 
 
 def test_the_nearest_sizes_are_never_beyond_the_limits():
@@ -208,7 +212,7 @@ def test_the_nearest_sizes_are_never_beyond_the_limits():
     assert violation.description.endswith("that work: 992")
 
 
-def test_sides_that_are_fine_alone_may_be_too_many_pixels_together():
+def test_valid_sides_may_be_too_many_pixels_together():
     small = replace(INFO, limits=replace(INFO.limits, max_pixels=512 * 512))
     (violation,) = violations(replace(GOOD, width=1024, height=512), small)
     assert violation.reason == "TOO_LARGE"
@@ -216,10 +220,10 @@ def test_sides_that_are_fine_alone_may_be_too_many_pixels_together():
 
 
 def test_a_long_label_is_not_echoed_in_full():
-    assert len(told(labels={"k" * 10_000: "v"})) < 300
+    assert len(description_of(labels={"k" * 10_000: "v"})) < 300
 
 
-def test_gaps_are_filled_with_the_models_defaults():
+def test_missing_fields_get_the_models_defaults():
     request = completed(GOOD, owner="o", seed=9, deadline=4.0)
     assert (request.width, request.height, request.num_inference_steps) == (64, 64, 4)
     assert (request.seed, request.num_images, request.guidance_scale) == (9, 1, 2.0)
@@ -227,7 +231,7 @@ def test_gaps_are_filled_with_the_models_defaults():
     assert (request.model, request.owner, request.deadline) == ("fake", "o", 4.0)
 
 
-def test_a_default_guidance_that_the_wire_cannot_carry_comes_back_as_it_was():
+def test_a_default_guidance_that_float32_cannot_represent_round_trips():
     info = replace(INFO, defaults=replace(INFO.defaults, guidance_scale=7.3))
     request = completed(GOOD, info)
     assert request.guidance_scale == 7.3
@@ -236,13 +240,13 @@ def test_a_default_guidance_that_the_wire_cannot_carry_comes_back_as_it_was():
     assert completed(draft_from_proto(sent), info).guidance_scale == 7.3
 
 
-def test_nothing_is_completed_that_breaks_a_rule():
+def test_an_invalid_request_is_not_completed():
     with pytest.raises(InvalidRequest) as caught:
         completed(replace(GOOD, seed=-1))
     assert [one.field for one in caught.value.violations] == ["seed"]
 
 
-def test_weights_are_read_only_where_the_model_takes_them_and_within_reason():
+def test_prompt_weights_are_checked_only_for_models_that_use_them():
     wanted = replace(GOOD, prompt="(a:11)", negative_prompt="(" * 40)
     assert violations(wanted, INFO) == ()
     info = replace(INFO, capabilities=("prompt-weighting",))
@@ -259,7 +263,7 @@ def test_a_prompt_that_is_too_long_is_not_searched_for_words():
 
 
 @pytest.mark.parametrize("prompt", [r"scun\thorpe", "(scun:1)thorpe", "[scun]thorpe", "scunthorpe"])
-def test_a_refused_word_is_not_hidden_by_the_notation_of_weights(prompt: str):
+def test_a_refused_word_is_not_hidden_by_prompt_weights(prompt: str):
     info = replace(INFO, capabilities=("prompt-weighting",))
     found = violations(
         replace(GOOD, prompt=prompt), info, refused_words=RefusedWords(["scunthorpe"])

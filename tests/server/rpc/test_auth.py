@@ -1,4 +1,4 @@
-"""Who gets in, and what they see of each other."""
+"""Authentication, and what callers can see of each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.rpc.reflection import V1_SERVICE
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
-from tests.support.server.serving import Serving, request, serving, told
+from tests.support.server.serving import Serving, error_details, request, serving
 
 ALICE = (("authorization", "Bearer alice-key"),)
 BOB = (("authorization", "Bearer bob-key"),)
@@ -57,7 +57,7 @@ async def test_every_method_refuses_a_caller_without_a_valid_key(
     messages = set()
     async with serving(api_keys=KEYS) as server:
         for method in METHODS:
-            refused = told(await answer_of(server, method, metadata))
+            refused = error_details(await answer_of(server, method, metadata))
             assert refused.code is grpc.StatusCode.UNAUTHENTICATED, method
             assert refused.info.reason == reason
             messages.add(refused.message)
@@ -73,7 +73,7 @@ async def test_health_needs_no_key():
         assert (await check(b"")).status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_key_opens_every_door():
+async def test_a_valid_key_gives_access_to_every_service():
     async with serving(api_keys=KEYS) as server:
         for metadata in (ALICE, BOB, (("authorization", "bearer alice-key"),)):
             models = await server.stub.ListModels(pb.ListModelsRequest(), metadata=metadata)
@@ -96,7 +96,7 @@ async def test_the_key_file_holds_keys_too(tmp_path):
             )
 
 
-async def test_another_callers_generation_does_not_exist():
+async def test_another_callers_generation_is_not_found():
     model = FakeModel()
     model.hold()
     async with serving(model, api_keys=KEYS) as server:
@@ -109,7 +109,7 @@ async def test_another_callers_generation_does_not_exist():
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 await rpc(sent, metadata=BOB)
-            mine = told(caught.value)
+            mine = error_details(caught.value)
             assert mine.info.reason == "GENERATION_NOT_FOUND"
         theirs = await server.stub.ListGenerations(pb.ListGenerationsRequest(), metadata=BOB)
         assert list(theirs.generations) == []
@@ -127,23 +127,23 @@ LIST = "/latentwire.v1.ImageGeneration/ListModels"
 @pytest.mark.parametrize(
     ("settings", "metadata", "reasons"),
     [
-        # Who may administer where nothing asks for keys: whoever may use this machine.
+        # Without any keys on this machine: everybody may administer.
         ({}, (), {UNLOAD: "REQUIRED", LIST: None}),
-        # With keys for callers, and none for administration: nobody.
+        # With keys for callers only: nobody may administer.
         ({"api_keys": KEYS}, (), {UNLOAD: "TOKEN_MISSING", LIST: "TOKEN_MISSING"}),
         ({"api_keys": KEYS}, ALICE, {UNLOAD: "ADMIN_KEY_NEEDED", LIST: None}),
-        # Keys of both kinds.
+        # With keys of both kinds.
         ({"api_keys": KEYS, "admin_keys": "admin-key"}, ALICE, {UNLOAD: "ADMIN_KEY_NEEDED"}),
         ({"api_keys": KEYS, "admin_keys": "admin-key"}, ADMIN, {UNLOAD: "REQUIRED", LIST: None}),
-        # For administration alone.
+        # With keys for administration only.
         ({"admin_keys": "admin-key"}, (), {UNLOAD: "TOKEN_MISSING", LIST: None}),
         ({"admin_keys": "admin-key"}, ALICE, {UNLOAD: "TOKEN_INVALID", LIST: None}),
         ({"admin_keys": "admin-key"}, ADMIN, {UNLOAD: "REQUIRED", LIST: None}),
-        # Open to a network without any keys: nobody.
+        # Open to a network without any keys: nobody may administer.
         ({"host": "0.0.0.0", "insecure": True}, (), {UNLOAD: "ADMIN_KEY_NEEDED", LIST: None}),
     ],
 )
-async def test_administration_needs_an_admin_key_but_on_a_machine_of_ones_own(
+async def test_administration_needs_an_admin_key_except_on_a_local_server(
     settings: dict[str, object],
     metadata: tuple[tuple[str, str], ...],
     reasons: dict[str, str | None],
@@ -156,4 +156,4 @@ async def test_administration_needs_an_admin_key_but_on_a_machine_of_ones_own(
                 continue
             with pytest.raises(grpc.RpcError) as caught:
                 await call
-            assert told(caught.value).info.reason == reason
+            assert error_details(caught.value).info.reason == reason

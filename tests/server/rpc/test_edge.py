@@ -1,4 +1,4 @@
-"""Whatever bytes arrive: a documented answer, and the server goes on."""
+"""Any bytes get a documented answer, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire_server.rpc.reflection import V1_SERVICE
 from latentwire_server.service.generations import GenerationService
-from tests.support.server.serving import Serving, events_of, request, serving, told
+from tests.support.server.serving import Serving, error_details, events_of, request, serving
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageGeneration"]
 UNARY = [
@@ -22,7 +22,7 @@ UNARY = [
 GENERATE = f"/{SERVICE.full_name}/GenerateImage"
 
 
-async def test_an_undecodable_request_is_told_so_by_every_shape_of_method(server: Serving):
+async def test_every_kind_of_method_refuses_an_undecodable_request(server: Serving):
     garbage = b"\xff\xff\xff"
     calls = [server.channel.unary_unary(method)(garbage) for method in UNARY[:-1]]
     calls.append(server.channel.unary_stream(GENERATE)(garbage))
@@ -33,7 +33,7 @@ async def test_an_undecodable_request_is_told_so_by_every_shape_of_method(server
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_reflection_goes_on_after_a_question_it_cannot_answer(server: Serving):
+async def test_reflection_continues_after_a_request_it_cannot_answer(server: Serving):
     reflect = server.channel.stream_stream(
         f"/{V1_SERVICE}/ServerReflectionInfo",
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
@@ -56,7 +56,7 @@ async def test_an_unknown_method_is_unimplemented(server: Serving, method: str):
 
 @pytest.fixture
 def handled(monkeypatch: pytest.MonkeyPatch) -> list[pb.GetServerInfoRequest]:
-    """What reached the handler of GetServerInfo."""
+    """The requests that reach the handler of GetServerInfo."""
     reached: list[pb.GetServerInfoRequest] = []
     handle = GenerationService.get_server_info
 
@@ -88,8 +88,8 @@ async def test_too_much_metadata_reaches_no_handler(
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
-async def test_a_call_of_another_content_type_draws_nothing(server: Serving, content_type: str):
-    # gRPC's core hides the content type from us, and takes a body that is not framed for none.
+async def test_a_call_of_another_content_type_generates_nothing(server: Serving, content_type: str):
+    # gRPC's core hides the content type, and treats a body without framing as empty.
     body = b'{"prompt": "a red circle"}'
     answer = await _call_by_hand(server.address, content_type=content_type, body=body)
     assert b"grpc-status\x013" in answer  # INVALID_ARGUMENT: there is no prompt
@@ -137,10 +137,10 @@ async def test_a_request_over_the_limit_reaches_no_handler():
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_request_of_five_megabytes_is_read_and_judged(server: Serving):
+async def test_a_request_of_five_megabytes_is_read_and_validated(server: Serving):
     with pytest.raises(grpc.RpcError) as caught:
         await events_of(server.stub.GenerateImage(request("x" * 5_000_000)))
-    assert told(caught.value).reasons == {"prompt": "TOO_LONG"}
+    assert error_details(caught.value).reasons == {"prompt": "TOO_LONG"}
 
 
 async def test_deep_nesting_and_bad_utf8_are_undecodable(server: Serving):

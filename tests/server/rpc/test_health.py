@@ -1,4 +1,4 @@
-"""Health and reflection, through the edge that wraps them like any other method."""
+"""Health and reflection, through the same interceptors as any other method."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_an_unknown_name_is_not_found(server: Serving):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_watch_tells_every_change_until_the_end():
+async def test_watch_reports_every_change_until_the_server_stops():
     async with serving(loads=False) as server:
         stub = health_pb2_grpc.HealthStub(server.channel)
         watches = [aiter(stub.Watch(health_pb2.HealthCheckRequest(service=name))) for name in NAMES]
@@ -100,7 +100,7 @@ async def test_reflection_describes_every_service_that_it_lists(server: Serving,
 
 
 @pytest.mark.parametrize("version", [V1_SERVICE, ALPHA])
-async def test_reflection_says_what_it_does_not_know(server: Serving, version: str):
+async def test_reflection_reports_unknown_symbols(server: Serving, version: str):
     (answer,) = await reflect(
         server, version, reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.Such")
     )

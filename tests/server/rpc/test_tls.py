@@ -1,4 +1,4 @@
-"""TLS: who listens is proven, who calls too where that is asked for."""
+"""TLS: server certificates, and client certificates where they are required."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from latentwire.v1 import image_generation_pb2 as pb
 from latentwire.v1 import image_generation_pb2_grpc as rpc
 from latentwire_server.settings.files import SettingsError
-from tests.support.server.serving import request, serving, told
+from tests.support.server.serving import error_details, request, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def channel(folder: Path, address: str, name: str | None) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(f"localhost:{port}", credentials)
 
 
-async def test_the_server_proves_who_it_is(folder: Path):
+async def test_the_server_authenticates_itself(folder: Path):
     files = {"tls_cert_file": folder / "localhost.pem", "tls_key_file": folder / "localhost.key"}
     async with serving(**files) as server, channel(folder, server.address, None) as safe:
         assert (await rpc.ImageGenerationStub(safe).ListModels(pb.ListModelsRequest())).models
@@ -62,7 +62,7 @@ async def test_the_server_proves_who_it_is(folder: Path):
             await server.stub.ListModels(pb.ListModelsRequest())
 
 
-async def test_a_client_certificate_says_who_calls(folder: Path):
+async def test_a_client_certificate_identifies_the_caller(folder: Path):
     files = {
         "tls_cert_file": folder / "localhost.pem",
         "tls_key_file": folder / "localhost.key",
@@ -84,13 +84,13 @@ async def test_a_client_certificate_says_who_calls(folder: Path):
             assert (await rpc.ImageGenerationStub(alice).GetGeneration(wanted)).generation.name
             with pytest.raises(grpc.RpcError) as caught:
                 await rpc.ImageGenerationStub(bob).GetGeneration(wanted)
-            assert told(caught.value).info.reason == "GENERATION_NOT_FOUND"
+            assert error_details(caught.value).info.reason == "GENERATION_NOT_FOUND"
             server.model.let_go()
             async for _ in stream:
                 pass
 
 
-async def test_a_certificate_that_is_none_stops_the_start(folder: Path):
+async def test_an_invalid_certificate_prevents_the_start(folder: Path):
     files = {"tls_cert_file": folder / "localhost.key", "tls_key_file": folder / "localhost.pem"}
     with pytest.raises(SettingsError, match="certificate"):
         async with serving(**files):

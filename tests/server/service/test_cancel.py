@@ -11,17 +11,17 @@ import pytest
 from latentwire.v1 import image_generation_pb2 as pb
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
-from tests.support.server.serving import Serving, events_of, kind, request, serving, told
+from tests.support.server.serving import Serving, error_details, events_of, kind, request, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-PROMPT = "the one that is stopped"
+PROMPT = "the cancelled one"
 
 
 @pytest.fixture
 async def held() -> AsyncIterator[Serving]:
-    """A server whose device waits in its first denoiser call for the test."""
+    """A server whose device is held in its first denoiser call."""
     model = FakeModel()
     model.hold()
     async with serving(model, max_running=1) as server:
@@ -65,7 +65,7 @@ async def test_cancel_generation_ends_the_stream_with_cancelled_by_request(held:
     with pytest.raises(grpc.RpcError) as caught:
         [response async for response in call]
     assert caught.value.code() is grpc.StatusCode.CANCELLED
-    assert told(caught.value).info.reason == "CANCELLED_BY_REQUEST"
+    assert error_details(caught.value).info.reason == "CANCELLED_BY_REQUEST"
     held.model.let_go()
     await events_of(held.stub.GenerateImage(request("the next")))
     assert len(held.model.calls_with(PROMPT)) == 1
@@ -75,7 +75,9 @@ async def test_cancel_generation_ends_the_stream_with_cancelled_by_request(held:
 
 
 @pytest.mark.parametrize("way", ["call", "rpc"])
-async def test_one_that_is_cancelled_while_queued_never_reaches_the_device(held: Serving, way: str):
+async def test_a_generation_cancelled_while_queued_never_reaches_the_device(
+    held: Serving, way: str
+):
     ahead = held.stub.GenerateImage(request("ahead"))
     await anext(aiter(ahead))
     await eventually(lambda: held.model.calls)
@@ -94,7 +96,7 @@ async def test_one_that_is_cancelled_while_queued_never_reaches_the_device(held:
     assert PROMPT not in held.model.encoded_prompts
 
 
-async def test_a_deadline_that_passes_mid_run_is_absent_from_the_next_call(held: Serving):
+async def test_a_generation_past_its_deadline_is_absent_from_the_next_call(held: Serving):
     call = held.stub.GenerateImage(request(PROMPT, num_inference_steps=50), timeout=0.5)
     name = await started(held, call)
     with pytest.raises(grpc.RpcError) as caught:
@@ -127,7 +129,7 @@ async def test_a_deadline_of_a_millisecond_costs_no_call(server: Serving):
     assert server.model.calls_with(PROMPT) == []
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door():
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once():
     model = FakeModel(call_s=0.05)
     async with serving(model) as server:
         await events_of(server.stub.GenerateImage(request("measured", num_inference_steps=10)))
@@ -135,7 +137,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_the_door():
             await events_of(
                 server.stub.GenerateImage(request(PROMPT, num_inference_steps=150), timeout=3.0)
             )
-    refused = told(caught.value)
+    refused = error_details(caught.value)
     assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert refused.info.reason == "DEADLINE_TOO_SHORT"
     assert float(refused.info.metadata["needed_s"]) > 5.0

@@ -28,11 +28,11 @@ def pixels(file: bytes) -> np.ndarray:
 
 
 def noise(image: torch.Tensor, *_: object) -> torch.Tensor:
-    """What no file format makes small."""
+    """Returns noise, which no file format compresses."""
     return torch.rand_like(image)
 
 
-async def test_a_generation_tells_its_whole_story(server: Serving):
+async def test_a_generation_streams_its_events_in_order(server: Serving):
     responses = await events_of(server.stub.GenerateImage(request(seed=7, guidance_scale=1.0)))
     kinds = [kind(response) for response in responses]
     assert kinds[0] == "accepted"
@@ -74,7 +74,7 @@ async def test_a_withheld_image_has_no_data_and_no_digest():
     assert responses[-1].completed.image_count == 2
 
 
-async def test_the_synchronous_stub_reads_the_same_story(server: Serving):
+async def test_the_synchronous_stub_reads_the_same_events(server: Serving):
     def read() -> list[str]:
         with grpc.insecure_channel(server.address) as channel:
             stub = rpc.ImageGenerationStub(channel)
@@ -93,7 +93,7 @@ async def test_seed_zero_is_a_seed_and_image_i_uses_seed_plus_i(server: Serving)
     assert np.array_equal(pixels(images_of(three)[2]), pixels(images_of(alone)[0]))
 
 
-async def test_an_unset_seed_is_drawn_below_two_to_the_32nd_and_reported(server: Serving):
+async def test_an_unset_seed_is_chosen_below_two_to_the_32nd_and_reported(server: Serving):
     seeds = set()
     for _ in range(4):
         responses = await events_of(server.stub.GenerateImage(request()))
@@ -123,7 +123,7 @@ async def test_an_unset_seed_is_drawn_below_two_to_the_32nd_and_reported(server:
     ],
     ids=["least", "float32 guidance", "everything"],
 )
-async def test_the_effective_request_draws_the_same_bytes(
+async def test_the_effective_request_generates_the_same_bytes(
     server: Serving, sent: pb.GenerateImageRequest
 ):
     first = await events_of(server.stub.GenerateImage(sent))
@@ -145,13 +145,13 @@ async def test_the_effective_request_leaves_nothing_to_default(server: Serving):
     assert (effective.width, effective.height) == (64, 64)
 
 
-async def test_one_side_alone_leaves_the_other_native(server: Serving):
+async def test_an_unset_side_has_the_models_default(server: Serving):
     responses = await events_of(server.stub.GenerateImage(request(height=128, seed=1)))
     (image,) = [response.image for response in responses if kind(response) == "image"]
     assert (image.width, image.height) == (64, 128)
 
 
-async def test_validate_only_answers_accepted_and_draws_nothing(server: Serving):
+async def test_validate_only_answers_accepted_and_generates_nothing(server: Serving):
     responses = await events_of(server.stub.GenerateImage(request(validate_only=True, seed=3)))
     assert [kind(response) for response in responses] == ["accepted"]
     assert not responses[0].accepted.effective_request.validate_only
@@ -194,10 +194,10 @@ async def test_previews_are_image_files(server: Serving):
     previews = [response.preview for response in responses if kind(response) == "preview"]
     assert previews
     for preview in previews:
-        picture = Image.open(io.BytesIO(preview.data))
-        assert picture.size == (preview.width, preview.height)
-        assert picture.get_format_mimetype() == preview.media_type
-        assert max(picture.size) <= 16
+        image = Image.open(io.BytesIO(preview.data))
+        assert image.size == (preview.width, preview.height)
+        assert image.get_format_mimetype() == preview.media_type
+        assert max(image.size) <= 16
 
 
 async def test_the_end_of_a_long_prompt_is_quoted_in_a_warning(server: Serving):

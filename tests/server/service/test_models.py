@@ -13,14 +13,14 @@ from tests.support.server.serving import events_of, request, serving
 async def test_every_model_is_listed_the_first_one_as_the_default():
     async with serving(FakeModel(id="a"), others=[FakeModel(id="b")]) as server:
         listed = (await server.stub.ListModels(pb.ListModelsRequest())).models
-        drawn = await events_of(server.stub.GenerateImage(request()))
+        first_events = await events_of(server.stub.GenerateImage(request()))
         others = await events_of(server.stub.GenerateImage(request(model="b-alias")))
     assert [(one.name, one.is_default) for one in listed] == [
         ("models/a", True),
         ("models/b", False),
     ]
     assert {one.state for one in listed} == {pb.MODEL_STATE_READY}
-    assert drawn[0].accepted.effective_request.model == "a"
+    assert first_events[0].accepted.effective_request.model == "a"
     assert others[0].accepted.effective_request.model == "b"
 
 

@@ -1,4 +1,4 @@
-"""What is refused over the wire, and in which words."""
+"""Requests that are refused over the wire, and the errors they get."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from latentwire_server.engine import errors
 from latentwire_server.rpc.status import failure_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
-from tests.support.server.serving import Serving, Told, events_of, kind, request, serving, told
+from tests.support.server.serving import (
+    ErrorDetails,
+    Serving,
+    error_details,
+    events_of,
+    kind,
+    request,
+    serving,
+)
 
 PICTURE = pb.InputImage(data=b"x")
 
 
-async def refusal(server: Serving, sent: pb.GenerateImageRequest) -> Told:
+async def refusal(server: Serving, sent: pb.GenerateImageRequest) -> ErrorDetails:
     with pytest.raises(grpc.RpcError) as caught:
         await events_of(server.stub.GenerateImage(sent))
     assert server.model.calls == []
-    return told(caught.value)
+    return error_details(caught.value)
 
 
-async def test_an_adapter_that_the_model_lacks_is_refused_by_its_place(server: Serving):
+async def test_an_unknown_adapter_is_refused_with_its_position(server: Serving):
     refused = await refusal(server, request(loras=[pb.Lora(id="../x")]))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reasons == {"loras[0].id": "UNKNOWN_LORA"}
@@ -41,11 +49,11 @@ async def test_a_prompt_with_a_word_of_the_operators_list_is_refused_before_any_
                 assert "'scunthorpe'" in refused.message
                 assert "two" not in refused.message
         assert server.model.encoded_prompts == []
-        # What the image shall not show may be named.
-        drawn = await events_of(
+        # Negative prompts may contain the word.
+        events = await events_of(
             server.stub.GenerateImage(request("scunthorpes", negative_prompt="scunthorpe"))
         )
-        assert kind(drawn[-1]) == "completed"
+        assert kind(events[-1]) == "completed"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ async def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(server
     assert "fake" in refused.message
 
 
-async def test_while_the_model_loads_requests_are_told_to_come_back():
+async def test_requests_get_a_retry_delay_while_the_model_loads():
     async with serving(loads=False) as server:
         refused = await refusal(server, request())
         assert refused.code is grpc.StatusCode.UNAVAILABLE
@@ -113,7 +121,7 @@ async def test_while_the_model_loads_requests_are_told_to_come_back():
         assert [one.state for one in models.models] == [pb.MODEL_STATE_LOADING]
 
 
-async def test_a_full_queue_says_when_to_come_back():
+async def test_a_full_queue_answers_with_a_retry_delay():
     model = FakeModel()
     model.hold()
     async with serving(model, max_queued=1, max_running=1) as server:
@@ -124,7 +132,7 @@ async def test_a_full_queue_says_when_to_come_back():
         await eventually(lambda: model.calls)
         with pytest.raises(grpc.RpcError) as caught:
             await events_of(server.stub.GenerateImage(request("one too many")))
-        refused = told(caught.value)
+        refused = error_details(caught.value)
         assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert refused.info.reason == "QUEUE_FULL"
         assert refused.retry_after_s > 0
@@ -134,18 +142,18 @@ async def test_a_full_queue_says_when_to_come_back():
     assert model.calls_with("one too many") == []
 
 
-async def test_a_generation_that_turns_to_nan_is_an_error_and_not_a_black_picture():
+async def test_a_generation_that_turns_to_nan_is_an_error_and_not_a_black_image():
     model = FakeModel()
     model.decode_faults.append((lambda _: True, lambda image, *_: image * float("nan")))
     async with serving(model) as server:
         with pytest.raises(grpc.RpcError) as caught:
             await events_of(server.stub.GenerateImage(request()))
-    refused = told(caught.value)
+    refused = error_details(caught.value)
     assert refused.code is grpc.StatusCode.DATA_LOSS
     assert refused.info.reason == "NON_FINITE_OUTPUT"
 
 
-async def test_an_internal_failure_tells_an_id_that_is_in_the_log_and_nothing_else(
+async def test_an_internal_failure_reveals_only_an_error_id(
     caplog: pytest.LogCaptureFixture,
 ):
     model = FakeModel()
@@ -154,7 +162,7 @@ async def test_an_internal_failure_tells_an_id_that_is_in_the_log_and_nothing_el
     async with serving(model) as server:
         with pytest.raises(grpc.RpcError) as caught:
             await events_of(server.stub.GenerateImage(request()))
-    refused = told(caught.value)
+    refused = error_details(caught.value)
     assert refused.code is grpc.StatusCode.INTERNAL
     assert refused.info.metadata["error_id"] in caplog.text
     assert "secret" not in str(caught.value)
@@ -194,7 +202,7 @@ def test_every_error_has_its_status(error: Exception, code: str, reason: str, he
     assert "secret" not in failure.message
 
 
-def test_no_domain_error_is_without_a_status_of_its_own():
+def test_every_domain_error_has_its_own_status():
     def leaves(kind: type) -> set[type]:
         below = kind.__subclasses__()
         return {kind} if not below else set().union(*(leaves(one) for one in below))
@@ -219,7 +227,7 @@ def test_no_domain_error_is_without_a_status_of_its_own():
             assert failure.reason != "PIPELINE_ERROR", error
 
 
-async def test_a_scheduler_that_cannot_take_so_many_steps_is_told_before_queueing(
+async def test_too_many_steps_for_a_scheduler_are_refused_before_queueing(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*_: object, **__: object) -> None:

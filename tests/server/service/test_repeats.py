@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -16,19 +15,16 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeModel
 from tests.support.server.serving import (
     Serving,
+    error_details,
     events_of,
     images_of,
     kind,
     request,
     serving,
-    told,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 CONTINUE = pb.DISCONNECT_POLICY_CONTINUE
-PROMPT = "drawn once"
+PROMPT = "generated once"
 STEPS = 4
 
 
@@ -48,12 +44,14 @@ async def answer(server: Serving, sent: pb.GenerateImageRequest) -> list[pb.Gene
 async def refusal(server: Serving, sent: pb.GenerateImageRequest, **options: object) -> object:
     with pytest.raises(grpc.RpcError) as caught:
         await events_of(server.stub.GenerateImage(sent, **options))
-    return told(caught.value)
+    return error_details(caught.value)
 
 
-def is_idle(server: Serving) -> Callable[[], bool]:
-    status = server.app._engine.status
-    return lambda: (status().running_count, status().queued_count) == (0, 0)
+async def wait_until_idle(server: Serving) -> None:
+    while True:
+        info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
+        if (info.running_count, info.queued_count) == (0, 0):
+            return
 
 
 async def begun(server: Serving, sent: pb.GenerateImageRequest) -> grpc.aio.UnaryStreamCall:
@@ -65,7 +63,7 @@ async def begun(server: Serving, sent: pb.GenerateImageRequest) -> grpc.aio.Unar
     return call
 
 
-async def test_a_repeat_joins_what_is_being_drawn(server: Serving, one_id: str):
+async def test_a_repeat_joins_the_running_generation(server: Serving, one_id: str):
     first = await begun(server, repeatable(one_id))
     joined = asyncio.create_task(answer(server, repeatable(one_id)))
     server.model.let_go()
@@ -78,7 +76,7 @@ async def test_a_repeat_joins_what_is_being_drawn(server: Serving, one_id: str):
     assert len(server.model.calls) == STEPS
 
 
-async def test_repeats_that_come_at_once_are_drawn_once(server: Serving, one_id: str):
+async def test_simultaneous_repeats_are_generated_once(server: Serving, one_id: str):
     answers = await asyncio.gather(*[answer(server, repeatable(one_id)) for _ in range(5)])
     assert len({one[0].generation for one in answers}) == 1
     assert len({images_of(one)[0] for one in answers}) == 1
@@ -105,7 +103,7 @@ async def test_another_request_under_the_same_id_is_refused(
     assert len(server.model.calls) == STEPS
 
 
-async def test_nobody_joins_anothers_generation(one_id: str):
+async def test_callers_cannot_join_each_others_generations(one_id: str):
     async with serving(api_keys="ann,bob") as server:
         ann, bob = ([("authorization", f"Bearer {key}")] for key in ("ann", "bob"))
         sent = repeatable(one_id)
@@ -118,7 +116,7 @@ async def test_nobody_joins_anothers_generation(one_id: str):
         assert (await refusal(server, unknown, metadata=ann)).code is grpc.StatusCode.NOT_FOUND
 
 
-async def test_reading_goes_on_where_it_stopped(server: Serving, one_id: str):
+async def test_reading_resumes_after_a_sequence_number(server: Serving, one_id: str):
     whole = await answer(server, repeatable(one_id))
     for after in (1, 3, len(whole)):
         rest = await answer(server, repeatable(one_id, resume_after_sequence=after))
@@ -142,7 +140,7 @@ async def test_reading_goes_on_where_it_stopped(server: Serving, one_id: str):
         ),
     ],
 )
-async def test_what_makes_no_sense_is_refused_by_name(
+async def test_inconsistent_fields_are_refused_by_name(
     server: Serving, sent: pb.GenerateImageRequest, reasons: dict[str, str]
 ):
     refused = await refusal(server, sent)
@@ -150,14 +148,16 @@ async def test_what_makes_no_sense_is_refused_by_name(
     assert refused.reasons == reasons
 
 
-async def test_an_invalid_request_is_told_to_every_repeat(server: Serving, one_id: str):
+async def test_every_repeat_of_an_invalid_request_is_refused(server: Serving, one_id: str):
     for _ in range(2):
         refused = await refusal(server, repeatable(one_id, width=77))
         assert refused.reasons == {"width": "NOT_A_MULTIPLE"}
     assert kind((await answer(server, repeatable(one_id)))[-1]) == "completed"
 
 
-async def test_without_a_policy_the_last_reader_who_leaves_ends_it(server: Serving, one_id: str):
+async def test_by_default_a_generation_ends_when_its_last_reader_leaves(
+    server: Serving, one_id: str
+):
     calls = [await begun(server, repeatable(one_id)), server.stub.GenerateImage(repeatable(one_id))]
     await anext(aiter(calls[1]))
     calls[0].cancel()
@@ -165,18 +165,18 @@ async def test_without_a_policy_the_last_reader_who_leaves_ends_it(server: Servi
     await eventually(lambda: len(server.model.calls) == 2)
 
     calls[1].cancel()
-    await eventually(is_idle(server))
+    await wait_until_idle(server)
     server.model.let_go()
     assert kind((await answer(server, repeatable(one_id)))[-1]) == "completed"
     assert len(server.model.calls) == 2 + STEPS
 
 
-async def test_one_that_continues_is_found_again_by_who_was_cut_off(server: Serving, one_id: str):
+async def test_a_continuing_generation_can_be_read_after_a_disconnect(server: Serving, one_id: str):
     sent = repeatable(one_id, disconnect_policy=CONTINUE)
     call = await begun(server, sent)
     call.cancel()
     server.model.let_go()
-    await eventually(is_idle(server))
+    await wait_until_idle(server)
     assert len(server.model.calls) == STEPS
 
     found = await answer(server, sent)
@@ -184,7 +184,9 @@ async def test_one_that_continues_is_found_again_by_who_was_cut_off(server: Serv
     assert len(server.model.calls) == STEPS
 
 
-async def test_a_deadline_ends_its_call_and_not_what_continues(server: Serving, one_id: str):
+async def test_a_deadline_ends_its_call_but_not_a_continuing_generation(
+    server: Serving, one_id: str
+):
     sent = repeatable(one_id, disconnect_policy=CONTINUE)
     server.model.hold()
     with pytest.raises(grpc.RpcError) as caught:
@@ -196,15 +198,15 @@ async def test_a_deadline_ends_its_call_and_not_what_continues(server: Serving, 
     assert len(server.model.calls) == STEPS
 
 
-async def test_one_that_continues_does_so_only_for_a_while(one_id: str):
+async def test_a_continuing_generation_without_readers_ends_after_a_while(one_id: str):
     async with serving(replay_ttl_s=0.2) as server:
         call = await begun(server, repeatable(one_id, disconnect_policy=CONTINUE))
         call.cancel()
-        await eventually(is_idle(server))
+        await wait_until_idle(server)
         assert len(server.model.calls) == 1
 
 
-async def test_pictures_are_remembered_for_a_while_and_then_drawn_anew(one_id: str):
+async def test_images_are_kept_for_a_while_and_then_generated_again(one_id: str):
     async with serving(replay_ttl_s=0.2) as server:
         await answer(server, repeatable(one_id))
         await eventually(lambda: not server.app._service._recordings._by_key)
@@ -212,7 +214,7 @@ async def test_pictures_are_remembered_for_a_while_and_then_drawn_anew(one_id: s
         assert len(server.model.calls) == 2 * STEPS
 
 
-async def test_the_oldest_pictures_are_forgotten_when_there_are_too_many():
+async def test_the_oldest_images_are_dropped_when_there_are_too_many():
     first, second = str(uuid.uuid4()), str(uuid.uuid4())
     async with serving(replay_max_bytes=2_500) as server:
         for one in (first, second, second):
@@ -223,7 +225,7 @@ async def test_the_oldest_pictures_are_forgotten_when_there_are_too_many():
         assert len(server.model.calls) == 3 * STEPS
 
 
-async def test_one_that_failed_is_tried_anew(one_id: str):
+async def test_a_failed_generation_is_tried_again(one_id: str):
     model = FakeModel()
     model.decode_faults.append((lambda call: call.number == 1, lambda image, *_: image / 0))
     async with serving(model) as server:
@@ -231,19 +233,19 @@ async def test_one_that_failed_is_tried_anew(one_id: str):
         assert kind((await answer(server, repeatable(one_id)))[-1]) == "completed"
 
 
-async def test_one_that_was_cancelled_tells_so_to_all_who_read(server: Serving, one_id: str):
+async def test_every_reader_of_a_cancelled_generation_gets_its_error(server: Serving, one_id: str):
     call = await begun(server, repeatable(one_id))
     joined = asyncio.create_task(refusal(server, repeatable(one_id)))
     listed = await server.stub.ListGenerations(pb.ListGenerationsRequest())
     await server.stub.CancelGeneration(pb.CancelGenerationRequest(name=listed.generations[0].name))
     with pytest.raises(grpc.RpcError) as caught:
         [response async for response in call]
-    assert told(caught.value).info.reason == "CANCELLED_BY_REQUEST"
+    assert error_details(caught.value).info.reason == "CANCELLED_BY_REQUEST"
     server.model.let_go()
     await joined
 
 
-async def test_old_previews_give_way_and_keep_their_numbers(
+async def test_old_previews_are_dropped_and_keep_their_sequence_numbers(
     server: Serving, one_id: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(recordings, "MAX_PREVIEW_BYTES", 1_000)
@@ -260,7 +262,7 @@ async def test_old_previews_give_way_and_keep_their_numbers(
     assert [image.data] == images_of(responses)
 
 
-async def test_what_nobody_reads_does_not_hold_up_the_end(one_id: str):
+async def test_a_generation_without_readers_does_not_delay_the_shutdown(one_id: str):
     async with serving() as server:
         call = await begun(server, repeatable(one_id, disconnect_policy=CONTINUE))
         call.cancel()

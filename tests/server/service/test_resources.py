@@ -12,7 +12,7 @@ from latentwire_server.settings.files import SettingsError
 from tests.support.eventually import eventually
 from tests.support.fake_faults import above_rows, raising
 from tests.support.fakes import FakeModel
-from tests.support.server.serving import Serving, events_of, request, serving, told
+from tests.support.server.serving import Serving, error_details, events_of, request, serving
 from tests.support.server.source_images import from_image
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ async def test_a_generation_can_be_looked_up_from_queue_to_end():
         (request(width=64, height=64, num_inference_steps=4, high_noise_frac=0.5), 4),
         (from_image(strength=0.5, num_inference_steps=4), 2),
     ],
-    ids=["high-resolution fix", "refiner", "picture"],
+    ids=["high-resolution fix", "refiner", "image"],
 )
-async def test_a_generation_tells_the_steps_that_its_progress_tells(sent, step_count):
+async def test_a_generations_step_count_matches_its_progress(sent, step_count):
     model = FakeModel(refiner=FakeModel(id="refiner"), high_resolution_fix=0.5)
     async with serving(model) as server:
         model.hold()
@@ -123,7 +123,7 @@ async def test_generations_are_listed_in_pages():
 async def test_a_bad_page_is_refused(server: Serving, sent: pb.ListGenerationsRequest, field: str):
     with pytest.raises(grpc.RpcError) as caught:
         await server.stub.ListGenerations(sent)
-    assert set(told(caught.value).violations) == {field}
+    assert set(error_details(caught.value).violations) == {field}
 
 
 @pytest.mark.parametrize("name", ["generations/nobody", "nobody", "generations/../x", "\n" * 9000])
@@ -134,18 +134,18 @@ async def test_an_unknown_generation_is_not_found(server: Serving, name: str):
     ):
         with pytest.raises(grpc.RpcError) as caught:
             await rpc(sent)
-        refused = told(caught.value)
+        refused = error_details(caught.value)
         assert refused.code is grpc.StatusCode.NOT_FOUND
         assert refused.info.reason == "GENERATION_NOT_FOUND"
 
 
-async def test_a_generation_without_a_name_is_asked_for_one(server: Serving):
+async def test_a_generation_name_is_required(server: Serving):
     with pytest.raises(grpc.RpcError) as caught:
         await server.stub.GetGeneration(pb.GetGenerationRequest())
-    assert told(caught.value).reasons == {"name": "REQUIRED"}
+    assert error_details(caught.value).reasons == {"name": "REQUIRED"}
 
 
-async def test_a_model_tells_enough_to_check_a_request_before_it_is_sent():
+async def test_a_model_lists_its_limits_schedulers_and_defaults():
     async with serving(model_aliases="nick, name", max_images=3) as server:
         listed = await server.stub.ListModels(pb.ListModelsRequest())
         (model,) = listed.models
@@ -167,17 +167,17 @@ async def test_a_model_tells_enough_to_check_a_request_before_it_is_sent():
 async def test_an_unknown_model_is_not_found(server: Serving):
     with pytest.raises(grpc.RpcError) as caught:
         await server.stub.GetModel(pb.GetModelRequest(name="models/none"))
-    assert told(caught.value).info.reason == "MODEL_NOT_FOUND"
+    assert error_details(caught.value).info.reason == "MODEL_NOT_FOUND"
 
 
 async def test_the_operators_limits_replace_the_models():
     async with serving(max_images=1, max_inference_steps=4) as server:
         with pytest.raises(grpc.RpcError) as caught:
             await events_of(server.stub.GenerateImage(request(num_images=2, num_inference_steps=5)))
-    assert set(told(caught.value).violations) == {"num_images", "num_inference_steps"}
+    assert set(error_details(caught.value).violations) == {"num_images", "num_inference_steps"}
 
 
-async def test_the_most_rows_are_measured_before_the_model_is_ready():
+async def test_max_rows_is_probed_before_the_model_is_ready():
     model = FakeModel(call_s=0.002)
     async with serving(model, max_rows=None) as server:
         num_calls = len(model.calls)
@@ -194,7 +194,7 @@ async def test_every_size_of_a_call_is_compiled_before_the_model_is_ready():
     assert list(info.compiled_shapes) == ["6x4x8x8", "4x4x8x8", "2x4x8x8", "1x4x8x8"]
 
 
-async def test_a_model_that_cannot_draw_here_ends_the_start_with_one_line():
+async def test_a_model_that_cannot_generate_here_prevents_the_start_with_one_line():
     broken = FakeModel(faults=[(above_rows(1), raising(lambda: ValueError("no\nsuch kernel")))])
     with pytest.raises(
         SettingsError, match=r"^model 'fake': cannot generate images here \(ValueError: no\)$"
@@ -203,7 +203,7 @@ async def test_a_model_that_cannot_draw_here_ends_the_start_with_one_line():
             pass
 
 
-async def test_limits_that_forbid_the_models_own_size_are_told_before_anything_is_measured():
+async def test_limits_below_the_models_defaults_are_refused_before_probing():
     model = FakeModel()
     with pytest.raises(SettingsError, match="max_inference_steps=1"):
         async with serving(model, max_rows=None, max_inference_steps=1):
@@ -211,7 +211,7 @@ async def test_limits_that_forbid_the_models_own_size_are_told_before_anything_i
     assert model.calls == []
 
 
-async def test_a_size_that_does_not_compile_runs_as_it_is(caplog: pytest.LogCaptureFixture):
+async def test_a_size_that_does_not_compile_runs_eagerly(caplog: pytest.LogCaptureFixture):
     class Stubborn(FakeModel):
         def prepare(self, num_rows: int) -> None:
             if num_rows == 4:
@@ -224,14 +224,14 @@ async def test_a_size_that_does_not_compile_runs_as_it_is(caplog: pytest.LogCapt
     assert "does not compile model=fake rows=4" in caplog.text
 
 
-async def test_the_same_bytes_after_a_restart_need_the_same_rows():
+async def test_reproducible_batching_has_a_fixed_number_of_rows():
     async with serving(max_rows=None, batching="reproducible") as server:
         info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
         assert server.model.calls == []
     assert info.max_rows == 8
 
 
-async def test_the_server_tells_what_it_is(server: Serving):
+async def test_the_server_describes_itself(server: Serving):
     info = await server.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.device, info.dtype, info.batching) == ("cpu", "float32", "dynamic")
     assert (info.max_rows, info.max_queued) == (8, 64)

@@ -21,15 +21,15 @@ def _folder_without_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--api-keys", "k"], "use LATENTWIRE_API_KEYS, --api-keys-file or latentwire.toml"),
         (["--admin-keys=k"], "use LATENTWIRE_ADMIN_KEYS, --admin-keys-file or latentwire.toml"),
         (["--models", "[]"], "use LATENTWIRE_MODELS or latentwire.toml"),
     ],
 )
-def test_what_has_no_flag_is_told_with_where_it_belongs(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+def test_settings_without_a_flag_are_refused_with_the_alternatives(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit) as ended:
         Settings.parse(arguments)
@@ -37,17 +37,17 @@ def test_what_has_no_flag_is_told_with_where_it_belongs(
     output, errors = capsys.readouterr()
     assert (output, errors.count("\n")) == ("", 1)
     assert errors.startswith(f"latentwire-server: {arguments[0].partition('=')[0]}: not taken from")
-    assert says in errors
+    assert message in errors
 
 
-def test_a_setting_that_is_true_or_false_has_two_flags(monkeypatch: pytest.MonkeyPatch):
+def test_a_boolean_setting_has_two_flags(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_SAFETY_CHECKER", "true")
     monkeypatch.setenv("LATENTWIRE_INSECURE", "false")
     settings = Settings.parse(["--no-safety-checker", "--insecure"])
     assert (settings.safety_checker, settings.insecure) == (False, True)
 
 
-def test_values_are_taken_as_they_are():
+def test_string_values_are_not_interpreted():
     given = ["--revision", "null", "--model-id", "7", "--variant=[a,b]"]
     settings = Settings.parse(["--model", "a/b", *given])
     assert (settings.revision, settings.model_id, settings.variant) == ("null", "7", "[a,b]")
@@ -66,7 +66,7 @@ def test_choices_are_taken_in_any_case(value: str, monkeypatch: pytest.MonkeyPat
     assert settings.batching is Batching.REPRODUCIBLE
 
 
-def test_help_is_for_people_and_comes_without_torch():
+def test_help_lists_the_settings_without_importing_torch():
     code = (
         "import sys; from latentwire_server.__main__ import main\n"
         "try: main()\n"

@@ -1,4 +1,4 @@
-"""Where settings come from, and what the operator is told when they are no good."""
+"""Where settings come from, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from latentwire_server.app import read_refused_words
 from latentwire_server.engine.settings import Batching
 from latentwire_server.models.model_options import ModelEntry, ModelOptions
 from latentwire_server.registry.chosen_models import chosen_models
-from latentwire_server.settings.files import SettingsError
-from latentwire_server.settings.key_files import read_admin_keys, read_api_keys
+from latentwire_server.settings.files import SettingsError, read_keys
 from latentwire_server.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _api_keys(settings: Settings) -> tuple[str, ...]:
+    return read_keys(settings.api_keys, "api_keys_file", settings.api_keys_file)
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
@@ -40,7 +43,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     assert settings.max_queued == 64
 
 
-def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
+def test_settings_are_split_into_parts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_API_KEYS", "a, b")
     settings = Settings.parse(
         ["--batching", "reproducible", "--max-side", "512", "--model-aliases", "x,y", "--insecure"]
@@ -48,12 +51,12 @@ def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
     assert settings.engine.batching is Batching.REPRODUCIBLE
     assert settings.limit_overrides == {"max_side": 512}
     assert settings.model_aliases == ("x", "y")
-    assert read_api_keys(settings) == ("a", "b")
+    assert _api_keys(settings) == ("a", "b")
     assert settings.insecure
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         ({"port": "99999"}, ["port='99999'", "65535"]),
         ({"port": "abc"}, ["port='abc'", "integer"]),
@@ -68,19 +71,19 @@ def test_parts_are_handed_down(monkeypatch: pytest.MonkeyPatch):
         ({"api_keys_file": "nowhere"}, ["api_keys_file='nowhere'", "No such file"]),
     ],
 )
-def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
-    flags: dict[str, object], says: list[str]
+def test_a_bad_value_is_reported_with_its_name_and_the_allowed_values(
+    flags: dict[str, object], message: list[str]
 ):
     with pytest.raises(SettingsError) as caught:
-        read_api_keys(Settings.load(flags))
+        _api_keys(Settings.load(flags))
     text = str(caught.value)
     assert "\n" not in text
-    for part in says:
+    for part in message:
         assert part in text
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "No such file"),
         (b"", "holds no word"),
@@ -89,24 +92,24 @@ def test_a_bad_value_is_told_with_its_name_and_what_is_allowed(
         ("na\u00efve".encode("latin-1"), "is not UTF-8"),
     ],
 )
-def test_a_word_list_that_lists_nothing_stops_the_start(
-    folder: Path, content: bytes | None, says: str
+def test_an_unusable_word_list_prevents_the_start(
+    folder: Path, content: bytes | None, message: str
 ):
     path = folder / "words.txt"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingsError, match="refused_words_file=") as caught:
         read_refused_words(Settings.load({"refused_words_file": str(path)}))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_all_bad_values_are_told_at_once():
+def test_all_bad_values_are_reported_at_once():
     with pytest.raises(SettingsError, match=r"port='-1'.*; .*max_rows='x'"):
         Settings.load({"port": "-1", "max_rows": "x"})
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[server]\nprt = 1\n", "prt: no such setting"),
         ('[server]\n_env_file = "x"\n', "_env_file: no such setting"),
@@ -114,11 +117,11 @@ def test_all_bad_values_are_told_at_once():
         ('[server]\nport = "x"\n', "port='x'"),
     ],
 )
-def test_a_bad_file_is_told(folder: Path, text: str, says: str):
+def test_a_bad_configuration_file_is_reported(folder: Path, text: str, message: str):
     (folder / "latentwire.toml").write_text(text)
     with pytest.raises(SettingsError) as caught:
         Settings.load({})
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 MODELS = """
@@ -136,7 +139,7 @@ source = "org/photos"
 revision = "v2"
 variant = "fp16"
 dtype = "bfloat16"
-aliases = ["pictures", "org/photos"]
+aliases = ["photography", "org/photos"]
 denoiser_backend = "eager"
 defaults = {num_inference_steps = 20, guidance_scale = 6, scheduler = {id = "dpmpp-2m"}}
 limits = {max_side = 1024}
@@ -149,7 +152,7 @@ def test_models_are_listed_in_the_file(folder: Path):
     first, second = chosen_models(settings)
     assert (first.id, first.aliases) == ("embedded", ())
     assert first.limits == {"max_side": 512, "max_images": 3}
-    assert (second.id, second.aliases) == ("photos", ("pictures", "org/photos"))
+    assert (second.id, second.aliases) == ("photos", ("photography", "org/photos"))
     assert second.limits == {"max_images": 3}, "its own limit replaces the server's"
     embedded, photos = settings.entries
     assert (embedded.dtype, embedded.denoiser_backend) == ("float32", "auto")
@@ -164,7 +167,7 @@ def test_models_are_listed_in_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert (listed.id, listed.aliases) == ("embedded", ("small",))
 
 
-def test_the_first_listed_model_is_loaded_first_unless_said_otherwise(folder: Path):
+def test_only_the_first_listed_model_is_preloaded_by_default(folder: Path):
     entries = ["", "", "preload = true", "preload = false"]
     tables = [f'[[models]]\nsource = "a/{number}"\n{text}\n' for number, text in enumerate(entries)]
     (folder / "latentwire.toml").write_text("".join(tables))
@@ -176,12 +179,16 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
     (folder / "keys").write_text("# ours\nc\n")
     monkeypatch.setenv("LATENTWIRE_ADMIN_KEYS", "a, b")
     settings = Settings.parse(["--admin-keys-file", "keys"])
-    assert read_admin_keys(settings) == ("a", "b", "c")
-    assert read_api_keys(settings) == ()
+    assert read_keys(settings.admin_keys, "admin_keys_file", settings.admin_keys_file) == (
+        "a",
+        "b",
+        "c",
+    )
+    assert _api_keys(settings) == ()
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('[[models]]\nid = "a"', "models[0].source"),
         ('[[models]]\nsource = ""', "models[0].source=''"),
@@ -220,11 +227,11 @@ def test_admin_keys_are_read_like_keys(folder: Path, monkeypatch: pytest.MonkeyP
         ),
     ],
 )
-def test_a_badly_listed_model_is_told_with_its_place(folder: Path, text: str, says: str):
+def test_a_bad_model_entry_is_reported_with_its_position(folder: Path, text: str, message: str):
     (folder / "latentwire.toml").write_text(text)
     with pytest.raises(SettingsError) as caught:
         chosen_models(Settings.load({}))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_every_option_of_a_model_is_a_flag_a_variable_and_a_key(
@@ -263,7 +270,7 @@ def test_every_option_of_a_model_is_a_flag_a_variable_and_a_key(
     )
 
 
-def test_what_an_entry_says_beats_the_server_and_null_says_nothing():
+def test_an_entrys_options_override_the_servers_unless_they_are_null():
     entry = {"source": "a/b", "dtype": "bfloat16", "vae": None, "safety_checker": None}
     given = {"dtype": "float32", "safety_checker": "false", "loras": "a/one,b/two"}
     settings = Settings.load({**given, "models": [{**entry, "loras": ["b/two", "c/three"]}]})
@@ -272,7 +279,7 @@ def test_what_an_entry_says_beats_the_server_and_null_says_nothing():
     assert found.loras == ("a/one", "b/two", "c/three"), "they add up"
 
 
-def test_how_prompts_are_read_is_the_models_word_and_else_the_servers(folder: Path):
+def test_a_models_prompt_options_default_to_the_servers(folder: Path):
     (folder / "latentwire.toml").write_text(
         "[server]\nprompt_weighting = true\nsafety_checker = false\nmax_prompt_chunks = 2\n"
         f'embeddings_folder = "{folder}"\n'
@@ -299,7 +306,7 @@ def test_a_named_file_must_exist(folder: Path):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_beyond_this_machine_only_with_authentication(host: str):
+def test_listening_beyond_this_machine_needs_authentication(host: str):
     with pytest.raises(SettingsError, match="--insecure"):
         Settings.load({"host": host})
     assert Settings.load({"host": host, "insecure": True}).host == host
@@ -311,7 +318,7 @@ def test_this_machine_needs_no_authentication(host: str):
     assert Settings.load({"host": host}).host == host
 
 
-def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
+def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTWIRE_API_KEYS", "very-secret")
     assert "very-secret" not in repr(Settings.load({}))
     monkeypatch.setenv("LATENTWIRE_PORT", "x")
@@ -329,7 +336,7 @@ def test_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch):
         (["--batching", "reproducible", "--model", "./folder"], "eager"),
     ],
 )
-def test_where_bytes_are_promised_no_measured_speed_chooses_the_backend(
+def test_reproducible_batching_does_not_choose_the_backend_by_speed(
     flags: list[str], expected: str
 ):
     (entry,) = Settings.parse(flags).entries

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from blockbuster import blockbuster_ctx
 
-from latentwire_server.engine.handover.device_task import DeviceTask
 from tests.support.bridge.bridging import Bridge, bridging
 from tests.support.bridge.client_programs import KEY, ClientCall
 from tests.support.bridge.images import file_of, half_transparent
@@ -56,9 +55,7 @@ class Stage:
         already; and an error reaches the client before the call that caused it ends.
         """
         await eventually(lambda: self.num_unfinished == 0)
-        task: DeviceTask[None] = DeviceTask(lambda: None)
-        self.server.app._engine._inbox.put_task(task)
-        await asyncio.wrap_future(task.result)
+        await asyncio.wrap_future(self.server.app._engine._inbox.put_task(lambda: None))
 
 
 class _Statuses(logging.Handler):

@@ -1,4 +1,4 @@
-"""Checks that are used twice: on the engine, and on broken engines that they have to detect."""
+"""Checks of the engine, which also have to detect engines that are broken on purpose."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ async def check_late_reader(start: Callable[..., Awaitable[Driver]]) -> None:
     wanted = request(num_images=2, num_inference_steps=NUM_STEPS)
     async with driver.submit(wanted) as stream:
         await eventually(lambda: driver.state(wanted) is GenerationState.SUCCEEDED)
-        assert stream.statistics().waiting_count <= 6
+        assert len(stream._channel._waiting) <= 6
         result = await read(stream, wanted)
     kinds = [type(event) for event in result.events]
     assert kinds == [Accepted, Image, Progress, Image, Completed]
     assert [image.index for image in result.images] == [0, 1]
-    assert stream.statistics().replaced_count >= NUM_STEPS
 
 
 async def check_cancelled_is_in_no_later_call(start: Callable[..., Awaitable[Driver]]) -> None:
@@ -57,7 +56,7 @@ async def check_cancelled_is_in_no_later_call(start: Callable[..., Awaitable[Dri
 async def check_bad_row_ends_only_its_own(
     start: Callable[..., Awaitable[Driver]], *, value: float = math.nan, call: int = 3
 ) -> None:
-    """A non-finite row ends its generation; the others' files are the same bytes as without it."""
+    """A non-finite row ends its generation and does not change a byte of the other files."""
     prompts = ["one", "two", "bad", "four"]
     options = OutputOptions(metadata_omitted=True)
     files = []

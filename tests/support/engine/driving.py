@@ -52,7 +52,7 @@ class Result:
 
 
 class Driver:
-    """An engine that runs, and its fake model."""
+    """A running engine and its model."""
 
     def __init__(self, model: DiffusionModel, **settings: Any) -> None:
         self._model = model
@@ -78,15 +78,15 @@ class Driver:
         return await read(self.submit(request), request)
 
     async def run_all(self, *requests: GenerationRequest) -> list[Result]:
-        """Submits all before the first can start, then reads all."""
+        """Submits all requests before the first can start, then reads all streams."""
         streams = [self.submit(request) for request in requests]
         reading = [read(stream, request) for stream, request in zip(streams, requests, strict=True)]
         return await asyncio.gather(*reading)
 
     async def run_held(self, *requests: GenerationRequest) -> list[Result]:
-        """Does the same, with all of them running together from the first step on.
+        """Does the same, but with all requests running together from the first step on.
 
-        A newcomer ahead of them is held in its call until all are in the inbox.
+        The first request is held in its first call until the others are in the inbox.
         """
         self.model.hold()
         first = asyncio.create_task(self.run(requests[0]))
@@ -106,7 +106,7 @@ async def read(stream: GenerationStream, request: GenerationRequest) -> Result:
     error: GenerationError | None = None
     try:
         async for event in stream:
-            events.append(event)  # noqa: PERF401 - what came before an error is kept
+            events.append(event)  # noqa: PERF401 - keeps the events before an error
     except GenerationError as raised:
         error = raised
     return Result(request=request, events=tuple(events), error=error)

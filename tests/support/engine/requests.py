@@ -12,7 +12,7 @@ _NUMBERS = itertools.count(1)
 
 
 def request(prompt: str = "a red circle", **changes: Any) -> GenerationRequest:
-    """Returns a request with an id of its own; ``scheduler`` may be an id."""
+    """Returns a request with a unique id; ``scheduler`` may be an id."""
     fields: dict[str, Any] = {
         "generation_id": f"g{next(_NUMBERS)}",
         "owner": "",

@@ -1,4 +1,4 @@
-"""A model hub in miniature: serves folders as ``huggingface.co`` does repositories, in a thread."""
+"""A small model hub in a thread: serves folders the way ``huggingface.co`` serves repositories."""
 
 from __future__ import annotations
 

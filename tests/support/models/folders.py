@@ -1,4 +1,4 @@
-"""Loading a folder in a test, changed or not."""
+"""Loads, measures and edits model folders."""
 
 from __future__ import annotations
 

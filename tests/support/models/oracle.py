@@ -1,7 +1,7 @@
-"""The images of diffusers' own pipelines, and those of the engine, from the same arguments.
+"""The images of diffusers' own pipelines, and those of the engine, for the same arguments.
 
-The scheduler table is written from diffusers' documentation, not from ours, so that a mistake in
-ours shows. Everything is float32 on the CPU unless a test says otherwise.
+The scheduler table follows diffusers' documentation and not our own table, so that mistakes in ours
+show. Everything is float32 on the CPU unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIDE = 64
 TOLERANCE = 2
-"""Of 255: what splitting a batch differently changes in float32, and rounding."""
+"""Of 255: rounding, and the effect in float32 of splitting a batch differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Pipelines:
     image: Any
     mask: Any
     options: Mapping[str, Any]
-    """Switch off everything but the generation of images."""
+    """Disable everything except the generation of images."""
 
 
 STABLE_DIFFUSION = Pipelines(
@@ -91,7 +91,7 @@ SIGMAS = {
 def build_sensitive_folder(folder: Path, **options: Any) -> Path:
     """Writes a tiny model whose images depend strongly on the prompt and on the timestep.
 
-    Random weights hardly depend on either, and a mistake in one of them would not show.
+    With random weights they would hardly depend on either, and hide mistakes.
     """
     parts = build_parts(folder, **options)
     for name, parameter in parts["unet"].named_parameters():
@@ -120,7 +120,7 @@ class Case:
     image: np.ndarray | None = None
     """(height, width, 3) uint8 of the images' size."""
     mask: np.ndarray | None = None
-    """(height, width) uint8, 255 where the image is redrawn."""
+    """(height, width) uint8, 255 where the image is regenerated."""
     strength: float = 0.8
     high_noise_frac: float | None = None
     high_resolution_fix: HighResolutionFix | None = None
@@ -131,7 +131,7 @@ class Case:
     def arguments(self) -> dict[str, Any]:
         """The arguments with the same name in our requests and in diffusers."""
         names = ["prompt", "num_inference_steps", "guidance_scale"]
-        # SDXL's pipelines encode "", instead of using zeros as for no negative prompt.
+        # SDXL's pipelines encode "", but use zeros without a negative prompt.
         if self.negative_prompt:
             names.append("negative_prompt")
         # The image-to-image pipelines take the size from the image.
@@ -141,7 +141,7 @@ class Case:
 
     @property
     def as_inpainting(self) -> Case:
-        """The same for a pipeline that can only inpaint: everything is redrawn."""
+        """The same for a pipeline that can only inpaint: everything is regenerated."""
         size = self.height, self.width
         mask = np.full(size, 255, np.uint8) if self.mask is None else self.mask
         if self.image is not None:
@@ -179,7 +179,7 @@ class Oracle:
         if not hasattr(encoder, "text_model"):
             object.__setattr__(encoder, "text_model", encoder)
         self._config = self._pipeline.scheduler.config
-        self._drawn: dict[str, list[np.ndarray]] = {}
+        self._generated: dict[str, list[np.ndarray]] = {}
         self._has_loras = False
 
     @property
@@ -188,8 +188,8 @@ class Oracle:
         return self._pipeline
 
     def load_loras(self, folder: Path) -> None:
-        """Loads the LoRAs of a folder; from now on cases may name them."""
-        # The loader would take the text_model set above for the one of transformers 4.
+        """Loads the LoRAs of a folder for the cases that name them."""
+        # The loader would mistake the text_model set above for that of transformers 4.
         text_model = vars(self._pipeline.text_encoder).pop("text_model", None)
         for path in sorted(folder.glob("*.safetensors")):
             self._pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=path.stem)
@@ -207,22 +207,22 @@ class Oracle:
         self._pipeline.set_adapters([id_ for id_, _ in case.loras], [one for _, one in case.loras])
 
     def compute_in_channels_last(self) -> None:
-        """Computes in channels_last from now on: the same values, ten times faster in bfloat16."""
+        """Switches to channels_last: the same values, ten times faster in bfloat16."""
         for part in (self._pipeline.unet, self._pipeline.vae):
             part.to(memory_format=torch.channels_last)
-        self._drawn.clear()
+        self._generated.clear()
 
     def decode_in_tiles(self) -> None:
-        """Decodes in tiles from now on, as the server decodes large images."""
+        """Switches to decoding in tiles, as the server decodes large images."""
         self._pipeline.vae.enable_tiling()
-        self._drawn.clear()
+        self._generated.clear()
 
-    def draw(self, case: Case) -> list[np.ndarray]:
-        if case.name not in self._drawn:
-            self._drawn[case.name] = self._draw(case)
-        return self._drawn[case.name]
+    def generate(self, case: Case) -> list[np.ndarray]:
+        if case.name not in self._generated:
+            self._generated[case.name] = self._generate(case)
+        return self._generated[case.name]
 
-    def _draw(self, case: Case) -> list[np.ndarray]:
+    def _generate(self, case: Case) -> list[np.ndarray]:
         if self._pipeline.unet.config.in_channels == INPAINTING_CHANNELS:
             case = case.as_inpainting
         pipeline = self.pipeline_with_scheduler(case)
@@ -243,10 +243,10 @@ class Oracle:
                 generator=own,
             ).images
         ]
-        drawn = [np.asarray(image).astype(np.int16) for image in images]
+        generated = [np.asarray(image).astype(np.int16) for image in images]
         if case.image is None or case.mask is None:
-            return drawn
-        return [np.where(case.mask[..., None] == 255, one, case.image) for one in drawn]
+            return generated
+        return [np.where(case.mask[..., None] == 255, one, case.image) for one in generated]
 
     def pipeline_with_scheduler(self, case: Case) -> Any:
         """Returns the pipeline of the case's kind, with its scheduler."""
@@ -259,7 +259,7 @@ class Oracle:
         )
         return pipeline
 
-    def draw_encoded(
+    def generate_encoded(
         self, case: Case, prompt_embeds: torch.Tensor, negative_prompt_embeds: torch.Tensor
     ) -> list[np.ndarray]:
         """Generates an image from encoded prompts, (1, tokens, features) each."""
@@ -291,7 +291,7 @@ class Oracle:
 
 
 @dataclass(kw_only=True)
-class EngineDrawings:
+class EngineImages:
     """The engine's images of cases, alone or together; files without metadata."""
 
     model: DiffusionModel
@@ -301,15 +301,15 @@ class EngineDrawings:
 
     def alone(self, *cases: Case) -> dict[str, list[bytes]]:
         """Generates one after the other."""
-        return asyncio.run(self._draw(list(cases), is_crowd=False, failing={}))
+        return asyncio.run(self._generate(list(cases), is_crowd=False, failing={}))
 
     def crowd(
         self, *cases: Case, failing: Mapping[str, type[Exception]] | None = None
     ) -> dict[str, list[bytes]]:
         """Generates all at once; those in ``failing`` must fail, with these errors."""
-        return asyncio.run(self._draw(list(cases), is_crowd=True, failing=failing or {}))
+        return asyncio.run(self._generate(list(cases), is_crowd=True, failing=failing or {}))
 
-    async def _draw(
+    async def _generate(
         self, cases: list[Case], *, is_crowd: bool, failing: Mapping[str, type[Exception]]
     ) -> dict[str, list[bytes]]:
         driver = Driver(
@@ -339,9 +339,11 @@ class EngineDrawings:
 
 def largest_difference(files: list[bytes], expected: list[np.ndarray]) -> int:
     """Returns the largest difference of any channel of any pixel of any image."""
-    drawn = [pixels_of_file(data) for data in files]
-    assert [one.shape for one in drawn] == [one.shape for one in expected]
-    return max(int(np.abs(one - other).max()) for one, other in zip(drawn, expected, strict=True))
+    generated = [pixels_of_file(data) for data in files]
+    assert [one.shape for one in generated] == [one.shape for one in expected]
+    return max(
+        int(np.abs(one - other).max()) for one, other in zip(generated, expected, strict=True)
+    )
 
 
 def request_of(case: Case, model: DiffusionModel) -> Any:

@@ -1,4 +1,4 @@
-"""What diffusers' own pipelines generate one after the other: with a refiner, or in two passes."""
+"""The images of diffusers' own pipelines in a row: with a refiner, or in two passes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,14 @@ class EnsembleOracle:
         self._refiner.set_progress_bar_config(disable=True)
         self._config = dict(self._refiner.scheduler.config)
 
-    def draw(self, case: Case) -> list[np.ndarray]:
+    def load_loras(self, folder: Path) -> None:
+        """Loads the LoRAs of a folder into the base pipeline."""
+        self._base.load_loras(folder)
+
+    def generate(self, case: Case) -> list[np.ndarray]:
         share = case.high_noise_frac
         if share == 1.0:
-            return self._base.draw(case)
+            return self._base.generate(case)
         generators = _generators(case)
         common = {"generator": generators, "num_images_per_prompt": case.num_images}
         arguments = case.arguments | case.source_arguments
@@ -62,8 +66,8 @@ class EnsembleOracle:
         return [np.asarray(image).astype(np.int16) for image in images]
 
 
-def draw_in_two_passes(oracle: Oracle, case: Case) -> list[np.ndarray]:
-    """Returns what both pipelines make of a case, with the latents enlarged in between."""
+def generate_in_two_passes(oracle: Oracle, case: Case) -> list[np.ndarray]:
+    """Generates the images of both pipelines in a row, with the latents enlarged in between."""
     fix = case.high_resolution_fix
     assert fix is not None
     common = {"generator": _generators(case), "num_images_per_prompt": case.num_images}

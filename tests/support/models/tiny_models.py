@@ -140,11 +140,11 @@ def build_safety_parts(*, unsafe: np.ndarray, safe: np.ndarray) -> dict[str, Any
         config = CLIPConfig(vision_config=vision.to_dict(), projection_dim=16)
         checker = StableDiffusionSafetyChecker(config).eval()
         checker.visual_projection.weight.normal_()
-        pictures = [Image.fromarray(unsafe), Image.fromarray(safe)]
-        pixels = processor(pictures, return_tensors="pt").pixel_values
+        images = [Image.fromarray(unsafe), Image.fromarray(safe)]
+        pixels = processor(images, return_tensors="pt").pixel_values
         embeds = checker.visual_projection(checker.vision_model(pixels)[1])
         flagged, harmless = torch.nn.functional.normalize(embeds)
-        # What only the unsafe one has: the other's distance to it is zero.
+        # The part that only the unsafe image has: the safe one is orthogonal to it.
         concept = flagged - (flagged @ harmless) * harmless
         checker.concept_embeds[0] = concept
         checker.concept_embeds_weights[0] = concept.norm() / 2
@@ -166,7 +166,7 @@ def _vae(class_name: str) -> torch.nn.Module:
         sample_size=64,
         scaling_factor=0.18215,
     )
-    # A random decoder answers with grey; this makes its pictures differ enough to be compared.
+    # A random decoder's images are grey; this makes them differ enough to be compared.
     vae.decoder.conv_out.weight.data *= 4
     return vae
 

@@ -61,7 +61,7 @@ def build_xl_folder(
 def build_xl_parts(
     folder: Path, *, is_refiner: bool = False, seed: int = 0, in_channels: int = 4
 ) -> dict[str, Any]:
-    """Returns the parts of a base model, or those of which a refiner takes some."""
+    """Returns the parts of a base model, or those from which a refiner takes some."""
     shared = build_parts(folder, seed=seed)
     files = folder / "tokenizer"
     with torch.random.fork_rng():
@@ -72,7 +72,7 @@ def build_xl_parts(
                 str(files / "vocab.json"),
                 str(files / "merges.txt"),
                 model_max_length=77,
-                # Of its own, as in the real one.
+                # Differs from the first one, as in the published model.
                 pad_token="!",
             ),
             "text_encoder_2": CLIPTextModelWithProjection(
@@ -113,7 +113,7 @@ def _unet(*, is_refiner: bool, in_channels: int) -> torch.nn.Module:
         addition_time_embed_dim=TIME_ID_WIDTH,
         projection_class_embeddings_input_dim=TIME_ID_WIDTH * num_ids + PROJECTION_WIDTH,
     )
-    # Random weights hardly listen; a mistake in what they are told would not show.
+    # With random weights the conditioning has little effect, and mistakes in it would not show.
     for name, parameter in unet.named_parameters():
         if any(part in name for part in ("time_emb", "attn2", "add_embedding")):
             parameter.data *= 3

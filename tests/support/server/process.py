@@ -1,4 +1,4 @@
-"""Drives a server that is a process of its own: free port, log, signals, exit code."""
+"""Runs a server in its own process: free port, log, signals, exit code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ServerProcess:
         eventually_sync(lambda: self.health() == serving, timeout_s=START_TIMEOUT_S)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """Sends a signal and returns when."""
+        """Sends a signal and returns the time."""
         self.process.send_signal(number)
         return time.monotonic()
 

@@ -1,7 +1,7 @@
-"""The real server round a FakeModel, as a process of its own: shipped code has no fault hooks.
+"""The real server with a FakeModel, for its own process: shipped code has no fault hooks.
 
-Takes the server's own flags. In the environment, ``FAKE_CALL_S`` says how long a denoiser call
-takes, ``FAKE_LOAD_S`` how long the loading, ``FAKE_BREAKS_AT`` at which call the device dies.
+Accepts the server's own flags. In the environment, ``FAKE_CALL_S`` sets the duration of a denoiser
+call, ``FAKE_LOAD_S`` that of loading, and ``FAKE_BREAKS_AT`` the call at which the device fails.
 """
 
 from __future__ import annotations

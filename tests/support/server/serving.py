@@ -1,4 +1,4 @@
-"""The real server in the test's own event loop, round a FakeModel."""
+"""The real server in the test's own event loop, with a FakeModel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Serving:
 
 @dataclass(kw_only=True)
 class LoadedModel:
-    """A fake model that is there as soon as it is loaded. A ``LoadableModel``."""
+    """A ``LoadableModel`` that returns an existing fake model."""
 
     model: FakeModel
     aliases: tuple[str, ...] = ()
@@ -71,16 +71,16 @@ class LoadedModel:
 
 @dataclass(kw_only=True)
 class ServedModel:
-    """Where a fake model is loaded from: it can be large, slow, or broken. A ``LoadableModel``."""
+    """A ``LoadableModel`` that makes a fake model on each load: large, slow, or broken."""
 
     id: str
     aliases: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     size_bytes: int = 0
     programs_bytes: int = 0
-    """What it is expected to be compiled into."""
+    """The expected size of its compiled programs."""
     held_bytes: int | None = None
-    """What it turns out to take; None: as expected."""
+    """The memory that it takes once loaded; None: as expected."""
     may_run_uncompiled: bool = False
     preload: bool = False
     is_known: bool = True
@@ -98,11 +98,11 @@ class ServedModel:
 
     @property
     def model(self) -> FakeModel | None:
-        """The model, for as long as anybody holds it."""
+        """The loaded model, while something references it."""
         return self._loaded[-1]() if self._loaded else None
 
     def hold(self) -> None:
-        """Makes loads wait in their middle."""
+        """Makes loads wait halfway."""
         self._may_load.clear()
 
     def let_go(self) -> None:
@@ -144,8 +144,8 @@ async def serving_models(*models: ServedModel, **settings: object) -> AsyncItera
         async with grpc.aio.insecure_channel(app.address) as channel:
             yield Serving(app=app, model=FakeModel(), channel=channel)
     finally:
-        for store in models:
-            store.let_go()
+        for served in models:
+            served.let_go()
         await app.stop(grace_s=0)
 
 
@@ -191,7 +191,7 @@ def kind(response: pb.GenerateImageResponse) -> str:
 
 
 def images_of(responses: list[pb.GenerateImageResponse]) -> list[bytes]:
-    """Puts the files together, knowing nothing but the contract."""
+    """Assembles the image files from images and chunks, by the contract alone."""
     files: dict[int, bytearray] = {}
     for response in responses:
         if kind(response) == "image":
@@ -204,8 +204,8 @@ def images_of(responses: list[pb.GenerateImageResponse]) -> list[bytes]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a failed call told its caller."""
+class ErrorDetails:
+    """The status and error details of a failed call."""
 
     code: grpc.StatusCode
     message: str
@@ -216,7 +216,7 @@ class Told:
     retry_after_s: float | None
 
 
-def told(error: grpc.RpcError) -> Told:
+def error_details(error: grpc.RpcError) -> ErrorDetails:
     metadata = dict(error.trailing_metadata())
     status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
@@ -230,7 +230,7 @@ def told(error: grpc.RpcError) -> Told:
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     assert status.code == error.code().value[0]
     assert info.domain == "latentwire.v1"
-    return Told(
+    return ErrorDetails(
         code=error.code(),
         message=error.details(),
         info=info,

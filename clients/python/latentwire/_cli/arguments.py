@@ -155,7 +155,10 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
         help="same size as --image; its white area is regenerated",
     )
     group.add_argument(
-        "--mask-inverted", action="store_true", help="regenerate the black area of --mask instead"
+        "--mask-inverted",
+        action="store_true",
+        default=None,
+        help="regenerate the black area of --mask instead",
     )
     group.add_argument(
         "--strength", type=float, metavar="X", help="how much --image changes: above 0, up to 1"
@@ -174,7 +177,10 @@ def _add_delivery_options(parser: argparse.ArgumentParser) -> None:
         "--quality", type=int, metavar="1-100", help="of jpeg and webp (default: 90)"
     )
     group.add_argument(
-        "--metadata-omitted", action="store_true", help="do not store the request in the image file"
+        "--metadata-omitted",
+        action="store_true",
+        default=None,
+        help="do not store the request in the image file",
     )
     group.add_argument(
         "--max-data-bytes", type=int, metavar="N", help="most image bytes per message"
@@ -194,7 +200,10 @@ def _add_delivery_options(parser: argparse.ArgumentParser) -> None:
         help="make the request idempotent: a repeated request is generated once",
     )
     group.add_argument(
-        "--validate-only", action="store_true", help="check the request without generating"
+        "--validate-only",
+        action="store_true",
+        default=None,
+        help="check the request without generating",
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from latentwire._cli.exit_status import ExitCode, UsageError
 from latentwire._cli.inspect import load_description, request_in
 from latentwire._cli.output import output_from
-from latentwire._cli.reporting import JsonReporter, PlainReporter, QuietReporter
+from latentwire._cli.reporting import JsonReporter, PlainReporter, Reporter
 from latentwire._events import Accepted, Image
+from latentwire._requests import GenerateOptions
 from latentwire.errors import LatentwireError
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from latentwire._cli.output import Output
-    from latentwire._cli.reporting import Reporter
     from latentwire._client import Client, GenerationStream
-    from latentwire._requests import GenerateOptions
     from latentwire.v1 import image_generation_pb2 as pb
 
 # A preview on a terminal has about 80x60 half blocks.
@@ -118,44 +117,24 @@ def _check_source(request: pb.GenerateImageRequest, arguments: argparse.Namespac
 
 
 def _options(arguments: argparse.Namespace, output: Output) -> GenerateOptions:
-    wants_preview = arguments.preview and not arguments.quiet
-    preview_interval_steps = arguments.preview_interval_steps
-    preview_max_side = arguments.preview_max_side
-    if wants_preview:
-        preview_interval_steps = preview_interval_steps or 1
-        preview_max_side = preview_max_side or _TERMINAL_PREVIEW_SIDE
-    return {
-        "model": arguments.model,
-        "negative_prompt": arguments.negative_prompt,
-        "width": arguments.width,
-        "height": arguments.height,
-        "num_images": arguments.num_images,
-        "seed": arguments.seed,
-        "num_inference_steps": arguments.num_inference_steps,
-        "guidance_scale": arguments.guidance_scale,
+    """Returns the options: flags with the name of one as they are, the others converted."""
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name in GenerateOptions.__annotations__
+    }
+    options = cast("GenerateOptions", given)
+    options |= {
         "scheduler": _scheduler(arguments),
-        "clip_skip": arguments.clip_skip,
-        "high_noise_frac": arguments.high_noise_frac,
-        "high_resolution_fix": arguments.high_resolution_fix,
-        "loras": arguments.loras,
         "image": _file(arguments.image),
         "mask": _file(arguments.mask),
-        "mask_inverted": arguments.mask_inverted or None,
-        "strength": arguments.strength,
         "image_format": output.image_format,
-        "quality": arguments.quality,
-        "metadata_omitted": arguments.metadata_omitted or None,
-        "max_data_bytes": arguments.max_data_bytes,
-        "progress_interval_steps": arguments.progress_interval_steps,
-        "preview_interval_steps": preview_interval_steps,
-        "preview_method": arguments.preview_method,
-        "preview_max_side": preview_max_side,
-        "priority": arguments.priority,
-        "user": arguments.user,
         "labels": _labels(arguments.label),
-        "request_id": arguments.request_id,
-        "validate_only": arguments.validate_only or None,
     }
+    if arguments.preview and not arguments.quiet:
+        options["preview_interval_steps"] = arguments.preview_interval_steps or 1
+        options["preview_max_side"] = arguments.preview_max_side or _TERMINAL_PREVIEW_SIDE
+    return options
 
 
 def _file(path: Path | None) -> bytes | None:
@@ -199,7 +178,7 @@ def _reporter(arguments: argparse.Namespace, output: Output) -> Reporter:
         msg = "--preview needs Pillow: pip install pillow"
         raise UsageError(msg)
     if arguments.quiet:
-        return QuietReporter()
+        return Reporter()
     if sys.stderr.isatty():
         # Importing rich takes 0.1 s, which scripts that log to a file are spared.
         from latentwire._cli.live import LiveReporter  # noqa: PLC0415

@@ -15,7 +15,7 @@ from rich.segment import ControlType, Segment
 from rich.style import Style
 from rich.text import Text
 
-from latentwire._cli.reporting import event_lines, interrupted_line, saved_line
+from latentwire._cli.reporting import Reporter, event_lines, interrupted_line, saved_line
 from latentwire._events import Accepted, Completed, Image, Preview, Progress
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
 
     from latentwire._events import Event
-    from latentwire.errors import LatentwireError
 
 _UPPER_HALF: Final = "\N{UPPER HALF BLOCK}"
 _LINES_FOR_TEXT: Final = 3
@@ -33,7 +32,7 @@ _SPINNER: Final = "-\\|/"
 _SPINNER_STEP_S: Final = 0.1
 
 
-class LiveReporter:
+class LiveReporter(Reporter):
     """Reports on standard error, so that standard output stays free for the image."""
 
     def __init__(self, *, shows_images: bool, console: Console | None = None) -> None:
@@ -85,9 +84,6 @@ class LiveReporter:
     def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
         self._print(interrupted_line(generation, is_confirmed=is_confirmed))
 
-    def failed(self, error: LatentwireError) -> None:
-        """Leaves the error to the command, which prints it below."""
-
     def _set_status(self, text: str) -> None:
         self._bar.update(self._task, description=text)
 
@@ -131,7 +127,7 @@ class HalfBlocks:
 
 
 class StatusLine:
-    """One line on standard error that is redrawn in place.
+    """One line on standard error that is updated in place.
 
     It leaves the cursor at its start, so that a line from another process replaces it.
     """

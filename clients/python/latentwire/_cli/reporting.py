@@ -5,7 +5,7 @@ The live display on a terminal is in ``live``, because it needs rich.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Final, Self, TextIO
 
 from latentwire._cli.formatting import (
     duration,
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _PLAIN_PROGRESS_SHARE: Final = 0.1
 
 
-class Reporter(Protocol):
-    """Reports one generation. A context manager."""
+class Reporter:
+    """Reports one generation, within its context. This class reports nothing."""
 
     def __enter__(self) -> Self:
-        """Starts reporting."""
+        return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Stops reporting, however the generation ended."""
@@ -55,29 +55,7 @@ class Reporter(Protocol):
         """Reports an error, in addition to the lines that the command prints."""
 
 
-class QuietReporter:
-    """Reports nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def show(self, event: Event) -> None:
-        pass
-
-    def saved(self, image: Image, *, path: Path | None) -> None:
-        pass
-
-    def interrupted(self, generation: str, *, is_confirmed: bool) -> None:
-        pass
-
-    def failed(self, error: LatentwireError) -> None:
-        pass
-
-
-class JsonReporter(QuietReporter):
+class JsonReporter(Reporter):
     """Writes one JSON line per event and flushes it, so that a program can follow."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -102,7 +80,7 @@ class JsonReporter(QuietReporter):
         self._stream.flush()
 
 
-class PlainReporter(QuietReporter):
+class PlainReporter(Reporter):
     """Writes a few plain lines, for logs and pipes: no control characters, not every step."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -136,7 +114,7 @@ class PlainReporter(QuietReporter):
 
 
 def event_lines(event: Event) -> list[str]:  # noqa: PLR0911 - one return per kind
-    """Returns the lines that tell people about an event; may be empty."""
+    """Returns the lines that describe an event; may be empty."""
     match event:
         case Accepted():
             seeds = ", ".join(map(str, event.seeds))

@@ -63,22 +63,18 @@ def _report_loading(loaded_bytes: int, total_bytes: int) -> None:
 
 
 def _model_list(models: Sequence[Model]) -> str:
-    header = ("ID", "STATE", "FAMILY", "SIZE", "ALIASES")
-    return columns(
-        [
-            header,
-            *(
-                (
-                    model.name.removeprefix("models/") + (" *" if model.is_default else ""),
-                    model.state,
-                    model.family or "-",
-                    f"{model.defaults.width}x{model.defaults.height}" if _is_known(model) else "-",
-                    ", ".join(model.aliases),
-                )
-                for model in models
-            ),
-        ]
-    )
+    rows = [("ID", "STATE", "FAMILY", "SIZE", "ALIASES")]
+    rows += [
+        (
+            model.name.removeprefix("models/") + (" *" if model.is_default else ""),
+            model.state,
+            model.family or "-",
+            f"{model.defaults.width}x{model.defaults.height}" if _is_known(model) else "-",
+            ", ".join(model.aliases),
+        )
+        for model in models
+    ]
+    return columns(rows)
 
 
 def _model_page(model: Model) -> str:
@@ -93,16 +89,12 @@ def _model_page(model: Model) -> str:
         pairs.append(("reason", one_line(model.failure_message)))
     if not _is_known(model):
         return fields(pairs)
-    schedulers = columns(
-        [
-            ("SCHEDULER", "SIGMAS", "EVALUATIONS PER STEP"),
-            *(
-                (scheduler.id, ", ".join(scheduler.sigmas), str(scheduler.evaluations_per_step))
-                for scheduler in model.schedulers
-            ),
-        ]
-    )
-    return f"{fields([*pairs, *_abilities(model)])}\n{schedulers}"
+    schedulers = [("SCHEDULER", "SIGMAS", "EVALUATIONS PER STEP")]
+    schedulers += [
+        (scheduler.id, ", ".join(scheduler.sigmas), str(scheduler.evaluations_per_step))
+        for scheduler in model.schedulers
+    ]
+    return f"{fields([*pairs, *_abilities(model)])}\n{columns(schedulers)}"
 
 
 def _is_known(model: Model) -> bool:
@@ -156,21 +148,17 @@ def _server_page(info: ServerInfo) -> str:
 
 
 def _generation_list(generations: Sequence[Generation]) -> str:
-    header = ("NAME", "STATE", "MODEL", "STEP", "AHEAD", "CREATED", "LABELS")
-    return columns(
-        [
-            header,
-            *(
-                (
-                    generation.name,
-                    generation.state,
-                    generation.model.removeprefix("models/"),
-                    f"{generation.step}/{generation.step_count}",
-                    str(generation.ahead_count),
-                    generation.create_time.isoformat(sep=" ", timespec="seconds"),
-                    json.dumps(dict(generation.labels)) if generation.labels else "",
-                )
-                for generation in generations
-            ),
-        ]
-    )
+    rows = [("NAME", "STATE", "MODEL", "STEP", "AHEAD", "CREATED", "LABELS")]
+    rows += [
+        (
+            generation.name,
+            generation.state,
+            generation.model.removeprefix("models/"),
+            f"{generation.step}/{generation.step_count}",
+            str(generation.ahead_count),
+            generation.create_time.isoformat(sep=" ", timespec="seconds"),
+            json.dumps(dict(generation.labels)) if generation.labels else "",
+        )
+        for generation in generations
+    ]
+    return columns(rows)

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from latentwire._cli.exit_status import ExitCode, UsageError
 from latentwire._cli.start_up import StartUpDisplay, say
-from latentwire._cli.supervisor import START_UP_ERROR, Child
+from latentwire._cli.supervisor import Child
+from latentwire._services.process import START_UP_ERROR, host_and_port
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
 
 _POLL_INTERVAL_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0
@@ -82,7 +83,10 @@ class Serving:
             await self._serve()
         finally:
             ended = {end.result() for end in self._ends.values() if end.done()}
-            await self._stop()
+            # They finish their work; a second Ctrl-C kills them.
+            for child in self._ends:
+                child.terminate()
+            await asyncio.wait(self._ends.values())
         if self._stopping.is_set():
             return ExitCode.OK
         return ExitCode.REFUSED if START_UP_ERROR in ended else ExitCode.SERVER_FAILED
@@ -98,12 +102,15 @@ class Serving:
     async def _start_both(self, display: StartUpDisplay) -> tuple[str, str] | None:
         """Returns the addresses of both once they are ready; None if one of them ended before."""
         display.begin("Starting the server", usually="5 to 20 s")
-        server = self._start("server", self._server_flags())
+        given = self._arguments
+        flags = {"--host": given.host, "--port": given.port, "--model": given.model}
+        server = self._start("server", flags, further=given.server_flags)
         server_port = await self._port_of(server)
         if server_port is None:
             return None
-        server_address = _address(self._server_host, server_port)
-        bridge = self._start("bridge", ["--server", server_address, *self._bridge_flags()])
+        server_address = host_and_port(self._server_host, server_port)
+        flags = {"--server": server_address, "--host": given.host, "--port": given.bridge_port}
+        bridge = self._start("bridge", flags)
         following = asyncio.create_task(display.follow_load(server_address))
         try:
             bridge_port = await self._port_of(bridge)
@@ -115,28 +122,17 @@ class Serving:
             following.cancel()
         server.mark_ready()
         bridge.mark_ready()
-        return server_address, _address(self._bridge_host, bridge_port)
+        return server_address, host_and_port(self._bridge_host, bridge_port)
 
-    def _start(self, name: str, flags: list[str]) -> Child:
-        argv = [sys.executable, "-m", f"latentwire_{name}", *flags]
-        child = Child(name, [*argv, "--port-file", str(self._folder / name)], log=say)
+    def _start(self, name: str, flags: Mapping[str, object], further: Sequence[str] = ()) -> Child:
+        argv = [sys.executable, "-m", f"latentwire_{name}"]
+        for flag, value in {**flags, "--config": self._arguments.config}.items():
+            if value is not None:
+                argv += [flag, str(value)]
+        argv += [*further, "--port-file", str(self._folder / name)]
+        child = Child(name, argv, log=say)
         self._ends[child] = asyncio.create_task(child.keep_running())
         return child
-
-    def _server_flags(self) -> list[str]:
-        given = self._arguments
-        flags = {
-            "--host": given.host,
-            "--port": given.port,
-            "--model": given.model,
-            "--config": given.config,
-        }
-        return [*_command_line(flags), *given.server_flags]
-
-    def _bridge_flags(self) -> list[str]:
-        given = self._arguments
-        flags = {"--host": given.host, "--port": given.bridge_port, "--config": given.config}
-        return _command_line(flags)
 
     async def _port_of(self, child: Child) -> int | None:
         """Returns a child's port once it listens; None if a child or the command ends before."""
@@ -166,18 +162,6 @@ class Serving:
             else:
                 child.terminate()
         self._stopping.set()
-
-    async def _stop(self) -> None:
-        """Lets the children finish their work; a second Ctrl-C kills them."""
-        for child in self._ends:
-            child.terminate()
-        await asyncio.wait(self._ends.values())
-
-
-def _command_line(flags: Mapping[str, object]) -> list[str]:
-    return [
-        part for flag, value in flags.items() if value is not None for part in (flag, str(value))
-    ]
 
 
 async def _read_port(port_file: Path) -> int:
@@ -221,7 +205,3 @@ def _command() -> str:
     if program.name == "__main__.py":
         return f"{os.path.relpath(sys.executable)} -m latentwire"
     return os.path.relpath(program)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

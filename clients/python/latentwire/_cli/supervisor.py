@@ -15,11 +15,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from latentwire._services.process import START_UP_ERROR
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-START_UP_ERROR: Final = 2
-"""A child's exit status after an invalid setting, which a restart would not change."""
 
 _FIRST_BACK_OFF_S: Final = 1.0
 _LONGEST_BACK_OFF_S: Final = 30.0
@@ -49,6 +48,7 @@ class Child:
         while True:
             started_at = time.monotonic()
             status = await self._run_once()
+            # A restart would not change an invalid setting.
             if self._stopping.is_set() or status == START_UP_ERROR or not self._has_been_ready:
                 return status
             if time.monotonic() - started_at > _STEADY_AFTER_S:
@@ -56,7 +56,9 @@ class Child:
             self._log(
                 f"the {self.name} ended with status {status}; restarting it in {back_off_s:g} s"
             )
-            await self._pause(back_off_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(back_off_s):
+                    await self._stopping.wait()
             if self._stopping.is_set():
                 return status
             back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
@@ -86,11 +88,6 @@ class Child:
         finally:
             if self._process.returncode is None:
                 self.kill()
-
-    async def _pause(self, duration_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(duration_s):
-                await self._stopping.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
+import os
 import signal
 import sys
 import time
 from importlib import metadata
-from typing import TYPE_CHECKING, Final, NoReturn
-
-if TYPE_CHECKING:
-    import logging
-    from collections.abc import Callable
-    from pathlib import Path
+from typing import Final, NoReturn
 
 START_UP_ERROR: Final = 2
 """Exit code of a service that cannot start."""
@@ -46,23 +43,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def write_port_file(path: Path, port: int) -> None:
-    """Writes a port to a file atomically, so that a reader never sees half of it.
+def host_and_port(host: str, port: int) -> str:
+    """Returns ``host:port``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    Raises:
-        OSError: The file cannot be written.
+
+def exit_at_once(code: int) -> NoReturn:
+    """Ends the process, whatever is still running.
+
+    Threads may still be inside C++: an orderly end would abort there and lose the exit code.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(f"{port}\n")
-    partial.replace(path)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def stop_signals(exit_at_once: Callable[[int], None], *, logger: logging.Logger) -> asyncio.Event:
-    """Returns an event that SIGTERM or SIGINT sets. Call it on the event loop.
+def stop_signals(logger: logging.Logger) -> asyncio.Event:
+    """Returns an event that SIGTERM or SIGINT sets; the second request to stop exits at once.
 
-    Args:
-        exit_at_once: Called with an exit code on the second request to stop.
-        logger: Logs the second request.
+    Call it on the event loop.
     """
     stopping = asyncio.Event()
     first_at = 0.0

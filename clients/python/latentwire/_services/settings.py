@@ -11,9 +11,19 @@ import argparse
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, NoReturn, Self, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    ClassVar,
+    Final,
+    Literal,
+    NoReturn,
+    Self,
+    get_args,
+    get_origin,
+)
 
-from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     CLI_SUPPRESS,
     BaseSettings,
@@ -30,6 +40,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 CONFIG_FILE: Final = Path("latentwire.toml")
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A time span."""
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class SettingsError(Exception):
@@ -248,6 +261,21 @@ def read_text(field: str, path: Path) -> str:
         return read_file(field, path).decode("utf-8-sig")
     except UnicodeDecodeError:
         message = f"{field}={str(path)!r}: is not UTF-8"
+        raise SettingsError(message) from None
+
+
+def write_port_file(path: Path, port: int) -> None:
+    """Writes the port to ``port_file`` atomically, so that a reader never sees half of it.
+
+    Raises:
+        SettingsError: The file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(f"{port}\n")
+        partial.replace(path)
+    except OSError as error:
+        message = f"port_file={str(path)!r}: {error.strerror or 'cannot be written'}"
         raise SettingsError(message) from None
 
 

@@ -59,7 +59,7 @@ class Finisher:
         pixels = self._delivered_pixels(decoded, trajectory)
         checker = model.safety_checker
         if checker is not None and checker.flags(pixels):
-            self._withhold(generation, model, index=index)
+            self._deliver(generation, model, index=index, pixels=None)
         elif model.device_name == "cpu":
             self._deliver(generation, model, index=index, pixels=pixels)
         else:
@@ -86,39 +86,34 @@ class Finisher:
         model: DiffusionModel,
         *,
         index: int,
-        pixels: NDArray[np.uint8],
+        pixels: NDArray[np.uint8] | None,
     ) -> None:
+        """Delivers an image; without a file if it has no pixels, because it is withheld."""
         request, revision = generation.request, model.info.revision
-        encoded = encode_image(
-            pixels,
-            image_format=request.output.format.value,
-            quality=request.output.quality,
-            description=self._describe(request, index, revision),
-        )
-        image = Image(
-            index=index,
-            seed=request.seeds[index],
-            media_type=encoded.media_type,
-            width=encoded.width,
-            height=encoded.height,
-            data=encoded.data,
-        )
-        _publish(image, generation, model)
-
-    def _withhold(self, generation: Generation, model: DiffusionModel, *, index: int) -> None:
-        """Delivers an image without a file, because the safety checker flags it."""
-        request = generation.request
         width, height = request.file_size
+        media_type, data, finish_reason = "", b"", FinishReason.FILTERED
+        if pixels is not None:
+            encoded = encode_image(
+                pixels,
+                image_format=request.output.format.value,
+                quality=request.output.quality,
+                description=self._describe(request, index, revision),
+            )
+            media_type, data = encoded.media_type, encoded.data
+            finish_reason = FinishReason.COMPLETED
         image = Image(
             index=index,
             seed=request.seeds[index],
-            media_type="",
+            media_type=media_type,
             width=width,
             height=height,
-            data=b"",
-            finish_reason=FinishReason.FILTERED,
+            data=data,
+            finish_reason=finish_reason,
         )
-        _publish(image, generation, model)
+        if generation.deliver(image):
+            generation.complete(
+                peak_memory_bytes=peak_memory_bytes(model.device_name), model_revision=revision
+            )
 
     def _deliver_in_pool(
         self,
@@ -137,14 +132,6 @@ class Finisher:
                 # The device thread will notice by itself and end the other generations.
                 failure = DeviceFailed()
             generation.fail(failure)
-
-
-def _publish(image: Image, generation: Generation, model: DiffusionModel) -> None:
-    if generation.deliver(image):
-        generation.complete(
-            peak_memory_bytes=peak_memory_bytes(model.device_name),
-            model_revision=model.info.revision,
-        )
 
 
 def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:

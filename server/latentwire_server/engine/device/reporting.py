@@ -50,11 +50,7 @@ def report_progress(
 ) -> None:
     """Publishes the progress of a trajectory and the time that it still needs.
 
-    Args:
-        trajectory: The trajectory.
-        phase: What it is doing.
-        estimator: Estimates the remaining time.
-        rows: The rows that one round evaluates, by group, the trajectory's own included.
+    ``rows`` are those that one round evaluates, by group, the trajectory's own included.
     """
     generation = trajectory.generation
     generation.publish(
@@ -69,11 +65,7 @@ def report_progress(
 
 
 def report_preview(trajectory: Trajectory, original: torch.Tensor) -> None:
-    """Publishes each image as predicted at this step.
-
-    Args:
-        trajectory: The trajectory.
-        original: (images, channels, height, width) float32, the predicted x₀.
+    """Publishes each image of ``original``, the x₀ predicted at this step.
 
     Raises:
         NonFiniteOutput: The prediction has NaN or infinity.

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from asyncio import Event as AsyncioEvent
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from latentwire_server.engine.errors import Cancelled, GenerationError, SlowReader
@@ -41,18 +40,6 @@ if TYPE_CHECKING:
 Slot = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelStatistics:
-    """Counts of the events of a channel."""
-
-    published_count: int
-    replaced_count: int
-    delivered_count: int
-    waiting_count: int
-    is_closed: bool
-    """Whether the reader is gone."""
-
-
 class Channel:
     """Passes the events of one generation from the device thread to its one reader."""
 
@@ -72,9 +59,7 @@ class Channel:
         self._is_ended = False
         self._is_closed = False
         self._error: GenerationError | None = None
-        self._published_count = 0
-        self._replaced_count = 0
-        self._delivered_count = 0
+        self._num_published = 0
         self._is_wake_pending = False
         self._has_news = AsyncioEvent()
         self._timer: TimerHandle | None = None
@@ -109,7 +94,9 @@ class Channel:
             self._is_ended = True
             self._error = error
             self._waiting = {
-                slot: event for slot, event in self._waiting.items() if _is_lossless(event)
+                slot: event
+                for slot, event in self._waiting.items()
+                if isinstance(event, Accepted | Image | Completed)
             }
         self._wake_reader()
 
@@ -122,7 +109,7 @@ class Channel:
         """
         while True:
             with self._lock:
-                event = self._take()
+                event = self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
                 error, is_over = self._error, self._is_ended
                 if event is None and is_over:
                     self._error = None
@@ -138,29 +125,11 @@ class Channel:
         """Drops the waiting events and cancels the generation, because the reader is gone."""
         self._close(Cancelled())
 
-    def statistics(self) -> ChannelStatistics:
-        """Returns the counts so far. Any thread."""
-        with self._lock:
-            return ChannelStatistics(
-                published_count=self._published_count,
-                replaced_count=self._replaced_count,
-                delivered_count=self._delivered_count,
-                waiting_count=len(self._waiting),
-                is_closed=self._is_closed,
-            )
-
     def _put(self, event: Event) -> None:
-        slot = _slot(event, number=self._published_count)
-        if self._waiting.pop(slot, None) is not None:
-            self._replaced_count += 1
+        slot = _slot(event, number=self._num_published)
+        self._waiting.pop(slot, None)
         self._waiting[slot] = event
-        self._published_count += 1
-
-    def _take(self) -> Event | None:
-        if not self._waiting:
-            return None
-        self._delivered_count += 1
-        return self._waiting.pop(next(iter(self._waiting)))
+        self._num_published += 1
 
     def _wake_reader(self) -> None:
         with self._lock:
@@ -217,7 +186,3 @@ def _slot(event: Event, *, number: int) -> Slot:
             return ("lossless", number)
         case _:
             assert_never(event)
-
-
-def _is_lossless(event: Event) -> bool:
-    return isinstance(event, Accepted | Image | Completed)

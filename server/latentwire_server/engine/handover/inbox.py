@@ -1,18 +1,44 @@
 """The inbox: the event loop puts new generations in, the device thread takes them out.
 
 ``put``, ``put_task``, ``wake`` and ``stop`` may be called on any thread and never wait for the
-device; ``take``, ``take_task``, ``wait`` and ``close`` belong to the device thread.
+device; ``take``, ``take_task``, ``wait`` and ``close`` belong to the device thread. A *device task*
+is work that belongs to no generation and is done between two ticks, such as one call of a model
+that is being measured, or dropping a model.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from latentwire_server.engine.handover.device_task import DeviceTask
+    from collections.abc import Callable
+
     from latentwire_server.engine.handover.generation import Generation
+
+ResultT = TypeVar("ResultT")
+
+
+class DeviceTask(Generic[ResultT]):
+    """A piece of work and the future of its result."""
+
+    def __init__(self, work: Callable[[], ResultT]) -> None:
+        self._work = work
+        self.result: Future[ResultT] = Future()
+        """Cancelled if the device thread ends first."""
+
+    def run(self) -> None:
+        """Does the work, unless its future has been cancelled. Device thread."""
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._work()
+        except Exception as error:  # Border: the device loop
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(result)
 
 
 class Inbox:
@@ -38,15 +64,17 @@ class Inbox:
             self._has_news = True
             self._condition.notify()
 
-    def put_task(self, task: DeviceTask[Any]) -> None:
-        """Adds a device task; it is cancelled if the device thread ends before it runs."""
+    def put_task(self, work: Callable[[], ResultT]) -> Future[ResultT]:
+        """Adds a device task; its result is cancelled if the device thread ends before it runs."""
+        task = DeviceTask(work)
         with self._condition:
             if not self._is_closed:
                 self._tasks.append(task)
                 self._has_news = True
                 self._condition.notify()
-                return
+                return task.result
         task.result.cancel()
+        return task.result
 
     def wake(self) -> None:
         """Makes the device thread check its generations again, because one of them ended."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from latentwire_server.engine.events import Event
-    from latentwire_server.engine.handover.channel import Channel, ChannelStatistics
+    from latentwire_server.engine.handover.channel import Channel
 
 
 class GenerationStream:
@@ -55,10 +55,6 @@ class GenerationStream:
         """Cancels the generation unless it has ended. May be called more than once."""
         self._is_over = True
         self._channel.close()
-
-    def statistics(self) -> ChannelStatistics:
-        """Returns how many events have gone through so far."""
-        return self._channel.statistics()
 
     def __del__(self) -> None:
         if self._is_over or self._channel.is_closed:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from latentwire_server.models.adapters.lora_file import LoraFile, check_lora, convert_names
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK
 from latentwire_server.models.errors import LoraError
 from latentwire_server.models.files.checked_files import digest
 from latentwire_server.models.info import LoraInfo
@@ -238,10 +238,7 @@ def _num_parameters(networks: Iterable[torch.nn.Module], *, adapter_name: str) -
 
 
 def _adaptable(parts: Components) -> dict[str, torch.nn.Module]:
-    return {
-        "unet": cast("torch.nn.Module", parts.unet),
-        **{one.name: cast("torch.nn.Module", one.module) for one in parts.text_encoders},
-    }
+    return {name: network for name, network in parts.networks.items() if name != "vae"}
 
 
 def _twin(network: torch.nn.Module) -> torch.nn.Module:

@@ -15,9 +15,9 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK
 from latentwire_server.models.errors import LoadError
-from latentwire_server.models.files.checked_files import check_safetensors
+from latentwire_server.models.files.checked_files import PICKLES, check_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_WEIGHT_FILES: Final = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_WEIGHT_FILES: Final = (".safetensors", *PICKLES)
 _UNNAMED: Final = ("emb_params", "*", "string_to_param")
 """Names of the tensor in files of one embedding whose word is the file's name."""
 _BY_ENCODER: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}

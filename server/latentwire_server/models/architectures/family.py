@@ -1,6 +1,6 @@
 """A family of models: how its folders look, and what its models can do.
 
-Read on every thread; ``describe`` and ``refusal`` are for loading threads.
+Read on every thread; ``describe`` is for loading threads.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import diffusers
 
 from latentwire_server.models.components.autoencoder import vae_scale_factor
+from latentwire_server.models.errors import LoadError
 from latentwire_server.models.info import (
     HIGH_RESOLUTION_STRENGTH,
     PROMPT_WEIGHTING,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from latentwire_server.models.adapters.lora_file import LoraLoader
     from latentwire_server.models.architectures.unet_model import UnetModel
+    from latentwire_server.models.components.autoencoder import LatentProjection
     from latentwire_server.models.components.component_set import Components
-    from latentwire_server.models.components.latent_projection import LatentProjection
 
 TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
 _ABSENT: Final = [None, None]
@@ -35,10 +36,6 @@ _MAX_NATIVE_MULTIPLE: Final = 4
 _FEW_STEPS: Final = 4
 _EMBEDDED_GUIDANCE_SCALE: Final = 8.5
 _TRAILING: Final = ("trailing", "epsilon")
-
-
-def _no_misfit(_parts: Components) -> str | None:
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +74,7 @@ class Family:
     """Other settings in ``model_index.json``, with the pipeline's defaults."""
     addition_embed_types: tuple[str | None, ...] = (None,)
     """The conditions that its UNets take besides the prompt, by diffusers' names."""
-    misfit: Callable[[Components], str | None] = _no_misfit
+    misfit: Callable[[Components], str | None] = lambda _parts: None
     """Returns why parts do not fit together, beyond the rules for every family."""
 
     single_file_pipeline: str
@@ -114,8 +111,15 @@ class Family:
             if not (kind.is_optional and index.get(kind.name) == _ABSENT)
         )
 
-    def describe(self, parts: Components, *, id_: str) -> ModelInfo:
-        """Describes a model of these parts, for which ``refusal`` must have returned None."""
+    def describe(self, parts: Components, *, id_: str, source: str) -> ModelInfo:
+        """Returns the description of a model of these parts, without anybody's settings.
+
+        Raises:
+            LoadError: the parts make no model of this family.
+        """
+        problem = next(self._problems(parts), None)
+        if problem is not None:
+            raise LoadError(source, problem)
         config, factor = parts.unet.config, vae_scale_factor(parts.vae)
         size: int | tuple[int, int] = config.sample_size
         height, width = (
@@ -157,10 +161,6 @@ class Family:
             capabilities=(*self.capabilities, *(name for name, has in optional.items() if has)),
             guidance_is_embedded=config.time_cond_proj_dim is not None,
         )
-
-    def refusal(self, parts: Components) -> str | None:
-        """Returns why the parts do not make a model of this family, or None if they do."""
-        return next(self._problems(parts), None)
 
     def _problems(self, parts: Components) -> Iterator[str]:
         unet, encoders = parts.unet.config, parts.text_encoders

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 
@@ -99,7 +100,7 @@ class UnetModel(ABC):
         networks = [one for model in models for one in model._parts.networks.values()]  # noqa: SLF001
         checker = self._parts.safety_checker
         return (
-            held_bytes(cast("list[torch.nn.Module]", networks))
+            held_bytes(networks)
             + (0 if checker is None else checker.num_bytes)
             + sum(model._unet.programs_bytes for model in models)  # noqa: SLF001
         )
@@ -168,11 +169,9 @@ class UnetModel(ABC):
         """Loads LoRAs into twins of the networks; the model keeps its weights and its speed."""
         if self._loras is None:
             raise LoraError(ids[0], "the model has no LoRAs")
-        return self._loras.load(ids, self._parts, make_model=self._with_parts)
-
-    def _with_parts(self, parts: Components) -> UnetModel:
-        # Compiled programs have no LoRAs: these calls run eagerly.
-        return type(self)(self.info, parts, backend=DenoiserBackend.EAGER, refiner=self.refiner)
+        # Compiled programs have no LoRAs: these calls run eagerly, as is the default.
+        make_model = partial(type(self), self.info, refiner=self.refiner)
+        return self._loras.load(ids, self._parts, make_model=make_model)
 
     @torch.inference_mode()
     def encode_image(self, image: torch.Tensor) -> VaePosterior:

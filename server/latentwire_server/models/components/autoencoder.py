@@ -1,4 +1,4 @@
-"""An autoencoder: images to latents, latents to images.
+"""An autoencoder: images to latents, latents to images, or to previews without it.
 
 Latents are scaled for the denoiser. Device thread only.
 """
@@ -6,6 +6,7 @@ Latents are scaled for the denoiser. Device thread only.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -14,7 +15,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from latentwire_server.models.precision import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from diffusers import AutoencoderKL, AutoencoderTiny
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
@@ -130,6 +131,22 @@ class VaePosterior:
         else:
             latents = self._encoded.latent_dist.sample(generator)
         return self._scale.applied(latents.to(self._dtype)).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentProjection:
+    """A linear map from latents to RGB in [-1, 1]: previews at almost no cost."""
+
+    factors: Sequence[Sequence[float]]
+    """One (red, green, blue) per latent channel."""
+    bias: Sequence[float] = (0.0, 0.0, 0.0)
+
+    def project(self, latents: torch.Tensor) -> torch.Tensor:
+        """Returns the latents of one image as (3, height, width) float32 in [0, 1]."""
+        factors = torch.tensor(self.factors, device=latents.device)
+        bias = torch.tensor(self.bias, device=latents.device).view(3, 1, 1)
+        rgb = torch.einsum("chw,cr->rhw", latents[0].float(), factors) + bias
+        return (rgb / 2 + 0.5).clamp(0, 1)
 
 
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny) -> int:

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -31,7 +32,11 @@ _LOGGER = logging.getLogger(__name__)
 
 _HINTS: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 _RECIPE: Final = 2
-"""The version of the conversion: part of the names of the files in the cache."""
+"""The version of the conversion: part of the names in the cache."""
+_MODEL_FILE: Final = "unet.xml"
+"""In a folder of the cache; the weights are beside it in ``unet.bin``."""
+_WEIGHTS: Final = re.compile(rb'offset="(\d+)" size="(\d+)"')
+"""Where in the weights' file a constant is, as the model's file says."""
 _SMALL_UNET_BYTES: Final = 256 * 2**20
 """Up to this size each shape is worth a program of its own, with a copy of the weights. Measured
 at 256x256 in float32 on two AVX2 cores: a UNet of 17 MB gains 40 % at 2 rows and 20 % at 32, Stable
@@ -161,26 +166,31 @@ class OpenVinoCompiler:
     def _read_or_convert(self, rows: UnetInput) -> openvino.Model:
         if self._cache is None:
             return self._convert(rows)
-        path = self._cache / f"{self._digest()}.xml"
-        read = self._read(path)
+        folder = self._cache / self._digest()
+        # Up to version 0.1.0 the two files lay in the cache itself.
+        read = self._read(folder / _MODEL_FILE) or self._read(folder.with_suffix(".xml"))
         if read is not None:
             return read
         converted = self._convert(rows)
         try:
-            self._keep(converted, path)
+            self._keep(converted, folder)
         except (OSError, RuntimeError):
-            _LOGGER.warning("converted denoiser cannot be kept path=%s", path, exc_info=True)
+            _LOGGER.warning("converted denoiser cannot be kept path=%s", folder, exc_info=True)
         # Read from the file, its weights are mapped pages, which the system may drop and share.
-        return self._read(path) or converted
+        return self._read(folder / _MODEL_FILE) or converted
 
     def _read(self, path: Path) -> openvino.Model | None:
         if not path.exists():
             return None
         try:
-            return self._openvino.Core().read_model(path)
-        except RuntimeError:
+            # The weights are mapped: reading beyond the end of a file would kill the process.
+            ends = [int(start) + int(size) for start, size in _WEIGHTS.findall(path.read_bytes())]
+            if path.with_suffix(".bin").stat().st_size >= max(ends, default=0):
+                return self._openvino.Core().read_model(path)
+            _LOGGER.warning("converted denoiser cannot be read path=%s: it is cut off", path)
+        except (OSError, RuntimeError):
             _LOGGER.warning("converted denoiser cannot be read path=%s", path, exc_info=True)
-            return None
+        return None
 
     def _convert(self, rows: UnetInput) -> openvino.Model:
         # A copy in float32, which still computes in bfloat16 where the processor has it: converted
@@ -190,14 +200,20 @@ class OpenVinoCompiler:
         with warnings.catch_warnings(action="ignore"):
             return self._openvino.convert_model(unet, example_input=self._inputs(rows))
 
-    def _keep(self, converted: openvino.Model, path: Path) -> None:
-        """Writes the model; the file that ``_read`` looks for is put in place last."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            written = Path(folder, path.name)
-            self._openvino.save_model(converted, written, compress_to_fp16=False)
-            for file in (written.with_suffix(".bin"), written):
-                file.replace(path.with_name(file.name))
+    def _keep(self, converted: openvino.Model, folder: Path) -> None:
+        """Writes the model, and puts its two files in place together.
+
+        What another process has put there meanwhile stays, unless it cannot be read.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            written, damaged = Path(scratch, "written"), Path(scratch, "damaged")
+            written.mkdir()
+            self._openvino.save_model(converted, written / _MODEL_FILE, compress_to_fp16=False)
+            if self._read(folder / _MODEL_FILE) is None:
+                if folder.exists():
+                    folder.rename(damaged)
+                written.rename(folder)
 
     def _digest(self) -> str:
         """Returns a digest of what the conversion depends on: weights, settings and versions."""

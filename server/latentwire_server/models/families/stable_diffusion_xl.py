@@ -13,7 +13,7 @@ import torch
 
 from latentwire_server.models.architectures.family import Family, TextEncoderKind
 from latentwire_server.models.architectures.unet_model import UnetModel
-from latentwire_server.models.components.latent_projection import LatentProjection
+from latentwire_server.models.components.autoencoder import LatentProjection
 from latentwire_server.models.protocol import Conditioning
 
 if TYPE_CHECKING:

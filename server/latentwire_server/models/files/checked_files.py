@@ -62,7 +62,13 @@ class CheckedFiles:
             LoadError: the file ends before its tensors do.
         """
         if path not in self._tensors:
-            self._tensors[path] = _read_tensors(path, source=source)
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            except SafetensorError:
+                place = f"{path.parent.name}/{path.name}"
+                raise LoadError(source, f"{place} is cut off or damaged") from None
+            self._tensors[path] = {name: math.prod(shape) for name, shape in shapes.items()}
         return self._tensors[path]
 
 
@@ -105,15 +111,6 @@ def _read_json(path: Path, *, source: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise LoadError(source, f"{path.name} is not a JSON object")
     return content
-
-
-def _read_tensors(path: Path, *, source: str) -> dict[str, int]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        place = f"{path.parent.name}/{path.name}"
-        raise LoadError(source, f"{place} is cut off or damaged") from None
 
 
 def digest(weights: tuple[Path, ...], *, folder: Path) -> str:

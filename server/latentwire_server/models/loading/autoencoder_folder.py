@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import diffusers
 
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.files.checked_files import digest
 from latentwire_server.models.loading.diffusers_folder import named_failures

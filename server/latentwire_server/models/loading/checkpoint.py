@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 import diffusers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-from latentwire_server.models.components.component_set import Components
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK, Components
 from latentwire_server.models.errors import LoadError
+from latentwire_server.models.families import FAMILIES
 from latentwire_server.models.files.checked_files import check_safetensors, digest
 from latentwire_server.models.files.hub import ModelFolder
 from latentwire_server.models.loading.diffusers_folder import (
@@ -24,7 +24,6 @@ from latentwire_server.models.loading.diffusers_folder import (
     Lent,
 )
 from latentwire_server.models.loading.inspection import allowed_classes
-from latentwire_server.models.loading.known_families import FAMILIES
 from latentwire_server.models.model_options import local_path
 from latentwire_server.models.overrides import ModelSettings
 from latentwire_server.models.text.clip_encoder import TextEncoder

@@ -16,8 +16,7 @@ import torch
 import transformers
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-from latentwire_server.models.components.component_set import Components
-from latentwire_server.models.components.library_lock import LIBRARY_LOCK
+from latentwire_server.models.components.component_set import LIBRARY_LOCK, Components
 from latentwire_server.models.components.placement import check_module
 from latentwire_server.models.components.safety_checker import (
     ClipSafetyChecker,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ValidationError
 
-from latentwire_server.models.components.latent_projection import LatentProjection
+from latentwire_server.models.components.autoencoder import LatentProjection
 from latentwire_server.models.errors import LoadError
 from latentwire_server.models.overrides import ModelSettings
 

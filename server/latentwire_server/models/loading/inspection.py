@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from latentwire_server.models.architectures.family import TOKENIZERS
 from latentwire_server.models.errors import LoadError
+from latentwire_server.models.families import FAMILIES
 from latentwire_server.models.files.checked_files import PICKLES, check_safetensors
 from latentwire_server.models.loading.folder_settings import PREVIEW_FILE, SETTINGS_FILE
-from latentwire_server.models.loading.known_families import FAMILIES, family_of
 from latentwire_server.models.schedulers.sampler_table import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def checked_index(index: Mapping[str, object], *, source: str) -> PipelineIndex:
         LoadError: it names a pipeline or a component of a class that is not built here.
     """
     pipeline = index.get("_class_name")
-    family = family_of(pipeline)
+    family = next((one for one in FAMILIES if pipeline in one.pipelines), None)
     if family is None:
         known = ", ".join(name for one in FAMILIES for name in one.pipelines)
         reason = f"pipeline class {pipeline!r} is not supported; supported: {known}"
@@ -168,7 +168,10 @@ def find_weights(folder: Path, component: str, *, variant: str | None) -> list[P
     checkable = [path for path in files if path.suffix == ".safetensors"]
     found = checkable
     if variant is None:
-        _refuse_variants_alone(folder, component, checkable)
+        variants = sorted({_SHARD.sub("", path.stem).partition(".")[2] for path in checkable})
+        if variants and "" not in variants:
+            only = f"weights of the variant {' or '.join(variants)} only"
+            raise LoadError(str(folder), f"{component} has {only}; set variant")
     else:
         # A shard's name goes on with its number: model.fp16-00001-of-00002.safetensors.
         marks = (f".{variant}.", f".{variant}-")
@@ -184,14 +187,6 @@ def find_weights(folder: Path, component: str, *, variant: str | None) -> list[P
     for path in checkable:
         check_safetensors(path, source=str(folder))
     return found
-
-
-def _refuse_variants_alone(folder: Path, component: str, weights: Sequence[Path]) -> None:
-    """Says which variants there are where none was asked for and no plain weights lie there."""
-    variants = sorted({_SHARD.sub("", path.stem).partition(".")[2] for path in weights})
-    if variants and "" not in variants:
-        reason = f"{component} has weights of the variant {' or '.join(variants)} only; set variant"
-        raise LoadError(str(folder), reason)
 
 
 def refuse_detours(folder: Path, component: str, *, files: CheckedFiles) -> None:

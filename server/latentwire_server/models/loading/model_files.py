@@ -15,7 +15,7 @@ import torch
 from latentwire_server.models.adapters.lora_networks import LoraStore
 from latentwire_server.models.adapters.lora_sources import lora_paths
 from latentwire_server.models.adapters.textual_inversion import load_words, words_in
-from latentwire_server.models.components.placement import check_parts, place
+from latentwire_server.models.components.placement import check_module, place
 from latentwire_server.models.components.watermark import load_watermark, with_watermark
 from latentwire_server.models.denoiser.backends import DenoiserBackend, expected_programs_bytes
 from latentwire_server.models.errors import LoadError
@@ -25,8 +25,8 @@ from latentwire_server.models.info import ModelSize
 from latentwire_server.models.loading.autoencoder_folder import AutoencoderFolder
 from latentwire_server.models.loading.checkpoint import Checkpoint
 from latentwire_server.models.loading.component_reader import ConfigurationReader, WeightsReader
-from latentwire_server.models.loading.description import describe
 from latentwire_server.models.loading.diffusers_folder import DiffusersFolder, Lent
+from latentwire_server.models.loading.folder_settings import SETTINGS_FILE
 from latentwire_server.models.loading.inspection import autoencoder_patterns, downloaded_patterns
 from latentwire_server.models.loading.shared_encoders import shared_text_encoders
 from latentwire_server.models.model_options import local_path
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from latentwire_server.models.architectures.unet_model import UnetModel
     from latentwire_server.models.components.component_set import Components
     from latentwire_server.models.files.hub import Report
+    from latentwire_server.models.info import ModelInfo
     from latentwire_server.models.loading.component_reader import ComponentReader
     from latentwire_server.models.model_options import ModelEntry
     from latentwire_server.models.protocol import ModelSpec
@@ -219,7 +220,7 @@ class ModelFiles:
                 reader, device=self._device, hides_previews=not entry.unchecked_previews
             )
             parts = replace(parts, safety_checker=checker)
-        info = describe(main, parts, id_=entry.id)
+        info = _described(main, parts, id_=entry.id)
         info = entry.apply_to(info, source=entry.source, place=_CONFIGURATION)
         refiner = None
         if self._refiner is not None:
@@ -272,7 +273,7 @@ class ModelFiles:
         else:
             parts = self._with_words(parts, reader)
         parts = self._prepared(refiner, parts, reader)
-        info = describe(refiner, parts, id_=f"{self._entry.id}/refiner")
+        info = _described(refiner, parts, id_=f"{self._entry.id}/refiner")
         info = replace(info, revision=refiner.revision)
         return refiner.family.model(info, parts, backend=backend, cache=cache)
 
@@ -296,8 +297,15 @@ class ModelFiles:
         """Returns the parts, checked and on the device, if they have weights."""
         if not reader.has_weights:
             return parts
-        check_parts(parts, source=main.source)
+        for name, network in parts.networks.items():
+            check_module(network, name=name, source=main.source)
         return place(parts, device=self._device, upcasts=main.family.upcasts_autoencoder)
+
+
+def _described(files: _Pipeline, parts: Components, *, id_: str) -> ModelInfo:
+    """Returns the description of a model, with its folder's settings and not the operator's."""
+    info = files.family.describe(parts, id_=id_, source=files.source)
+    return files.settings.apply_to(info, source=files.source, place=SETTINGS_FILE)
 
 
 def read_spec(entry: ModelEntry, *, fetch: Fetch) -> ModelSpec | None:

@@ -9,8 +9,6 @@ import filecmp
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from latentwire_server.models.loading.diffusers_folder import DiffusersFolder
 
 _PROVENANCE: Final = (
@@ -46,17 +44,13 @@ def _are_alike(
 ) -> bool:
     """Returns whether both have the same configuration, and the same files with this suffix."""
     one, other = (folder.path / component for folder in (refiner, base))
-    names = [_names(place, suffix) for place in (one, other)]
+    names = [sorted(path.name for path in place.glob(f"*{suffix}")) for place in (one, other)]
     return (
         names[0] == names[1]
         and _configuration(refiner, component) == _configuration(base, component)
         # Read whole, once: the module remembers what it compared.
         and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
     )
-
-
-def _names(place: Path, suffix: str) -> list[str]:
-    return sorted(path.name for path in place.glob("*") if path.name.endswith(suffix))
 
 
 def _configuration(folder: DiffusersFolder, component: str) -> dict[str, object]:

@@ -89,7 +89,11 @@ class DiffusersScheduler:
         self._takes_generator = "generator" in accepted
         # As in StableDiffusionPipeline: eta is 0 if the scheduler has one.
         self._options: dict[str, object] = {"eta": 0.0} if "eta" in accepted else {}
-        self._noise_levels = self._levels()
+        squares = [self._alpha_squared(position) for position in range(self.num_evaluations)]
+        self._noise_levels: list[tuple[float, float]] = [
+            (square**0.5, (1.0 - square) ** 0.5) for square in squares
+        ]
+        """(alpha, sigma) of each evaluation."""
 
     @property
     def num_evaluations(self) -> int:
@@ -199,11 +203,6 @@ class DiffusersScheduler:
     def _cutoff(self, share: float) -> int:
         num_train_timesteps = cast("int", self._scheduler.config["num_train_timesteps"])
         return round(num_train_timesteps - share * num_train_timesteps)
-
-    def _levels(self) -> list[tuple[float, float]]:
-        """Returns (alpha, sigma) of each evaluation."""
-        squares = [self._alpha_squared(position) for position in range(self.num_evaluations)]
-        return [(square**0.5, (1.0 - square) ** 0.5) for square in squares]
 
     def _alpha_squared(self, position: int) -> float:
         sigmas = getattr(self._scheduler, "sigmas", None)

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from latentwire._services.process import write_port_file
+from latentwire._services.settings import write_port_file
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--host", default="127.0.0.1")

@@ -1,0 +1,1 @@
+"""Scenes: what one image shows, in words and in pixels."""

@@ -1,0 +1,1 @@
+"""Trains the parts of the model: autoencoder, text encoder, UNet."""
