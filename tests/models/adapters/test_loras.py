@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import output_capturing
 
 from latentwire_server.engine.device.prompt_encoding import PromptEncoder
 from latentwire_server.engine.diffusion.trajectory import Trajectory
@@ -444,3 +448,38 @@ def test_stable_diffusion_xl_takes_adapters_in_both_its_text_encoders(tmp_path: 
             case.name
         )
     assert abs(oracle.generate(cases[0])[0] - oracle.generate(cases[1])[0]).max() > 4 * TOLERANCE
+
+
+def test_loras_that_load_during_the_first_prompt_change_all_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, loras = build_xl_folder(tmp_path / "xl"), tmp_path / "loras"
+    loras.mkdir()
+    everywhere = ("unet", "text_encoder", "text_encoder_2")
+    parts = load(folder, None)._parts
+    write_diffusers(loras / f"{STYLE}.safetensors", parts, seed=1, of=everywhere)
+
+    def encoded_with_style(model: DiffusionModel) -> torch.Tensor:
+        adapters = model.with_loras([STYLE])
+        with torch.inference_mode():
+            scaled = adapters.scaled({STYLE: 1.0})
+            return scaled.encode_prompt("a red circle", clip_skip=0).prompt_embeds
+
+    expected = encoded_with_style(load(folder, loras))
+    model = load(folder, loras)
+    begun, install = threading.Event(), output_capturing.recursively_install_hooks
+
+    def install_slowly(module: torch.nn.Module, name: str, *arguments: Any) -> None:
+        """Leaves time between the last hook and the mark that they are all there."""
+        install(module, name, *arguments)
+        if not name:
+            begun.set()
+            time.sleep(2)
+
+    monkeypatch.setattr(output_capturing, "recursively_install_hooks", install_slowly)
+    with ThreadPoolExecutor(1) as device_thread:
+        first = device_thread.submit(model.encode_prompt, "a blue star", clip_skip=0)
+        assert begun.wait(20)
+        loaded = encoded_with_style(model)
+        first.result()
+    assert torch.equal(loaded, expected)

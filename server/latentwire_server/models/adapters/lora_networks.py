@@ -100,7 +100,11 @@ class LoraStore:
             LoraError: one of them cannot be used.
         """
         with LIBRARY_LOCK:
-            twins = {name: _twin(network) for name, network in _adaptable(parts).items()}
+            networks = _adaptable(parts)
+            for name, network in networks.items():
+                if name != "unet":
+                    _install_hooks(network)
+            twins = {name: _twin(network) for name, network in networks.items()}
             places = {id_: f"adapter{number}" for number, id_ in enumerate(ids)}
             for id_, place in places.items():
                 self._load_into(twins, self._files[id_], adapter_name=place)
@@ -239,6 +243,18 @@ def _num_parameters(networks: Iterable[torch.nn.Module], *, adapter_name: str) -
 
 def _adaptable(parts: Components) -> dict[str, torch.nn.Module]:
     return {name: network for name, network in parts.networks.items() if name != "vae"}
+
+
+@torch.inference_mode()
+def _install_hooks(text_encoder: torch.nn.Module) -> None:
+    """Makes transformers install the hooks that collect a text encoder's hidden states.
+
+    It does so in the first call that wants them, under a lock of its own. A twin that is copied
+    meanwhile, with some of the hooks, gets these twice: it collects more states than there are
+    layers, and another one than the last but one is taken.
+    """
+    token = torch.zeros((1, 1), dtype=torch.long, device=next(text_encoder.parameters()).device)
+    text_encoder(token, output_hidden_states=True)
 
 
 def _twin(network: torch.nn.Module) -> torch.nn.Module:
